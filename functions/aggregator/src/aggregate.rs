@@ -1,0 +1,149 @@
+//! A batch to partial aggregates and rejects. Pure.
+
+use exagg_sdk::kafka::{Batch, Message};
+use window::event::{Reject, Schema};
+use window::fold::Fold;
+use window::time::{EventTime, MICROS_PER_SECOND};
+use window::windows::Windows;
+
+/// Bytes of a rejected value that are kept; its true length is kept beside them.
+pub const REJECTED_BYTES_MAX: usize = 64 * 1024;
+
+/// A record, or one window of it, that is not counted.
+#[derive(Debug, PartialEq)]
+pub struct Rejected<'a> {
+    pub offset: i64,
+    /// Start (Unix seconds) of the window it was too late for; none when it is rejected as a whole.
+    pub window_start: Option<i64>,
+    pub reject: Reject,
+    pub value: Option<&'a [u8]>,
+}
+
+impl Rejected<'_> {
+    /// The value's true length; none for a tombstone.
+    pub fn value_bytes(&self) -> Option<i64> {
+        self.value.map(|value| i64::try_from(value.len()).unwrap_or(i64::MAX))
+    }
+
+    /// What is kept of the value.
+    pub fn kept(&self) -> Option<&[u8]> {
+        self.value.map(|value| &value[..value.len().min(REJECTED_BYTES_MAX)])
+    }
+}
+
+/// What a batch comes to.
+#[derive(Debug, Default)]
+pub struct Aggregate<'a> {
+    pub fold: Fold<'a>,
+    pub rejected: Vec<Rejected<'a>>,
+    /// Records looked at, counted or not.
+    pub records: usize,
+}
+
+/// Folds the records of `batch` from offset `from` on.
+///
+/// A window that ends at or before `closed_before` (Unix microseconds; none while late records
+/// are welcome) is closed: a record is late for that window alone, and may count in another.
+pub fn aggregate<'a>(
+    batch: &'a Batch,
+    from: i64,
+    schema: &Schema,
+    windows: Windows,
+    closed_before: Option<i64>,
+    now: EventTime,
+) -> Aggregate<'a> {
+    let mut result = Aggregate::default();
+    let open = |start| closed_before.is_none_or(|closed| windows.end(start) * MICROS_PER_SECOND > closed);
+    for message in batch.messages().filter(|message| message.offset >= from) {
+        result.records += 1;
+        match schema.read(message.value, now) {
+            Ok(event) => {
+                let late = result.fold.add(event, message.offset, windows, open);
+                result.rejected.extend(late.into_iter().map(|start| rejected(&message, Reject::Late, Some(start))));
+            }
+            Err(reject) => result.rejected.push(rejected(&message, reject, None)),
+        }
+    }
+    result
+}
+
+fn rejected<'a>(message: &Message<'a>, reject: Reject, window_start: Option<i64>) -> Rejected<'a> {
+    Rejected { offset: message.offset, window_start, reject, value: message.value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+    use crate::settings::tests::texts;
+
+    fn batch(values: &[&str]) -> Batch {
+        let count = values.len() as i64;
+        Batch {
+            topic: "t".into(),
+            topic_id: "id".into(),
+            partition: 0,
+            partition_count: 1,
+            group: "g".into(),
+            from_offset: 0,
+            next_offset: count,
+            end_offset: count,
+            lost: None,
+            offsets: (0..count).collect(),
+            timestamps: vec![-1; values.len()],
+            keys: Vec::new(),
+            key_lengths: vec![-1; values.len()],
+            values: values.concat().into_bytes(),
+            value_lengths: values.iter().map(|value| value.len() as i32).collect(),
+            headers: Vec::new(),
+        }
+    }
+
+    const NOW: EventTime = EventTime(1_700_000_000 * MICROS_PER_SECOND);
+    const GOOD: &str = r#"{"code":"a","volume":2,"time":"2023-11-14 22:13:10"}"#;
+
+    #[test]
+    fn a_bad_record_is_rejected_and_its_neighbours_are_counted() {
+        let settings = Settings::new(texts()).unwrap();
+        let batch = batch(&[GOOD, "nonsense", GOOD]);
+        let result = aggregate(&batch, 0, &settings.schema, settings.windows, None, NOW);
+        assert_eq!(result.records, 3);
+        assert_eq!(
+            result.rejected,
+            vec![Rejected { offset: 1, window_start: None, reject: Reject::NotJson, value: Some(b"nonsense") }]
+        );
+        let rows = result.fold.into_sorted();
+        assert_eq!((rows.len(), rows[0].2.records, rows[0].2.sum), (1, 2, 4.0));
+    }
+
+    #[test]
+    fn records_below_the_progress_are_dropped() {
+        let settings = Settings::new(texts()).unwrap();
+        let batch = batch(&[GOOD, GOOD, GOOD]);
+        let result = aggregate(&batch, 2, &settings.schema, settings.windows, None, NOW);
+        assert_eq!((result.records, result.fold.into_sorted()[0].2.records), (1, 1));
+    }
+
+    #[test]
+    fn late_is_judged_by_the_end_of_the_window() {
+        let settings = Settings::new(texts()).unwrap();
+        let batch = batch(&[GOOD]);
+        let window_start = 1_699_999_980; // 22:13:00
+        let window_end_us = (window_start + 60) * MICROS_PER_SECOND;
+        let late = aggregate(&batch, 0, &settings.schema, settings.windows, Some(window_end_us), NOW);
+        assert_eq!(late.rejected.len(), 1);
+        assert_eq!((late.rejected[0].window_start, late.rejected[0].reject), (Some(window_start), Reject::Late));
+        let in_time = aggregate(&batch, 0, &settings.schema, settings.windows, Some(window_end_us - 1), NOW);
+        assert!(in_time.rejected.is_empty());
+    }
+
+    #[test]
+    fn only_the_head_of_a_long_value_is_kept() {
+        let long = "x".repeat(1_000_000);
+        let settings = Settings::new(texts()).unwrap();
+        let batch = batch(&[&long]);
+        let result = aggregate(&batch, 0, &settings.schema, settings.windows, None, NOW);
+        assert_eq!(result.rejected[0].value_bytes(), Some(1_000_000));
+        assert_eq!(result.rejected[0].kept().map(<[u8]>::len), Some(REJECTED_BYTES_MAX));
+    }
+}

@@ -1,0 +1,112 @@
+//! The protocol around the fence: what happens when a batch meets the progress already made.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use exagg_sdk::kafka::{Batch, LostRange, Outcome};
+use window::fence::{Verdict, judge};
+use window::time::EventTime;
+
+use crate::aggregate::aggregate;
+use crate::settings::{Late, Settings};
+use crate::store::{Opened, Store, StoreError};
+
+/// Rounds of "read again and try again" in one call. More than two or three mean contention that
+/// a fresh call handles better.
+const ROUNDS_MAX: usize = 8;
+
+/// Applies the batch, or says what is to happen instead.
+pub async fn apply(batch: &Batch, settings: &Settings) -> Outcome {
+    let outcome = match Store::open(&settings.postgres_url).await {
+        Ok(store) => run(batch, settings, &store).await,
+        Err(error) => Err(error),
+    };
+    outcome.unwrap_or_else(|error| match error {
+        StoreError::Unavailable(reason) => Outcome::RetryLater(reason),
+        // The trap makes the host split the batch until the one record is found.
+        #[expect(clippy::panic, reason = "a trap is how a function says that the records cannot be applied")]
+        StoreError::Data(reason) => panic!("{reason}"),
+    })
+}
+
+async fn run(batch: &Batch, settings: &Settings, store: &Store) -> Result<Outcome, StoreError> {
+    if let Some(lost) = &batch.lost {
+        return skip_lost(batch, lost, settings, store).await;
+    }
+    let mut from = batch.from_offset;
+    for _ in 0..ROUNDS_MAX {
+        if apply_from(batch, from, settings, store).await? {
+            return Ok(Outcome::Applied);
+        }
+        let Some(progress) = store.progress(&settings.stream, batch).await? else {
+            match store.begin_partition(settings, batch).await? {
+                Opened::Begun => continue,
+                Opened::OtherTopicId(id) => return Ok(Outcome::Stop(remade(batch, settings, &id))),
+            }
+        };
+        match judge(progress, from, batch.next_offset) {
+            Verdict::TryAgain => {}
+            Verdict::AlreadyApplied => return Ok(Outcome::Applied),
+            Verdict::DropBefore(offset) => from = offset,
+            Verdict::ResumeAt(offset) => return Ok(Outcome::ResumeAt(offset)),
+        }
+    }
+    Ok(Outcome::RetryLater(format!("another consumer moves the progress of {} at the same time", place(batch))))
+}
+
+/// One try; false when the fence held it back.
+async fn apply_from(batch: &Batch, from: i64, settings: &Settings, store: &Store) -> Result<bool, StoreError> {
+    if batch.is_empty() {
+        store.write_settings(settings).await?;
+        return store.apply_empty(settings, batch, from).await;
+    }
+    let closed_before = match settings.late {
+        Late::Revise => None,
+        // Without a row there is nothing closed; with one the statement checks it once more.
+        Late::Reject => Some(store.closed_before(&settings.stream).await?.unwrap_or(i64::MIN)),
+    };
+    let aggregate = aggregate(batch, from, &settings.schema, settings.windows, closed_before, now());
+    store.apply(settings, batch, from, aggregate).await
+}
+
+/// The log no longer holds a range: it is written down, and passed over only where the trigger
+/// was told to.
+async fn skip_lost(
+    batch: &Batch,
+    lost: &LostRange,
+    settings: &Settings,
+    store: &Store,
+) -> Result<Outcome, StoreError> {
+    store.write_gap(settings, batch, lost).await?;
+    if !lost.accepted {
+        return Ok(Outcome::Stop(format!(
+            "{}: offsets {} to {} were deleted before they were read (on_gap = \"stop\")",
+            place(batch),
+            lost.from_offset,
+            lost.next_offset - 1
+        )));
+    }
+    Ok(match store.progress(&settings.stream, batch).await? {
+        Some(progress) if progress == batch.next_offset => Outcome::Applied,
+        Some(progress) => Outcome::ResumeAt(progress),
+        None => Outcome::RetryLater(format!("{} has no progress yet", place(batch))),
+    })
+}
+
+fn remade(batch: &Batch, settings: &Settings, known_id: &str) -> String {
+    format!(
+        "topic {topic} was deleted and made again (its id was {known_id}, now it is {id}); to start it afresh: \
+         exagg reset --stream {stream} --topic {topic}",
+        topic = batch.topic,
+        id = batch.topic_id,
+        stream = settings.stream,
+    )
+}
+
+fn place(batch: &Batch) -> String {
+    format!("topic {} partition {}", batch.topic, batch.partition)
+}
+
+fn now() -> EventTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    EventTime(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,25 @@
+//! The aggregator: a Kafka function that folds a batch in memory and applies it by one SQL
+//! statement behind the offset fence, so that each record is applied once.
+//!
+//! # Layout
+//! - [`settings`]: the component's variables.
+//! - [`aggregate`]: a batch to partial aggregates and rejects (pure).
+//! - [`apply`]: the protocol around the fence.
+//! - [`store`]: the only SQL.
+
+pub mod aggregate;
+pub mod apply;
+pub mod settings;
+pub mod store;
+
+use exagg_sdk::kafka::{Batch, Outcome};
+
+exagg_sdk::kafka_function!(handle);
+
+async fn handle(batch: Batch) -> Outcome {
+    let settings = match settings::Settings::load().await {
+        Ok(settings) => settings,
+        Err(error) => return Outcome::Stop(error.to_string()),
+    };
+    apply::apply(&batch, &settings).await
+}

@@ -1,0 +1,5 @@
+//! The page: static files that read the JSON.
+
+pub const PAGE: &str = include_str!("page.html");
+pub const SCRIPT: &str = include_str!("page.js");
+pub const STYLE: &str = include_str!("page.css");

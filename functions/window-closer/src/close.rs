@@ -1,0 +1,82 @@
+//! One tick: watermarks, windows, retention.
+
+use window::time::{EventTime, MICROS_PER_SECOND};
+use window::watermark::judge;
+
+use crate::store::{Store, StoreError, Stream};
+
+/// Windows that one statement folds: bounds its memory and its locks.
+const WINDOWS_PER_STATEMENT: i64 = 20;
+/// Rows that one statement of the retention deletes.
+const RETENTION_ROWS_PER_STATEMENT: i64 = 5_000;
+/// Statements of the retention in one tick and table; what is left waits for the next one.
+const RETENTION_STATEMENTS_MAX: usize = 20;
+/// Seconds between two looks for rows past their retention.
+const RETENTION_EVERY_SECONDS: u64 = 60;
+/// Tries of a statement that met a deadlock or a serialization failure.
+const TRIES_MAX: usize = 5;
+
+/// How long rows are kept; none is for ever.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Retention {
+    pub aggregates_days: Option<i64>,
+    pub rejects_days: Option<i64>,
+}
+
+/// Closes what is behind each stream's watermark. `timestamp` is the tick's, in Unix seconds.
+pub async fn tick(url: &str, timestamp: u64, retention: &Retention) -> Result<(), String> {
+    let store = Store::open(url).await?;
+    let now = store.now().await?;
+    for stream in store.streams().await? {
+        close_stream(&store, &stream, now).await?;
+    }
+    if timestamp.is_multiple_of(RETENTION_EVERY_SECONDS) {
+        retain(&store, retention).await?;
+    }
+    Ok(())
+}
+
+async fn close_stream(store: &Store, stream: &Stream, now: EventTime) -> Result<(), StoreError> {
+    let (judged, holder) = judge(&stream.partitions, stream.idle_timeout_seconds, now);
+    let watermark = store.raise_watermark(&stream.stream, judged, &holder.to_string()).await?;
+    let Some(watermark) = watermark else { return Ok(()) };
+    let closed_before = EventTime(watermark.0 - stream.allowed_lateness_seconds * MICROS_PER_SECOND);
+    if stream.late == "reject" {
+        // In a statement of its own: the fold below must see what was added under the share lock.
+        store.raise_closed_before(&stream.stream, closed_before).await?;
+    }
+    while retried(async || store.close_windows(&stream.stream, closed_before, WINDOWS_PER_STATEMENT).await).await? {}
+    Ok(())
+}
+
+/// Deadlocks (40P01) and serialization failures (40001) are tried again at once, and logged: a
+/// host that counts lines counts them.
+async fn retried(statement: impl AsyncFn() -> Result<bool, StoreError>) -> Result<bool, StoreError> {
+    let mut tries = 1;
+    loop {
+        match statement().await {
+            Err(error) if error.is_conflict() && tries < TRIES_MAX => {
+                println!("try {tries} met a conflict: {error}");
+                tries += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn retain(store: &Store, retention: &Retention) -> Result<(), StoreError> {
+    for _ in 0..RETENTION_STATEMENTS_MAX {
+        let mut deleted = 0;
+        if let Some(days) = retention.rejects_days {
+            deleted += store.delete_rejects(days, RETENTION_ROWS_PER_STATEMENT).await?;
+            deleted += store.delete_gaps(days, RETENTION_ROWS_PER_STATEMENT).await?;
+        }
+        if let Some(days) = retention.aggregates_days {
+            deleted += store.delete_aggregates(days, RETENTION_ROWS_PER_STATEMENT).await?;
+        }
+        if deleted == 0 {
+            break;
+        }
+    }
+    Ok(())
+}

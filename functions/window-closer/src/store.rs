@@ -1,0 +1,251 @@
+//! The window-closer's SQL.
+
+use std::fmt;
+
+use spin_sdk::pg::{Connection, Decode, Error, ParameterValue, PgError, QueryError};
+use window::time::EventTime;
+use window::watermark::PartitionProgress;
+
+const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+
+/// All streams with their partitions as one JSON value: a row through the sandbox costs more.
+const STREAMS: &str = "
+SELECT coalesce(jsonb_agg(jsonb_build_object(
+    'stream', s.stream,
+    'allowed_lateness_seconds', s.allowed_lateness_seconds,
+    'idle_timeout_seconds', s.idle_timeout_seconds,
+    'late', s.late,
+    'partitions', coalesce((
+        SELECT jsonb_agg(jsonb_build_object(
+            'topic', p.topic,
+            'topic_id', p.topic_id,
+            'partition', p.partition,
+            'partition_count', p.partition_count,
+            'next_offset', p.next_offset,
+            'end_offset', p.end_offset,
+            'max_event_time_us', p.max_event_time_us,
+            'seen_ago', extract(epoch FROM clock_timestamp() - p.last_seen_at),
+            'silent_for', extract(epoch FROM clock_timestamp() - coalesce(p.last_record_at, p.first_seen_at))))
+        FROM public.progress p WHERE p.stream = s.stream), '[]'::jsonb))), '[]'::jsonb)
+FROM public.streams s";
+
+/// The watermark only rises; its row says what holds it.
+const RAISE_WATERMARK: &str = "
+UPDATE public.streams SET
+    watermark = greatest(watermark, timestamp 'epoch' + $2 * interval '1 microsecond'),
+    watermark_held_by = $3,
+    updated_at = clock_timestamp()
+WHERE stream = $1
+RETURNING (extract(epoch FROM watermark) * 1000000)::int8";
+
+const RAISE_CLOSED_BEFORE: &str = "
+UPDATE public.streams SET
+    closed_before = greatest(closed_before, timestamp 'epoch' + $2 * interval '1 microsecond')
+WHERE stream = $1";
+
+/// Folds the oldest windows that end by $2, whole windows of at most $3 different ends. Only
+/// what DELETE returned is folded: a second read of the table would lose what is added meanwhile.
+/// A row that is there already is merged with, never replaced.
+const CLOSE_WINDOWS: &str = "
+WITH RECURSIVE ends AS (
+    (SELECT 1 AS number, window_end FROM public.window_state
+     WHERE stream = $1 AND window_end <= timestamp 'epoch' + $2 * interval '1 microsecond'
+     ORDER BY window_end LIMIT 1)
+    UNION ALL
+    SELECT ends.number + 1,
+           (SELECT w.window_end FROM public.window_state w
+            WHERE w.stream = $1 AND w.window_end > ends.window_end
+              AND w.window_end <= timestamp 'epoch' + $2 * interval '1 microsecond'
+            ORDER BY w.window_end LIMIT 1)
+    FROM ends WHERE ends.number < $3 AND ends.window_end IS NOT NULL
+), gone AS (
+    DELETE FROM public.window_state w USING ends
+    WHERE w.stream = $1 AND w.window_end = ends.window_end
+    RETURNING w.*
+), folded AS (
+    SELECT window_start, window_end, code,
+           sum(records)::int8 AS records, sum(sum_vol) AS sum_vol, min(min_vol) AS min_vol, max(max_vol) AS max_vol,
+           (array_agg(gone ORDER BY first_time_us, topic, partition, first_offset))[1] AS f,
+           (array_agg(gone ORDER BY last_time_us DESC, topic DESC, partition DESC, last_offset DESC))[1] AS l
+    FROM gone GROUP BY window_start, window_end, code
+), closed AS (
+    INSERT INTO public.aggregates AS a
+        (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,
+         first_time_us, first_topic, first_partition, first_offset,
+         last_time_us, last_topic, last_partition, last_offset)
+    SELECT window_start, window_end, code, sum_vol / records, $1, records, sum_vol, min_vol, max_vol,
+           (f).first_vol, (l).last_vol,
+           (f).first_time_us, (f).topic, (f).partition, (f).first_offset,
+           (l).last_time_us, (l).topic, (l).partition, (l).last_offset
+    FROM folded
+    ORDER BY window_start, window_end, code
+    ON CONFLICT (window_start, window_end, stream, code) DO UPDATE SET
+        records = a.records + excluded.records,
+        sum_vol = a.sum_vol + excluded.sum_vol,
+        avg_vol = (a.sum_vol + excluded.sum_vol) / (a.records + excluded.records),
+        min_vol = least(a.min_vol, excluded.min_vol),
+        max_vol = greatest(a.max_vol, excluded.max_vol),
+        (first_vol, first_time_us, first_topic, first_partition, first_offset) =
+            (SELECT v, t, topic, partition, o
+             FROM (VALUES (a.first_vol, a.first_time_us, a.first_topic, a.first_partition, a.first_offset),
+                          (excluded.first_vol, excluded.first_time_us, excluded.first_topic,
+                           excluded.first_partition, excluded.first_offset)) AS e(v, t, topic, partition, o)
+             ORDER BY t, topic, partition, o LIMIT 1),
+        (last_vol, last_time_us, last_topic, last_partition, last_offset) =
+            (SELECT v, t, topic, partition, o
+             FROM (VALUES (a.last_vol, a.last_time_us, a.last_topic, a.last_partition, a.last_offset),
+                          (excluded.last_vol, excluded.last_time_us, excluded.last_topic,
+                           excluded.last_partition, excluded.last_offset)) AS e(v, t, topic, partition, o)
+             ORDER BY t DESC, topic DESC, partition DESC, o DESC LIMIT 1),
+        revision = a.revision + 1,
+        closed_at = clock_timestamp()
+)
+SELECT count(window_end) FROM ends";
+
+const DELETE_REJECTS: &str = "
+DELETE FROM public.rejected_records WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM public.rejected_records
+    WHERE rejected_at < clock_timestamp() - $1 * interval '1 day' LIMIT $2))";
+
+const DELETE_GAPS: &str = "
+DELETE FROM public.gaps WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM public.gaps WHERE seen_at < clock_timestamp() - $1 * interval '1 day' LIMIT $2))";
+
+const DELETE_AGGREGATES: &str = "
+DELETE FROM public.aggregates WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM public.aggregates
+    WHERE window_start < (now() AT TIME ZONE 'UTC') - $1 * interval '1 day'
+      AND window_end < (now() AT TIME ZONE 'UTC') - $1 * interval '1 day' LIMIT $2))";
+
+/// A stream's settings and where its partitions stand.
+#[derive(Debug, serde::Deserialize)]
+pub struct Stream {
+    pub stream: String,
+    pub allowed_lateness_seconds: i64,
+    pub idle_timeout_seconds: i64,
+    pub late: String,
+    pub partitions: Vec<PartitionProgress>,
+}
+
+/// A statement that failed; the next tick tries again.
+#[derive(Debug)]
+pub enum StoreError {
+    /// A deadlock or serialization failure: nothing happened, try again at once.
+    Conflict(String),
+    Failed(String),
+}
+
+impl StoreError {
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Conflict(reason) | Self::Failed(reason)) = self;
+        write!(f, "PostgreSQL: {reason}")
+    }
+}
+
+impl From<StoreError> for String {
+    fn from(error: StoreError) -> Self {
+        error.to_string()
+    }
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::PgError(PgError::QueryFailed(QueryError::DbError(error))) => {
+                let reason = format!("{} ({})", error.message, error.code);
+                match error.code.as_str() {
+                    "40P01" | "40001" => Self::Conflict(reason),
+                    "42P01" | "42703" => Self::Failed(format!("{reason}: run exagg migrate")),
+                    _ => Self::Failed(reason),
+                }
+            }
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// The closer's connection.
+pub struct Store {
+    connection: Connection,
+}
+
+impl Store {
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Ok(Self { connection: Connection::open(url).await? })
+    }
+
+    /// The database's clock: the only one that all stages share.
+    pub async fn now(&self) -> Result<EventTime, StoreError> {
+        let now = self.number(NOW, vec![]).await?;
+        now.map(EventTime).ok_or_else(|| StoreError::Failed("the clock gave nothing".to_owned()))
+    }
+
+    pub async fn streams(&self) -> Result<Vec<Stream>, StoreError> {
+        let mut result = self.connection.query(STREAMS, vec![]).await?;
+        let row = result.rows().next().await;
+        result.result().await?;
+        let json: serde_json::Value = match row.as_deref() {
+            Some([value]) => Decode::decode(value)?,
+            _ => return Ok(Vec::new()),
+        };
+        serde_json::from_value(json).map_err(|error| StoreError::Failed(format!("table streams: {error}")))
+    }
+
+    /// Raises the watermark and returns where it is now.
+    pub async fn raise_watermark(
+        &self,
+        stream: &str,
+        watermark: Option<EventTime>,
+        held_by: &str,
+    ) -> Result<Option<EventTime>, StoreError> {
+        let params = vec![
+            stream.to_owned().into(),
+            watermark.map(|time| time.0).into(),
+            held_by.to_owned().into(),
+        ];
+        Ok(self.number(RAISE_WATERMARK, params).await?.map(EventTime))
+    }
+
+    pub async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError> {
+        let params = vec![stream.to_owned().into(), closed_before.0.into()];
+        self.connection.execute(RAISE_CLOSED_BEFORE, params).await?;
+        Ok(())
+    }
+
+    /// Closes the oldest windows; true when there may be more.
+    pub async fn close_windows(
+        &self,
+        stream: &str,
+        closed_before: EventTime,
+        windows_max: i64,
+    ) -> Result<bool, StoreError> {
+        let params = vec![stream.to_owned().into(), closed_before.0.into(), windows_max.into()];
+        Ok(self.number(CLOSE_WINDOWS, params).await? == Some(windows_max))
+    }
+
+    pub async fn delete_rejects(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {
+        Ok(self.connection.execute(DELETE_REJECTS, vec![days.into(), rows_max.into()]).await?)
+    }
+
+    pub async fn delete_gaps(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {
+        Ok(self.connection.execute(DELETE_GAPS, vec![days.into(), rows_max.into()]).await?)
+    }
+
+    pub async fn delete_aggregates(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {
+        Ok(self.connection.execute(DELETE_AGGREGATES, vec![days.into(), rows_max.into()]).await?)
+    }
+
+    /// The first column of the first row, an int8; none where there is no row or it is null.
+    async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, StoreError> {
+        let mut result = self.connection.query(statement, params).await?;
+        let row = result.rows().next().await;
+        result.result().await?;
+        Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
+    }
+}

@@ -1,0 +1,429 @@
+//! A record's bytes to an [`Event`], or the reason why not.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::time::{EventTime, MICROS_PER_SECOND, TimeError, TimeFormat};
+
+/// Longest code in bytes: PostgreSQL's B-tree entries end at 2,704, and a key is not a text.
+pub const CODE_BYTES_MAX: usize = 256;
+/// Largest absolute value: sums of any number of records stay finite below it.
+pub const VALUE_MAX: f64 = 1e200;
+
+/// What is counted of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event<'a> {
+    pub code: Cow<'a, str>,
+    pub value: f64,
+    pub time: EventTime,
+}
+
+/// Which fields of a record are read, and how.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    pub key_field: String,
+    pub value_field: String,
+    pub time_field: String,
+    pub time_format: TimeFormat,
+    /// How far an event may be ahead of the clock.
+    pub max_future_seconds: i64,
+}
+
+/// One of the three fields that a schema names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Key,
+    Value,
+    Time,
+}
+
+/// Why a record is not counted. The texts of [`Reject::reason`] are names that people query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    Tombstone,
+    NotUtf8,
+    NotJson,
+    NotAnObject,
+    Missing(Field),
+    Null(Field),
+    WrongType(Field),
+    ValueNotFinite,
+    ValueTooLarge,
+    CodeEmpty,
+    CodeTooLong,
+    CodeHasNul,
+    TimeUnreadable,
+    TimeOutOfRange,
+    /// More than `max_future_seconds` ahead of the clock; it moves no watermark.
+    Future,
+    /// Its window was closed before (`late = "reject"` only).
+    Late,
+}
+
+impl Reject {
+    /// The name under which the reject stands in `rejected_records.reason`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Tombstone => "tombstone",
+            Self::NotUtf8 => "not_utf8",
+            Self::NotJson => "not_json",
+            Self::NotAnObject => "not_an_object",
+            Self::Missing(Field::Key) => "key_missing",
+            Self::Missing(Field::Value) => "value_missing",
+            Self::Missing(Field::Time) => "time_missing",
+            Self::Null(Field::Key) => "key_null",
+            Self::Null(Field::Value) => "value_null",
+            Self::Null(Field::Time) => "time_null",
+            Self::WrongType(Field::Key) => "key_wrong_type",
+            Self::WrongType(Field::Value) => "value_wrong_type",
+            Self::WrongType(Field::Time) => "time_wrong_type",
+            Self::ValueNotFinite => "value_not_finite",
+            Self::ValueTooLarge => "value_too_large",
+            Self::CodeEmpty => "key_empty",
+            Self::CodeTooLong => "key_too_long",
+            Self::CodeHasNul => "key_has_nul",
+            Self::TimeUnreadable => "time_unreadable",
+            Self::TimeOutOfRange => "time_out_of_range",
+            Self::Future => "future",
+            Self::Late => "late",
+        }
+    }
+}
+
+impl Schema {
+    /// Reads the event of one record; `now` is the clock that "future" is measured by.
+    ///
+    /// # Errors
+    /// With the first reason found, in the order of the enum.
+    pub fn read<'a>(&self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
+        let bytes = value.ok_or(Reject::Tombstone)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?;
+        let fields = self.fields(text)?;
+        let event = Event {
+            code: read_code(fields.key)?,
+            value: read_value(fields.value)?,
+            time: self.read_time(&fields.time)?,
+        };
+        let latest = now.0.saturating_add(self.max_future_seconds.saturating_mul(MICROS_PER_SECOND));
+        if event.time.0 > latest {
+            return Err(Reject::Future);
+        }
+        Ok(event)
+    }
+
+    fn fields<'a>(&self, text: &'a str) -> Result<Fields<'a>, Reject> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let found = FieldsSeed(self).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
+        match found {
+            Ok(Some(fields)) => Ok(fields),
+            Ok(None) => Err(Reject::NotAnObject),
+            // serde_json tells a number beyond f64 only by its text.
+            Err(error) if error.to_string().starts_with("number out of range") => Err(Reject::ValueNotFinite),
+            Err(_) => Err(Reject::NotJson),
+        }
+    }
+
+    fn read_time(&self, scalar: &Scalar<'_>) -> Result<EventTime, Reject> {
+        let time = match scalar {
+            Scalar::Missing => return Err(Reject::Missing(Field::Time)),
+            Scalar::Null => return Err(Reject::Null(Field::Time)),
+            Scalar::Text(text) if !self.time_format.is_numeric() => self.time_format.parse_text(text),
+            Scalar::Integer(number) if self.time_format.is_numeric() => self.time_format.parse_integer(*number),
+            Scalar::Float(number) if self.time_format.is_numeric() => self.time_format.parse_float(*number),
+            _ => return Err(Reject::WrongType(Field::Time)),
+        };
+        time.map_err(|error| match error {
+            TimeError::Unreadable => Reject::TimeUnreadable,
+            TimeError::OutOfRange => Reject::TimeOutOfRange,
+        })
+    }
+}
+
+fn read_code(scalar: Scalar<'_>) -> Result<Cow<'_, str>, Reject> {
+    match scalar {
+        Scalar::Missing => Err(Reject::Missing(Field::Key)),
+        Scalar::Null => Err(Reject::Null(Field::Key)),
+        Scalar::Text(code) if code.is_empty() => Err(Reject::CodeEmpty),
+        Scalar::Text(code) if code.len() > CODE_BYTES_MAX => Err(Reject::CodeTooLong),
+        Scalar::Text(code) if code.contains('\0') => Err(Reject::CodeHasNul),
+        Scalar::Text(code) => Ok(code),
+        _ => Err(Reject::WrongType(Field::Key)),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "values are doubles; an integer above 2^53 is rounded as JSON readers do")]
+fn read_value(scalar: Scalar<'_>) -> Result<f64, Reject> {
+    let value = match scalar {
+        Scalar::Missing => return Err(Reject::Missing(Field::Value)),
+        Scalar::Null => return Err(Reject::Null(Field::Value)),
+        Scalar::Integer(number) => number as f64,
+        Scalar::Float(number) => number,
+        _ => return Err(Reject::WrongType(Field::Value)),
+    };
+    match value {
+        value if !value.is_finite() => Err(Reject::ValueNotFinite),
+        value if value.abs() > VALUE_MAX => Err(Reject::ValueTooLarge),
+        // -0.0 and 0.0 are one value; keep one of them so that minima are the same everywhere.
+        value => Ok(value + 0.0),
+    }
+}
+
+/// A JSON value as far as it matters here.
+#[derive(Debug, Default)]
+enum Scalar<'a> {
+    #[default]
+    Missing,
+    Null,
+    Text(Cow<'a, str>),
+    Integer(i64),
+    Float(f64),
+    Other,
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    key: Scalar<'a>,
+    value: Scalar<'a>,
+    time: Scalar<'a>,
+}
+
+/// Picks the schema's fields out of an object and passes over all others; the last of a
+/// repeated name counts. `None` when the JSON is not an object.
+struct FieldsSeed<'s>(&'s Schema);
+
+impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
+    type Value = Option<Fields<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+/// The visits of everything that is not the kind of value looked for.
+macro_rules! visit_others {
+    ($de:lifetime, $value:expr => $($visit:ident($type:ty)),*) => {
+        $(fn $visit<E>(self, _: $type) -> Result<Self::Value, E> { Ok($value) })*
+
+        fn visit_seq<A: SeqAccess<$de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            Ok($value)
+        }
+    };
+}
+
+impl<'de> Visitor<'de> for FieldsSeed<'_> {
+    type Value = Option<Fields<'de>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = map.next_key_seed(Name(self.0))? {
+            let field = match name {
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                Some(Field::Key) => &mut fields.key,
+                Some(Field::Value) => &mut fields.value,
+                Some(Field::Time) => &mut fields.time,
+            };
+            *field = map.next_value_seed(ScalarSeed)?;
+        }
+        Ok(Some(fields))
+    }
+
+    visit_others!('de, None => visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+}
+
+/// A field's name, compared without being copied.
+struct Name<'s>(&'s Schema);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Option<Field>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Option<Field>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        let schema = self.0;
+        Ok(if name == schema.key_field {
+            Some(Field::Key)
+        } else if name == schema.value_field {
+            Some(Field::Value)
+        } else if name == schema.time_field {
+            Some(Field::Time)
+        } else {
+            None
+        })
+    }
+}
+
+struct ScalarSeed;
+
+impl<'de> DeserializeSeed<'de> for ScalarSeed {
+    type Value = Scalar<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ScalarSeed {
+    type Value = Scalar<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Scalar::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Scalar::Integer(number))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "beyond i64 only the double is of use")]
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(i64::try_from(number).map_or(Scalar::Float(number as f64), Scalar::Integer))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Scalar::Float(number))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Scalar::Null)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
+
+    visit_others!('de, Scalar::Other => visit_bool(bool));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> Schema {
+        Schema {
+            key_field: "code".into(),
+            value_field: "volume".into(),
+            time_field: "time".into(),
+            time_format: TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC").unwrap(),
+            max_future_seconds: 60,
+        }
+    }
+
+    const NOW: EventTime = EventTime(1_700_425_875_000_000);
+
+    fn read(json: &str) -> Result<Event<'_>, Reject> {
+        schema().read(Some(json.as_bytes()), NOW)
+    }
+
+    #[test]
+    fn unknown_fields_do_not_matter() {
+        let event = read(
+            r#"{"name":"Binance","png64":{"a":[1,{"code":"no"}]},"code":"BINANCE","markets":1,"volume":17189543.25,
+                "time":"2023-11-19 20:31:15","tags":["volume"]}"#,
+        );
+        assert_eq!(event, Ok(Event { code: "BINANCE".into(), value: 17_189_543.25, time: NOW }));
+    }
+
+    #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        let value = |number: &str| {
+            read(&format!(r#"{{"code":"a","volume":{number},"time":"2023-11-19 20:31:15"}}"#)).map(|event| event.value)
+        };
+        for number in ["0.1", "1e-7", "123456789012.345678", "17976931348623157e-150", "9007199254740993", "-5"] {
+            assert_eq!(value(number), Ok(number.parse().unwrap()), "{number}");
+        }
+        assert_eq!(value("18446744073709551615"), Ok(18_446_744_073_709_551_615.0));
+        assert_eq!(value("-0.0").map(f64::to_bits), Ok(0.0f64.to_bits()));
+        assert_eq!(value("1e308"), Err(Reject::ValueTooLarge));
+        assert_eq!(value("1e309"), Err(Reject::ValueNotFinite));
+        assert_eq!(value("NaN"), Err(Reject::NotJson));
+        assert_eq!(value("Infinity"), Err(Reject::NotJson));
+    }
+
+    #[test]
+    fn escaped_codes_are_unescaped() {
+        let event = read(r#"{"code":"a\"\u00e9","volume":1,"time":"2023-11-19 20:31:15"}"#).unwrap();
+        assert_eq!(event.code, "a\"é");
+    }
+
+    #[test]
+    fn each_fault_has_its_reason() {
+        let long = "x".repeat(CODE_BYTES_MAX + 1);
+        let long = format!(r#"{{"code":"{long}","volume":1,"time":"2023-11-19 20:31:15"}}"#);
+        let cases: Vec<(&str, &str)> = vec![
+            ("", "not_json"),
+            ("{", "not_json"),
+            ("<html>", "not_json"),
+            (r#"{"code":"a","volume":1,"time":"2023-11-19 20:31:15"} x"#, "not_json"),
+            ("[1]", "not_an_object"),
+            ("null", "not_an_object"),
+            ("3", "not_an_object"),
+            (r#""text""#, "not_an_object"),
+            (r#"{"volume":1,"time":"2023-11-19 20:31:15"}"#, "key_missing"),
+            (r#"{"code":null,"volume":1,"time":"2023-11-19 20:31:15"}"#, "key_null"),
+            (r#"{"code":7,"volume":1,"time":"2023-11-19 20:31:15"}"#, "key_wrong_type"),
+            (r#"{"code":"","volume":1,"time":"2023-11-19 20:31:15"}"#, "key_empty"),
+            (r#"{"code":"a\u0000","volume":1,"time":"2023-11-19 20:31:15"}"#, "key_has_nul"),
+            (&long, "key_too_long"),
+            (r#"{"code":"a","time":"2023-11-19 20:31:15"}"#, "value_missing"),
+            (r#"{"code":"a","volume":null,"time":"2023-11-19 20:31:15"}"#, "value_null"),
+            (r#"{"code":"a","volume":"1","time":"2023-11-19 20:31:15"}"#, "value_wrong_type"),
+            (r#"{"code":"a","volume":[1],"time":"2023-11-19 20:31:15"}"#, "value_wrong_type"),
+            (r#"{"code":"a","volume":1}"#, "time_missing"),
+            (r#"{"code":"a","volume":1,"time":null}"#, "time_null"),
+            (r#"{"code":"a","volume":1,"time":{"s":1}}"#, "time_wrong_type"),
+            (r#"{"code":"a","volume":1,"time":"yesterday"}"#, "time_unreadable"),
+            (r#"{"code":"a","volume":1,"time":"2023-11-19 20:32:16"}"#, "future"),
+        ];
+        for (json, reason) in cases {
+            assert_eq!(read(json).unwrap_err().reason(), reason, "{json}");
+        }
+        assert_eq!(schema().read(None, NOW), Err(Reject::Tombstone));
+        assert_eq!(schema().read(Some(b"\xff"), NOW), Err(Reject::NotUtf8));
+    }
+
+    #[test]
+    fn an_event_may_be_ahead_of_the_clock_by_the_limit_but_not_more() {
+        assert!(read(r#"{"code":"a","volume":1,"time":"2023-11-19 20:32:15"}"#).is_ok());
+    }
+
+    #[test]
+    fn numeric_formats_want_numbers() {
+        let schema = Schema { time_format: TimeFormat::UnixMillis, ..schema() };
+        let read = |json: &'static str| schema.read(Some(json.as_bytes()), NOW).map(|event| event.time);
+        assert_eq!(read(r#"{"code":"a","volume":1,"time":1700425875000}"#), Ok(NOW));
+        assert_eq!(read(r#"{"code":"a","volume":1,"time":"1700425875000"}"#), Err(Reject::WrongType(Field::Time)));
+        assert_eq!(read(r#"{"code":"a","volume":1,"time":1e300}"#), Err(Reject::TimeOutOfRange));
+    }
+}

@@ -1,0 +1,152 @@
+//! Events to partial aggregates, one a window and code.
+
+use std::borrow::Cow;
+
+use rustc_hash::FxHashMap;
+
+use crate::event::Event;
+use crate::time::EventTime;
+use crate::windows::Windows;
+
+/// What is kept of the records of one window, code and partition.
+///
+/// `first` and `last` are ordered by (event time, offset), and that order is kept beside them,
+/// so that a later merge with another partial aggregate stays right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Partial {
+    pub records: i64,
+    pub sum: f64,
+    pub min: f64,
+    pub max: f64,
+    pub first: Edge,
+    pub last: Edge,
+}
+
+/// A value and where it stands in its partition's order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Edge {
+    pub time: EventTime,
+    pub offset: i64,
+    pub value: f64,
+}
+
+impl Edge {
+    fn order(&self) -> (EventTime, i64) {
+        (self.time, self.offset)
+    }
+}
+
+impl Partial {
+    fn new(edge: Edge) -> Self {
+        Self { records: 1, sum: edge.value, min: edge.value, max: edge.value, first: edge, last: edge }
+    }
+
+    fn add(&mut self, edge: Edge) {
+        self.records += 1;
+        self.sum += edge.value;
+        self.min = self.min.min(edge.value);
+        self.max = self.max.max(edge.value);
+        if edge.order() < self.first.order() {
+            self.first = edge;
+        }
+        if edge.order() > self.last.order() {
+            self.last = edge;
+        }
+    }
+}
+
+/// The partial aggregates of one batch.
+#[derive(Debug, Default)]
+pub struct Fold<'a> {
+    windows: FxHashMap<(i64, Cow<'a, str>), Partial>,
+    max_event_time: Option<EventTime>,
+}
+
+impl<'a> Fold<'a> {
+    /// Counts the event in each of its windows for which `open` holds, and returns the starts
+    /// (Unix seconds) of those for which it does not.
+    pub fn add(
+        &mut self,
+        event: Event<'a>,
+        offset: i64,
+        windows: Windows,
+        open: impl Fn(i64) -> bool,
+    ) -> Vec<i64> {
+        let edge = Edge { time: event.time, offset, value: event.value };
+        self.max_event_time = self.max_event_time.max(Some(event.time));
+        let mut closed = Vec::new();
+        for start in windows.starts(event.time) {
+            if open(start) {
+                self.windows
+                    .entry((start, event.code.clone()))
+                    .and_modify(|partial| partial.add(edge))
+                    .or_insert_with(|| Partial::new(edge));
+            } else {
+                closed.push(start);
+            }
+        }
+        closed
+    }
+
+    /// The highest event time added, late ones included.
+    pub fn max_event_time(&self) -> Option<EventTime> {
+        self.max_event_time
+    }
+
+    /// Partial aggregates sorted by (window start, code): statements that take their row locks
+    /// in one order never deadlock with each other.
+    pub fn into_sorted(self) -> Vec<(i64, Cow<'a, str>, Partial)> {
+        let mut rows: Vec<_> =
+            self.windows.into_iter().map(|((start, code), partial)| (start, code, partial)).collect();
+        rows.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(code: &str, value: f64, seconds: i64) -> Event<'_> {
+        Event { code: code.into(), value, time: EventTime(seconds * 1_000_000) }
+    }
+
+    #[test]
+    fn a_fold_counts_by_window_and_code() {
+        let windows = Windows::new(60, 60).unwrap();
+        let mut fold = Fold::default();
+        for (offset, (code, value, seconds)) in
+            [("b", 1.0, 30), ("a", 2.0, 59), ("a", 5.0, 60), ("a", -1.0, 10)].into_iter().enumerate()
+        {
+            let closed = fold.add(event(code, value, seconds), offset as i64, windows, |_| true);
+            assert!(closed.is_empty());
+        }
+        assert_eq!(fold.max_event_time(), Some(EventTime(60_000_000)));
+        let rows = fold.into_sorted();
+        let keys: Vec<_> = rows.iter().map(|(start, code, partial)| (*start, code.as_ref(), partial.records)).collect();
+        assert_eq!(keys, vec![(0, "a", 2), (0, "b", 1), (60, "a", 1)]);
+        let a = rows[0].2;
+        assert_eq!((a.sum, a.min, a.max, a.first.value, a.last.value), (1.0, -1.0, 2.0, -1.0, 2.0));
+    }
+
+    #[test]
+    fn equal_times_are_ordered_by_offset() {
+        let windows = Windows::new(60, 60).unwrap();
+        let mut fold = Fold::default();
+        for offset in [7, 3, 9] {
+            fold.add(event("a", offset as f64, 1), offset, windows, |_| true);
+        }
+        let partial = fold.into_sorted()[0].2;
+        assert_eq!((partial.first.value, partial.last.value), (3.0, 9.0));
+    }
+
+    #[test]
+    fn lateness_is_judged_per_window() {
+        let windows = Windows::new(60, 20).unwrap();
+        let mut fold = Fold::default();
+        let closed = fold.add(event("a", 1.0, 70), 0, windows, |start| start >= 40);
+        assert_eq!(closed, vec![20]);
+        let starts: Vec<_> = fold.into_sorted().into_iter().map(|(start, ..)| start).collect();
+        assert_eq!(starts, vec![40, 60]);
+    }
+}

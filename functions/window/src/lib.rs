@@ -1,0 +1,16 @@
+//! What is counted, where, and until when. Pure: no I/O, no clock, no async.
+//!
+//! # Layout, in reading order
+//! - [`time`]: event times and the formats that they are written in.
+//! - [`windows`]: half-open windows `[start, end)` aligned to the Unix epoch.
+//! - [`event`]: a record's bytes to an [`event::Event`], or the reason why not.
+//! - [`fold`]: events to partial aggregates, one a window and code.
+//! - [`fence`]: what an offset interval means beside the progress already made.
+//! - [`watermark`]: before which time no event is expected, and what holds it.
+
+pub mod event;
+pub mod fence;
+pub mod fold;
+pub mod time;
+pub mod watermark;
+pub mod windows;

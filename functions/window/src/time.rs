@@ -1,0 +1,251 @@
+//! Event times and the formats that they are written in.
+
+use jiff::civil::DateTime;
+use jiff::fmt::strtime::BrokenDownTime;
+use jiff::tz::TimeZone;
+
+/// Microseconds since the Unix epoch, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventTime(pub i64);
+
+pub const MICROS_PER_SECOND: i64 = 1_000_000;
+
+/// 0001-01-01 and 10000-01-01: inside what PostgreSQL's `timestamp` and strftime formats hold.
+const EARLIEST: EventTime = EventTime(-62_135_596_800 * MICROS_PER_SECOND);
+const END: EventTime = EventTime(253_402_300_800 * MICROS_PER_SECOND);
+
+impl EventTime {
+    /// `None` when the time is outside the years 1 to 9999.
+    pub fn checked(micros: i128) -> Option<Self> {
+        let time = Self(i64::try_from(micros).ok()?);
+        (EARLIEST <= time && time < END).then_some(time)
+    }
+}
+
+/// How a time is written in a record.
+#[derive(Clone, Debug)]
+pub enum TimeFormat {
+    /// `2023-11-19 20:31:15`, the reference's own, read without a general parser.
+    DateTime(TimeZone),
+    /// Any other strftime pattern; the zone serves where the pattern has no offset.
+    Strftime(String, TimeZone),
+    Rfc3339,
+    UnixSeconds,
+    UnixMillis,
+}
+
+/// Why a format cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FormatError {
+    #[error("time_zone {0:?} is not a known IANA time zone")]
+    UnknownZone(String),
+    #[error("time_format {0:?} is neither rfc3339, unix_seconds, unix_millis nor a strftime pattern: {1}")]
+    BadPattern(String, String),
+}
+
+/// Why a record's time cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeError {
+    Unreadable,
+    OutOfRange,
+}
+
+const REFERENCE_PATTERN: &str = "%Y-%m-%d %H:%M:%S";
+
+impl TimeFormat {
+    /// Reads the settings `time_format` and `time_zone`.
+    ///
+    /// # Errors
+    /// When the zone is unknown or the pattern cannot tell a date and a time.
+    pub fn new(format: &str, zone: &str) -> Result<Self, FormatError> {
+        let time_zone = || {
+            TimeZone::get(zone).map_err(|_| FormatError::UnknownZone(zone.to_owned()))
+        };
+        Ok(match format {
+            "rfc3339" => Self::Rfc3339,
+            "unix_seconds" => Self::UnixSeconds,
+            "unix_millis" => Self::UnixMillis,
+            REFERENCE_PATTERN => Self::DateTime(time_zone()?),
+            pattern => {
+                check_pattern(pattern)?;
+                Self::Strftime(pattern.to_owned(), time_zone()?)
+            }
+        })
+    }
+
+    /// True when the field holds a JSON number.
+    pub fn is_numeric(&self) -> bool {
+        matches!(self, Self::UnixSeconds | Self::UnixMillis)
+    }
+
+    /// Reads a time that stands in a JSON string.
+    ///
+    /// # Errors
+    /// When the text does not fit the format or the time is out of range.
+    pub fn parse_text(&self, text: &str) -> Result<EventTime, TimeError> {
+        match self {
+            Self::DateTime(zone) => {
+                let civil = parse_date_time(text.as_bytes()).ok_or(TimeError::Unreadable)?;
+                in_zone(civil, zone)
+            }
+            Self::Strftime(pattern, zone) => parse_strftime(pattern, text, zone),
+            Self::Rfc3339 => {
+                let timestamp: jiff::Timestamp = text.parse().map_err(|_| TimeError::Unreadable)?;
+                checked(i128::from(timestamp.as_microsecond()))
+            }
+            Self::UnixSeconds | Self::UnixMillis => Err(TimeError::Unreadable),
+        }
+    }
+
+    /// Reads a time that stands in a JSON integer.
+    ///
+    /// # Errors
+    /// When the format is not numeric or the time is out of range.
+    pub fn parse_integer(&self, number: i64) -> Result<EventTime, TimeError> {
+        match self {
+            Self::UnixSeconds => checked(i128::from(number) * i128::from(MICROS_PER_SECOND)),
+            Self::UnixMillis => checked(i128::from(number) * 1_000),
+            _ => Err(TimeError::Unreadable),
+        }
+    }
+
+    /// Reads a time that stands in a JSON number with a fraction.
+    ///
+    /// # Errors
+    /// When the format is not numeric or the time is out of range.
+    #[expect(clippy::cast_possible_truncation, reason = "the range is checked first")]
+    pub fn parse_float(&self, number: f64) -> Result<EventTime, TimeError> {
+        let micros = match self {
+            Self::UnixSeconds => number * 1e6,
+            Self::UnixMillis => number * 1e3,
+            _ => return Err(TimeError::Unreadable),
+        };
+        if micros.is_finite() && micros.abs() < 1e18 {
+            checked(micros.floor() as i128)
+        } else {
+            Err(TimeError::OutOfRange)
+        }
+    }
+}
+
+fn checked(micros: i128) -> Result<EventTime, TimeError> {
+    EventTime::checked(micros).ok_or(TimeError::OutOfRange)
+}
+
+/// A pattern serves when it reads back what it writes, down to the day.
+fn check_pattern(pattern: &str) -> Result<(), FormatError> {
+    let bad = |why: String| FormatError::BadPattern(pattern.to_owned(), why);
+    let sample = jiff::Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+    let written = jiff::fmt::strtime::format(pattern, &sample).map_err(|e| bad(e.to_string()))?;
+    parse_strftime(pattern, &written, &TimeZone::UTC)
+        .map(|_| ())
+        .map_err(|_| bad("it does not name a year, month, day and time".to_owned()))
+}
+
+fn parse_strftime(pattern: &str, text: &str, zone: &TimeZone) -> Result<EventTime, TimeError> {
+    let parts = BrokenDownTime::parse(pattern, text).map_err(|_| TimeError::Unreadable)?;
+    if let Ok(timestamp) = parts.to_timestamp() {
+        return checked(i128::from(timestamp.as_microsecond()));
+    }
+    let civil = parts
+        .to_datetime()
+        .or_else(|_| parts.to_date().map(|date| date.to_datetime(jiff::civil::Time::midnight())))
+        .map_err(|_| TimeError::Unreadable)?;
+    in_zone(civil, zone)
+}
+
+/// An ambiguous local time (clocks set back) is the earlier one, a skipped one moves forward:
+/// RFC 5545's rule, which is jiff's default.
+fn in_zone(civil: DateTime, zone: &TimeZone) -> Result<EventTime, TimeError> {
+    let timestamp = zone.to_timestamp(civil).map_err(|_| TimeError::OutOfRange)?;
+    checked(i128::from(timestamp.as_microsecond()))
+}
+
+fn parse_date_time(text: &[u8]) -> Option<DateTime> {
+    let separators = [(4, b'-'), (7, b'-'), (10, b' '), (13, b':'), (16, b':')];
+    if text.len() != 19 || separators.iter().any(|(at, byte)| text[*at] != *byte) {
+        return None;
+    }
+    let digits = |from: usize, to: usize| {
+        text[from..to].iter().try_fold(0i16, |number, byte| {
+            byte.is_ascii_digit().then(|| number * 10 + i16::from(byte - b'0'))
+        })
+    };
+    let small = |from| digits(from, from + 2).and_then(|number| i8::try_from(number).ok());
+    DateTime::new(digits(0, 4)?, small(5)?, small(8)?, small(11)?, small(14)?, small(17)?, 0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFERENCE_TIME: i64 = 1_700_425_875_000_000; // 2023-11-19 20:31:15 UTC
+
+    fn format(format: &str, zone: &str) -> TimeFormat {
+        TimeFormat::new(format, zone).unwrap()
+    }
+
+    #[test]
+    fn the_reference_format_is_utc_unless_a_zone_is_given() {
+        let text = "2023-11-19 20:31:15";
+        let utc = format(REFERENCE_PATTERN, "UTC").parse_text(text);
+        assert_eq!(utc, Ok(EventTime(REFERENCE_TIME)));
+        let tehran = format(REFERENCE_PATTERN, "Asia/Tehran").parse_text(text);
+        assert_eq!(tehran, Ok(EventTime(REFERENCE_TIME - 12_600 * MICROS_PER_SECOND)));
+    }
+
+    #[test]
+    fn the_fast_path_agrees_with_the_general_one() {
+        let zone = TimeZone::UTC;
+        for text in ["1970-01-01 00:00:00", "2024-02-29 23:59:59", "9999-12-31 23:59:59", "0001-01-01 00:00:00"] {
+            assert_eq!(
+                format(REFERENCE_PATTERN, "UTC").parse_text(text),
+                parse_strftime(REFERENCE_PATTERN, text, &zone),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn broken_times_are_unreadable() {
+        let reference = format(REFERENCE_PATTERN, "UTC");
+        for text in ["", "2023-11-19", "2023-11-19T20:31:15", "2023-02-30 00:00:00", "2023-11-19 24:00:00", "２023-11-19 20:31"] {
+            assert_eq!(reference.parse_text(text), Err(TimeError::Unreadable), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_format_reads_the_same_instant() {
+        let expected = Ok(EventTime(REFERENCE_TIME));
+        assert_eq!(format("rfc3339", "UTC").parse_text("2023-11-19T20:31:15Z"), expected);
+        assert_eq!(format("rfc3339", "UTC").parse_text("2023-11-20T00:01:15+03:30"), expected);
+        assert_eq!(format("unix_seconds", "UTC").parse_integer(1_700_425_875), expected);
+        assert_eq!(format("unix_millis", "UTC").parse_integer(1_700_425_875_000), expected);
+        assert_eq!(format("unix_seconds", "UTC").parse_float(1_700_425_875.0), expected);
+        assert_eq!(format("%d/%m/%Y %H.%M.%S", "UTC").parse_text("19/11/2023 20.31.15"), expected);
+        assert_eq!(format("%Y-%m-%dT%H:%M:%S%z", "UTC").parse_text("2023-11-20T00:01:15+0330"), expected);
+    }
+
+    #[test]
+    fn clocks_set_back_and_forward_do_not_fail() {
+        let berlin = format(REFERENCE_PATTERN, "Europe/Berlin");
+        // 02:30 happens twice on 2023-10-29: the first one counts (+02:00).
+        assert_eq!(berlin.parse_text("2023-10-29 02:30:00"), Ok(EventTime(1_698_539_400 * MICROS_PER_SECOND)));
+        // 02:30 does not happen on 2023-03-26: it is read as 03:30 (+02:00).
+        assert_eq!(berlin.parse_text("2023-03-26 02:30:00"), Ok(EventTime(1_679_794_200 * MICROS_PER_SECOND)));
+    }
+
+    #[test]
+    fn absurd_numbers_are_out_of_range() {
+        assert_eq!(format("unix_seconds", "UTC").parse_integer(i64::MAX), Err(TimeError::OutOfRange));
+        assert_eq!(format("unix_seconds", "UTC").parse_float(1e300), Err(TimeError::OutOfRange));
+        assert_eq!(format("unix_millis", "UTC").parse_integer(253_402_300_800_000), Err(TimeError::OutOfRange));
+    }
+
+    #[test]
+    fn a_format_that_cannot_tell_a_time_is_refused() {
+        assert!(matches!(TimeFormat::new("%H:%M", "UTC"), Err(FormatError::BadPattern(..))));
+        assert!(matches!(TimeFormat::new("%Q%Q", "UTC"), Err(FormatError::BadPattern(..))));
+        assert!(matches!(TimeFormat::new("%Y-%m-%d %H:%M:%S", "Mars/Base"), Err(FormatError::UnknownZone(_))));
+    }
+}

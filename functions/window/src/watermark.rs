@@ -1,0 +1,186 @@
+//! Before which time no event is expected any more, and what holds that time back.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::time::{EventTime, MICROS_PER_SECOND};
+
+/// A partition whose consumer was not heard of for longer counts as unattended. Consumers report
+/// every few seconds, also when there is nothing to read.
+pub const SEEN_WITHIN_SECONDS: f64 = 15.0;
+
+/// Where one partition stands: a row of `progress`, with its times as ages by the database's clock.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+pub struct PartitionProgress {
+    pub topic: String,
+    pub topic_id: String,
+    pub partition: i32,
+    /// Partitions that the topic has.
+    pub partition_count: i32,
+    pub next_offset: i64,
+    pub end_offset: i64,
+    /// Microseconds since the epoch; none before the first event.
+    pub max_event_time_us: Option<i64>,
+    /// Seconds since its consumer was last heard of.
+    pub seen_ago: f64,
+    /// Seconds since its last record, or since it was first seen.
+    pub silent_for: f64,
+}
+
+impl PartitionProgress {
+    /// Idle is only who is caught up, attended and silent: a consumer that is merely slow or gone
+    /// must hold the watermark, or its records would all come late.
+    fn is_idle(&self, idle_timeout_seconds: f64) -> bool {
+        self.next_offset >= self.end_offset
+            && self.seen_ago <= SEEN_WITHIN_SECONDS
+            && self.silent_for >= idle_timeout_seconds
+    }
+}
+
+/// What keeps the watermark where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    NothingSeenYet,
+    /// Partitions of a topic that no consumer has reported yet.
+    Unreported { topic: String, reported: usize, partitions: i32 },
+    /// The partition with the least event time, or without any.
+    Partition { topic: String, partition: i32, why: &'static str },
+    /// All are idle: the clock moves it.
+    Clock,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingSeenYet => write!(f, "no partition was seen yet"),
+            Self::Unreported { topic, reported, partitions } => {
+                write!(f, "topic {topic}: {reported} of {partitions} partitions have a consumer so far")
+            }
+            Self::Partition { topic, partition, why } => write!(f, "topic {topic} partition {partition}: {why}"),
+            Self::Clock => write!(f, "all partitions are idle: the clock"),
+        }
+    }
+}
+
+/// The watermark of a stream (none: not known yet) and what holds it.
+///
+/// It is the least, over the partitions that are not idle, of the highest event time; the clock
+/// less the idle time-out when all are idle; and none until each partition has reported.
+pub fn judge(
+    partitions: &[PartitionProgress],
+    idle_timeout_seconds: i64,
+    now: EventTime,
+) -> (Option<EventTime>, Holder) {
+    if partitions.is_empty() {
+        return (None, Holder::NothingSeenYet);
+    }
+    if let Some(holder) = unreported(partitions) {
+        return (None, holder);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a time-out in seconds is far below 2^53")]
+    let idle_timeout = idle_timeout_seconds as f64;
+    let slowest = partitions
+        .iter()
+        .filter(|partition| !partition.is_idle(idle_timeout))
+        .min_by_key(|partition| partition.max_event_time_us);
+    match slowest {
+        Some(partition) => (partition.max_event_time_us.map(EventTime), holder(partition)),
+        None => (Some(EventTime(now.0 - idle_timeout_seconds * MICROS_PER_SECOND)), Holder::Clock),
+    }
+}
+
+fn unreported(partitions: &[PartitionProgress]) -> Option<Holder> {
+    let mut topics: BTreeMap<&str, (usize, i32, &str)> = BTreeMap::new();
+    for partition in partitions {
+        let topic = topics.entry(&partition.topic_id).or_insert((0, 0, &partition.topic));
+        topic.0 += 1;
+        topic.1 = topic.1.max(partition.partition_count);
+    }
+    topics.into_values().find_map(|(reported, partitions, topic)| {
+        let missing = i32::try_from(reported).is_ok_and(|reported| reported < partitions);
+        missing.then(|| Holder::Unreported { topic: topic.to_owned(), reported, partitions })
+    })
+}
+
+fn holder(partition: &PartitionProgress) -> Holder {
+    let why = if partition.seen_ago > SEEN_WITHIN_SECONDS {
+        "no live consumer"
+    } else if partition.next_offset < partition.end_offset {
+        "still reading"
+    } else if partition.max_event_time_us.is_none() {
+        "no event yet, and not idle for long enough"
+    } else {
+        "the least event time"
+    };
+    Holder::Partition { topic: partition.topic.clone(), partition: partition.partition, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: EventTime = EventTime(1_000 * MICROS_PER_SECOND);
+
+    fn partition(number: i32, event_seconds: Option<i64>) -> PartitionProgress {
+        PartitionProgress {
+            topic: "t".into(),
+            topic_id: "id".into(),
+            partition: number,
+            partition_count: 2,
+            next_offset: 10,
+            end_offset: 10,
+            max_event_time_us: event_seconds.map(|seconds| seconds * MICROS_PER_SECOND),
+            seen_ago: 1.0,
+            silent_for: 0.0,
+        }
+    }
+
+    fn seconds(partitions: &[PartitionProgress]) -> Option<i64> {
+        judge(partitions, 20, NOW).0.map(|time| time.0 / MICROS_PER_SECOND)
+    }
+
+    #[test]
+    fn it_is_the_least_of_the_partitions() {
+        assert_eq!(seconds(&[partition(0, Some(500)), partition(1, Some(400))]), Some(400));
+    }
+
+    #[test]
+    fn there_is_none_until_every_partition_has_reported() {
+        assert_eq!(seconds(&[]), None);
+        assert_eq!(seconds(&[partition(0, Some(500))]), None);
+        assert_eq!(seconds(&[partition(0, Some(500)), partition(1, None)]), None);
+    }
+
+    #[test]
+    fn an_idle_partition_does_not_hold_it() {
+        let idle = PartitionProgress { silent_for: 20.0, ..partition(1, Some(400)) };
+        assert_eq!(seconds(&[partition(0, Some(500)), idle]), Some(500));
+        let never = PartitionProgress { silent_for: 20.0, ..partition(1, None) };
+        assert_eq!(seconds(&[partition(0, Some(500)), never]), Some(500));
+    }
+
+    #[test]
+    fn a_partition_that_lags_or_is_unattended_is_not_idle() {
+        let lagging = PartitionProgress { silent_for: 99.0, end_offset: 11, ..partition(1, Some(400)) };
+        assert_eq!(seconds(&[partition(0, Some(500)), lagging]), Some(400));
+        let unattended = PartitionProgress { silent_for: 99.0, seen_ago: 15.1, ..partition(1, Some(400)) };
+        let (watermark, holder) = judge(&[partition(0, Some(500)), unattended], 20, NOW);
+        assert_eq!(watermark, Some(EventTime(400 * MICROS_PER_SECOND)));
+        assert_eq!(holder.to_string(), "topic t partition 1: no live consumer");
+    }
+
+    #[test]
+    fn the_clock_moves_it_when_all_are_idle() {
+        let idle = |number| PartitionProgress { silent_for: 30.0, ..partition(number, Some(400)) };
+        assert_eq!(seconds(&[idle(0), idle(1)]), Some(980));
+    }
+
+    #[test]
+    fn a_second_topic_must_have_reported_whole_as_well() {
+        let other = PartitionProgress { topic_id: "other".into(), topic: "u".into(), ..partition(0, Some(900)) };
+        let partitions = [partition(0, Some(500)), partition(1, Some(400)), other];
+        let (watermark, holder) = judge(&partitions, 20, NOW);
+        assert_eq!(watermark, None);
+        assert_eq!(holder, Holder::Unreported { topic: "u".into(), reported: 1, partitions: 2 });
+    }
+}

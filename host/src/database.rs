@@ -1,0 +1,69 @@
+//! The host's own use of PostgreSQL: migrations, status, metrics, leases. Functions go through
+//! `factors::outbound_pg`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An address; every use is a connection of its own, for they are rare.
+#[derive(Clone)]
+pub struct Database(Config);
+
+impl Database {
+    pub fn parse(url: &str) -> Result<Self> {
+        let mut config: Config = url.parse().context("the address of PostgreSQL (postgres_url) cannot be read")?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        config.application_name("exagg host");
+        Ok(Self(config))
+    }
+
+    /// Host and port, for messages: the address itself holds a password.
+    pub fn place(&self) -> String {
+        let host = match self.0.get_hosts().first() {
+            Some(tokio_postgres::config::Host::Tcp(name)) => name.clone(),
+            _ => "?".to_owned(),
+        };
+        format!("{host}:{}", self.0.get_ports().first().copied().unwrap_or(5432))
+    }
+
+    /// A connection whose notices are logged.
+    pub async fn connect(&self) -> Result<Client> {
+        let (client, mut connection) = self.0.connect(NoTls).await.map_err(|error| {
+            anyhow::anyhow!("PostgreSQL at {} does not answer: {}", self.place(), crate::factors::outbound_pg::describe(&error))
+        })?;
+        tokio::spawn(async move {
+            let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
+            futures::pin_mut!(messages);
+            while let Some(Ok(message)) = futures::StreamExt::next(&mut messages).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    tracing::info!("PostgreSQL: {}", notice.message());
+                }
+            }
+        });
+        Ok(client)
+    }
+
+    /// Runs statements and gives the rows of all of them, as text.
+    pub async fn rows(&self, statements: &str) -> Result<Vec<SimpleQueryRow>> {
+        let client = self.connect().await?;
+        let messages = client
+            .simple_query(statements)
+            .await
+            .map_err(|error| anyhow::anyhow!("PostgreSQL: {}", crate::factors::outbound_pg::describe(&error)))?;
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
+    }
+}
+
+/// A text as an SQL literal.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}

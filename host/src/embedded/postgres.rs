@@ -1,0 +1,315 @@
+//! A PostgreSQL in the state directory: found, initialised once, started, and ended with the
+//! host, whatever ends the host.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use super::sys;
+
+const MAJOR_MIN: u32 = 14;
+const START_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
+const USER: &str = "exagg";
+const DATABASE: &str = "postgres";
+/// Where to look beside PG_BIN and the PATH.
+const USUAL_FOLDERS: [&str; 4] =
+    ["/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt", "/usr/local/opt"];
+
+/// Where it will run.
+#[derive(Clone)]
+pub struct Plan {
+    bin: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    password: String,
+    user: Option<SystemUser>,
+}
+
+/// The user that PostgreSQL runs as when the host is root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SystemUser {
+    uid: u32,
+    gid: u32,
+}
+
+impl Plan {
+    /// Finds the programs and chooses folder, port and password.
+    pub fn new(state_dir: &Path) -> Result<Self> {
+        let bin = find_bin()?;
+        let user = if sys::is_root() { Some(unprivileged_user()?) } else { None };
+        let folder = folder(state_dir, user.as_ref())?;
+        // Free now; PostgreSQL says so if somebody is quicker.
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        Ok(Self { bin, password: password(&folder)?, folder, port, user })
+    }
+
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://{USER}:{}@127.0.0.1:{}/{DATABASE}", self.password, self.port)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(&self.folder);
+        if let Some(user) = &self.user {
+            command.uid(user.uid).gid(user.gid);
+        }
+        command
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+}
+
+/// A running PostgreSQL. It ends when this is stopped or dropped, or the host is killed.
+pub struct Postgres {
+    pid: u32,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl Postgres {
+    /// Initialises the folder the first time, and starts.
+    pub fn start(plan: &Plan) -> Result<Self> {
+        let lock = lock(&plan.folder)?;
+        if !plan.data().join("PG_VERSION").exists() {
+            initialise(plan)?;
+        }
+        let log = plan.folder.join("postgres.log");
+        let output = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = plan.command("postgres");
+        command
+            .arg("-D")
+            .arg(plan.data())
+            .args(["-p", &plan.port.to_string()])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(["-c", "max_connections=100", "-c", "shared_buffers=64MB", "-c", "max_wal_size=512MB"])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        sys::end_with_parent(&mut command);
+        let (pid, ended) = keep(command, lock)?;
+        let postgres = Self { pid, ended };
+        postgres.wait_until_ready(plan, &log)?;
+        Ok(postgres)
+    }
+
+    fn wait_until_ready(&self, plan: &Plan, log: &Path) -> Result<()> {
+        let deadline = Instant::now() + START_MAX;
+        let pid_file = plan.data().join("postmaster.pid");
+        loop {
+            let text = fs::read_to_string(&pid_file).unwrap_or_default();
+            let is_ours = text.lines().next() == Some(self.pid.to_string().as_str());
+            if is_ours && text.lines().nth(7).is_some_and(|state| state.trim() == "ready") {
+                return Ok(());
+            }
+            let ended = !matches!(self.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+            if ended || Instant::now() > deadline {
+                let said = fs::read_to_string(log).unwrap_or_default();
+                let tail: Vec<_> = said.lines().rev().take(5).collect();
+                bail!("the embedded PostgreSQL did not start: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" | "));
+            }
+            pause();
+        }
+    }
+
+    /// Ends it: open transactions are rolled back, what is committed is on disk.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        sys::signal(self.pid, libc::SIGINT);
+        if self.ended.recv_timeout(STOP_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            sys::signal(self.pid, libc::SIGQUIT);
+            let _ = self.ended.recv_timeout(STOP_MAX);
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a thread that may wait")]
+fn pause() {
+    std::thread::sleep(LOOK);
+}
+
+/// Starts the command on a thread that lives as long as the child: the child ends with the
+/// *thread* that started it.
+fn keep(mut command: Command, lock: fs::File) -> Result<(u32, std::sync::mpsc::Receiver<()>)> {
+    let (started, pid) = std::sync::mpsc::channel();
+    let (ending, ended) = std::sync::mpsc::channel();
+    let run = move || {
+        let mut child: Child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let _ = started.send(Ok(child.id()));
+        let _ = child.wait();
+        drop(lock);
+        let _ = ending.send(());
+    };
+    std::thread::Builder::new().name("postgres".to_owned()).spawn(run)?;
+    let pid = pid.recv().context("the thread of the embedded PostgreSQL ended")?;
+    Ok((pid.context("the embedded PostgreSQL cannot be started")?, ended))
+}
+
+/// One host a folder; a host that was killed has its lock taken from it by the system.
+fn lock(folder: &Path) -> Result<fs::File> {
+    let path = folder.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let deadline = Instant::now() + STOP_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => pause(),
+            Err(fs::TryLockError::WouldBlock) => {
+                bail!("another host uses {}: give this one a --state-dir of its own", folder.display())
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
+    // The PostgreSQL of a host that was killed may need a moment to end.
+    while folder.join("data/postmaster.pid").exists() && Instant::now() < deadline {
+        pause();
+    }
+    Ok(file)
+}
+
+fn initialise(plan: &Plan) -> Result<()> {
+    tracing::info!("the embedded PostgreSQL is set up in {}", plan.folder.display());
+    let password_file = plan.folder.join("password.tmp");
+    fs::write(&password_file, &plan.password)?;
+    give(&password_file, plan.user.as_ref(), 0o600)?;
+    // A set-up that was cut off left a folder that initdb refuses.
+    let _ = fs::remove_dir_all(plan.data());
+    let output = plan
+        .command("initdb")
+        .arg("-D")
+        .arg(plan.data())
+        .args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--pwfile"])
+        .arg(&password_file)
+        .output()
+        .with_context(|| format!("cannot run {}", plan.bin.join("initdb").display()));
+    fs::remove_file(&password_file)?;
+    let output = output?;
+    ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+/// Gives a file or folder to the user that PostgreSQL runs as.
+fn give(path: &Path, user: Option<&SystemUser>, mode: u32) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    if let Some(user) = user {
+        chown(path, Some(user.uid), Some(user.gid))?;
+    }
+    Ok(())
+}
+
+/// The folder, in the state directory unless the user that PostgreSQL runs as cannot go there.
+fn folder(state_dir: &Path, user: Option<&SystemUser>) -> Result<PathBuf> {
+    fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    let state_dir = fs::canonicalize(state_dir)?;
+    let reachable = state_dir.ancestors().all(|path| fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o001 != 0));
+    let folder = if user.is_none() || reachable {
+        state_dir.join("postgres")
+    } else {
+        let name = state_dir.to_string_lossy().replace('/', "-");
+        let folder = Path::new("/var/tmp").join(format!("exagg{name}"));
+        tracing::info!("the embedded database lies in {}: its user cannot go to {}", folder.display(), state_dir.display());
+        folder
+    };
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    give(&folder, user, 0o700)?;
+    Ok(folder)
+}
+
+/// The password of this folder's database, made the first time.
+fn password(folder: &Path) -> Result<String> {
+    let path = folder.join("password");
+    if let Ok(password) = fs::read_to_string(&path) {
+        return Ok(password);
+    }
+    ensure!(
+        !folder.join("data/PG_VERSION").exists(),
+        "{} is gone: the embedded database cannot be opened without it",
+        path.display()
+    );
+    let password: String = (0..4).map(|_| uuid::Uuid::new_v4().simple().to_string()[..8].to_owned()).collect();
+    fs::write(&path, &password)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(password)
+}
+
+fn find_bin() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("PG_BIN") {
+        let bin = PathBuf::from(given);
+        check(&bin).with_context(|| format!("PG_BIN is {}", bin.display()))?;
+        return Ok(bin);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut candidates: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    for folder in USUAL_FOLDERS {
+        let mut versions: Vec<_> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path().join("bin")).collect();
+        versions.sort();
+        candidates.extend(versions.into_iter().rev());
+        candidates.push(Path::new(folder).join("bin"));
+    }
+    candidates.into_iter().find(|bin| check(bin).is_ok()).ok_or_else(|| {
+        anyhow!(
+            "--embedded needs PostgreSQL {MAJOR_MIN} or newer (the programs initdb and postgres): install it \
+             (Debian: apt-get install postgresql; macOS: brew install postgresql), or name its folder in PG_BIN"
+        )
+    })
+}
+
+fn check(bin: &Path) -> Result<()> {
+    ensure!(bin.join("initdb").exists() && bin.join("postgres").exists(), "it has no initdb or no postgres");
+    let output = Command::new(bin.join("postgres")).arg("--version").output().context("postgres does not run")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let major = text.split_whitespace().find_map(|word| word.split('.').next()?.parse::<u32>().ok());
+    ensure!(major.is_some_and(|major| major >= MAJOR_MIN), "{} is older than {MAJOR_MIN}", text.trim());
+    Ok(())
+}
+
+/// PostgreSQL refuses root: `postgres` where there is such a user, else `nobody`.
+fn unprivileged_user() -> Result<SystemUser> {
+    let users = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    ["postgres", "nobody"]
+        .iter()
+        .find_map(|name| find_user(&users, name))
+        .context("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")
+}
+
+fn find_user(users: &str, name: &str) -> Option<SystemUser> {
+    let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+    let mut fields = line.split(':').skip(2);
+    Some(SystemUser { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_name() {
+        let users = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65533:n:/:/bin/false\n";
+        assert_eq!(find_user(users, "nobody"), Some(SystemUser { uid: 65534, gid: 65533 }));
+        assert_eq!(find_user(users, "postgres"), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a component may import: one factor an interface, shaped as Spin shapes its own.
+//!
+//! A factor may use one that stands before it in the list, never a later one, and reaches the
+//! network only after [`outbound_networking::AllowedHosts`] has said yes.
+
+pub mod key_value;
+pub mod outbound_http;
+pub mod outbound_kafka;
+pub mod outbound_networking;
+pub mod outbound_pg;
+pub mod variables;
+pub mod wasi;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use wasmtime::component::Linker;
+
+use crate::app::ComponentSpec;
+use crate::instance::State;
+use crate::template::Variables;
+
+use self::key_value::KeyValueFactor;
+use self::outbound_http::OutboundHttpFactor;
+use self::outbound_kafka::OutboundKafkaFactor;
+use self::outbound_networking::AllowedHosts;
+use self::outbound_pg::OutboundPgFactor;
+use self::variables::VariablesFactor;
+use self::wasi::WasiFactor;
+
+/// The host's implementation of one interface.
+pub trait Factor {
+    /// What one component needs of it, made once an app.
+    type Component;
+    /// What one instance needs of it, made once a call: this must be cheap.
+    type Instance;
+
+    /// Adds the interface to the linker. Must not do I/O.
+    fn init(linker: &mut Linker<State>) -> wasmtime::Result<()>;
+
+    /// Checks and resolves what the manifest says of the component. Must not do I/O: nothing
+    /// runs before every component is checked.
+    fn configure(&self, spec: &ComponentSpec, context: &Configure<'_>) -> Result<Self::Component>;
+
+    /// Prepares an instance.
+    fn prepare(&self, component: &Self::Component) -> Self::Instance;
+}
+
+/// What a factor may look at while it configures a component.
+pub struct Configure<'a> {
+    pub component_id: &'a str,
+    pub variables: &'a Variables,
+    pub allowed_hosts: Arc<AllowedHosts>,
+}
+
+/// All factors of a host.
+pub struct Factors {
+    pub wasi: WasiFactor,
+    pub http: OutboundHttpFactor,
+    pub pg: OutboundPgFactor,
+    pub kafka: OutboundKafkaFactor,
+    pub key_value: KeyValueFactor,
+}
+
+/// All factors' settings of one component.
+pub struct ComponentFactors {
+    wasi: wasi::ComponentWasi,
+    variables: Arc<Variables>,
+    http: Arc<AllowedHosts>,
+    pg: outbound_pg::ComponentPg,
+    kafka: outbound_kafka::ComponentKafka,
+    key_value: key_value::ComponentKeyValue,
+}
+
+/// All factors' state of one instance.
+pub struct InstanceFactors {
+    pub wasi: wasmtime_wasi::WasiCtx,
+    pub variables: Arc<Variables>,
+    pub http: outbound_http::InstanceHttp,
+    pub pg: outbound_pg::InstancePg,
+    pub kafka: outbound_kafka::ComponentKafka,
+    pub key_value: key_value::ComponentKeyValue,
+}
+
+impl Factors {
+    /// Adds every interface to the linker.
+    pub fn init(linker: &mut Linker<State>) -> Result<()> {
+        let added = WasiFactor::init(linker)
+            .and_then(|()| OutboundHttpFactor::init(linker))
+            .and_then(|()| VariablesFactor::init(linker))
+            .and_then(|()| KeyValueFactor::init(linker))
+            .and_then(|()| OutboundPgFactor::init(linker))
+            .and_then(|()| OutboundKafkaFactor::init(linker));
+        added.map_err(|error| anyhow!("{error:#}")).context("the linker refuses an interface")
+    }
+
+    /// Checks and resolves what the manifest says of a component.
+    pub fn configure(&self, id: &str, spec: &ComponentSpec, variables: &Variables) -> Result<ComponentFactors> {
+        let allowed_hosts = Arc::new(AllowedHosts::parse(&spec.allowed_outbound_hosts, variables)?);
+        let context = Configure { component_id: id, variables, allowed_hosts };
+        Ok(ComponentFactors {
+            wasi: self.wasi.configure(spec, &context)?,
+            variables: VariablesFactor.configure(spec, &context)?,
+            http: self.http.configure(spec, &context)?,
+            pg: self.pg.configure(spec, &context)?,
+            kafka: self.kafka.configure(spec, &context)?,
+            key_value: self.key_value.configure(spec, &context)?,
+        })
+    }
+
+    /// Prepares an instance.
+    pub fn prepare(&self, component: &ComponentFactors) -> InstanceFactors {
+        InstanceFactors {
+            wasi: self.wasi.prepare(&component.wasi),
+            variables: VariablesFactor.prepare(&component.variables),
+            http: self.http.prepare(&component.http),
+            pg: self.pg.prepare(&component.pg),
+            kafka: self.kafka.prepare(&component.kafka),
+            key_value: self.key_value.prepare(&component.key_value),
+        }
+    }
+}

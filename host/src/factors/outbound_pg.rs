@@ -1,0 +1,112 @@
+//! `spin:postgres` 3.0 and 4.2, over pooled connections that carry nothing from call to call.
+//!
+//! # Layout
+//! - [`pool`]: connections, and how they are cleaned before another call gets them.
+//! - [`query`]: one statement, and what can go wrong.
+//! - [`types`]: PostgreSQL's values and the interface's.
+//! - [`host`]: the interfaces.
+
+mod host;
+mod pool;
+mod query;
+pub use self::query::describe;
+mod types;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+
+use self::pool::Pool;
+pub use self::pool::PooledClient;
+use super::outbound_networking::AllowedHosts;
+use super::{Configure, Factor};
+use crate::app::ComponentSpec;
+use crate::bindings::imports::spin;
+use crate::instance::State;
+
+pub struct OutboundPgFactor {
+    /// Connections of one component to one address.
+    connections_max: usize,
+    pools: Arc<Mutex<Pools>>,
+}
+
+/// Pools are kept apart by component: what one leaves behind no other can meet.
+type Pools = HashMap<(Arc<str>, String), Arc<Pool>>;
+
+/// One component's allow-list and pools.
+#[derive(Clone)]
+pub struct ComponentPg {
+    id: Arc<str>,
+    allowed: Arc<AllowedHosts>,
+    connections_max: usize,
+    pools: Arc<Mutex<Pools>>,
+}
+
+pub type InstancePg = ComponentPg;
+
+/// The `connection` resource: an address that was checked, and its client.
+#[derive(Clone)]
+pub struct Connection(Arc<PooledClient>);
+
+/// The `connection-builder` resource.
+#[derive(Clone)]
+pub struct ConnectionBuilder {
+    address: String,
+}
+
+impl OutboundPgFactor {
+    pub fn new(connections_max: usize) -> Self {
+        Self { connections_max, pools: Arc::default() }
+    }
+}
+
+impl Factor for OutboundPgFactor {
+    type Component = ComponentPg;
+    type Instance = InstancePg;
+
+    fn init(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+        fn view(state: &mut State) -> View<'_> {
+            View { table: &mut state.table, pg: &state.factors.pg }
+        }
+        spin::postgres3_0_0::postgres::add_to_linker::<_, Self>(linker, view)?;
+        spin::postgres4_2_0::postgres::add_to_linker::<_, Self>(linker, view)
+    }
+
+    fn configure(&self, _: &ComponentSpec, context: &Configure<'_>) -> Result<ComponentPg> {
+        Ok(ComponentPg {
+            id: context.component_id.into(),
+            allowed: Arc::clone(&context.allowed_hosts),
+            connections_max: self.connections_max,
+            pools: Arc::clone(&self.pools),
+        })
+    }
+
+    fn prepare(&self, component: &ComponentPg) -> InstancePg {
+        component.clone()
+    }
+}
+
+impl ComponentPg {
+    fn pool(&self, address: &str) -> Result<Arc<Pool>, query::Failure> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::clone(&self.id), address.to_owned());
+        if let Some(pool) = pools.get(&key) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(Pool::new(address, &self.allowed, self.connections_max)?);
+        pools.insert(key, Arc::clone(&pool));
+        Ok(pool)
+    }
+}
+
+/// The table of open connections, borrowed from the store.
+pub struct View<'a> {
+    table: &'a mut ResourceTable,
+    pg: &'a ComponentPg,
+}
+
+impl HasData for OutboundPgFactor {
+    type Data<'a> = View<'a>;
+}

@@ -1,0 +1,57 @@
+//! `spin:variables`: the component's own variables, resolved when the app was loaded.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use wasmtime::component::{Accessor, HasData, Linker};
+
+use super::{Configure, Factor};
+use crate::app::ComponentSpec;
+use crate::bindings::imports::spin::variables::variables as wit;
+use crate::instance::State;
+use crate::template::{Secret, Variables};
+
+/// Serves values that cannot fail or change during a run.
+pub struct VariablesFactor;
+
+impl Factor for VariablesFactor {
+    type Component = Arc<Variables>;
+    type Instance = Arc<Variables>;
+
+    fn init(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+        wit::add_to_linker::<_, Self>(linker, |state| View(&state.factors.variables))
+    }
+
+    fn configure(&self, spec: &ComponentSpec, context: &Configure<'_>) -> Result<Self::Component> {
+        let value = |(name, template): (&String, &String)| {
+            let value = context.variables.expand(template).with_context(|| format!("variable {name}"))?;
+            Ok((name.clone(), Secret::new(value)))
+        };
+        let values = spec.variables.iter().map(value).collect::<Result<Vec<_>>>()?;
+        Ok(Arc::new(Variables::new(values)))
+    }
+
+    fn prepare(&self, component: &Self::Component) -> Self::Instance {
+        Arc::clone(component)
+    }
+}
+
+/// The component's variables, borrowed from the store.
+pub struct View<'a>(&'a Arc<Variables>);
+
+impl HasData for VariablesFactor {
+    type Data<'a> = View<'a>;
+}
+
+impl wit::Host for View<'_> {}
+
+impl<T: Send> wit::HostWithStore<T> for VariablesFactor {
+    async fn get(accessor: &Accessor<T, Self>, name: String) -> wasmtime::Result<Result<String, wit::Error>> {
+        let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if name.is_empty() || !name.chars().all(valid) {
+            return Ok(Err(wit::Error::InvalidName(name)));
+        }
+        let value = accessor.with(|mut access| access.get().0.get(&name).map(|value| value.expose().to_owned()));
+        Ok(value.ok_or(wit::Error::Undefined(name)))
+    }
+}

@@ -1,0 +1,198 @@
+//! WASI 0.2 and 0.3: clocks, random, environment, standard output as log lines. No file system,
+//! no sockets.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime::component::Linker;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::{Configure, Factor};
+use crate::app::ComponentSpec;
+use crate::instance::State;
+
+/// Bytes of output that one call may log; the rest is dropped, and the log says so.
+const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// Where components' output goes beside the host's log.
+pub struct WasiFactor {
+    /// `--log-dir`: a file a component and stream.
+    pub log_dir: Option<PathBuf>,
+}
+
+/// One component's environment and output.
+pub struct ComponentWasi {
+    id: Arc<str>,
+    environment: BTreeMap<String, String>,
+    stdout: Option<Arc<Mutex<std::fs::File>>>,
+    stderr: Option<Arc<Mutex<std::fs::File>>>,
+}
+
+impl Factor for WasiFactor {
+    type Component = ComponentWasi;
+    type Instance = WasiCtx;
+
+    fn init(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+        wasmtime_wasi::p2::add_to_linker_async(linker)?;
+        wasmtime_wasi::p3::add_to_linker(linker)
+    }
+
+    fn configure(&self, spec: &ComponentSpec, context: &Configure<'_>) -> Result<ComponentWasi> {
+        Ok(ComponentWasi {
+            id: context.component_id.into(),
+            environment: spec.environment.clone(),
+            stdout: self.file(context.component_id, "stdout")?,
+            stderr: self.file(context.component_id, "stderr")?,
+        })
+    }
+
+    fn prepare(&self, component: &ComponentWasi) -> WasiCtx {
+        let log = |stream, file: &Option<_>| Log { id: Arc::clone(&component.id), stream, file: file.clone() };
+        let mut wasi = WasiCtx::builder();
+        for (name, value) in &component.environment {
+            wasi.env(name, value);
+        }
+        wasi.stdout(log("stdout", &component.stdout)).stderr(log("stderr", &component.stderr)).build()
+    }
+}
+
+impl WasiFactor {
+    fn file(&self, id: &str, stream: &str) -> Result<Option<Arc<Mutex<std::fs::File>>>> {
+        let Some(folder) = &self.log_dir else { return Ok(None) };
+        let path = folder.join(format!("{id}_{stream}.txt"));
+        let file = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::OpenOptions::new().create(true).append(true).open(&path))
+            .with_context(|| format!("--log-dir: cannot write {}", path.display()))?;
+        Ok(Some(Arc::new(Mutex::new(file))))
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.factors.wasi, table: &mut self.table }
+    }
+}
+
+/// A component's output stream.
+struct Log {
+    id: Arc<str>,
+    stream: &'static str,
+    file: Option<Arc<Mutex<std::fs::File>>>,
+}
+
+impl IsTerminal for Log {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Log {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.lines())
+    }
+
+    // The default goes through a task, and what that has not written when the instance ends is
+    // lost: the last line before a trap, mostly.
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.lines())
+    }
+}
+
+impl Log {
+    fn lines(&self) -> Lines {
+        let log = Self { id: Arc::clone(&self.id), stream: self.stream, file: self.file.clone() };
+        Lines { log, line: Vec::new(), left: OUTPUT_BYTES_MAX }
+    }
+}
+
+#[async_trait]
+impl Pollable for Lines {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Lines {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(OUTPUT_BYTES_MAX)
+    }
+}
+
+/// Cuts output into lines and logs each.
+struct Lines {
+    log: Log,
+    line: Vec<u8>,
+    left: usize,
+}
+
+impl Lines {
+    fn take(&mut self, bytes: &[u8]) {
+        let kept = &bytes[..bytes.len().min(self.left)];
+        for part in kept.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+        let had = self.left;
+        self.left -= kept.len();
+        if had > 0 && self.left == 0 {
+            self.end_line();
+            tracing::warn!(component = %self.log.id, "more than {OUTPUT_BYTES_MAX} bytes of output in one call: the rest is dropped");
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        if text.is_empty() {
+            return;
+        }
+        tracing::info!(component = %self.log.id, stream = self.log.stream, "{text}");
+        if let Some(file) = &self.log.file {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = writeln!(file, "{text}") {
+                tracing::warn!(component = %self.log.id, "cannot write the log file: {error}");
+            }
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.end_line();
+    }
+}
+
+impl AsyncWrite for Lines {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

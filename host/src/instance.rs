@@ -1,0 +1,186 @@
+//! A component, and the fresh instance that each call gets.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable};
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+
+use crate::app::ComponentSpec;
+use crate::bindings::{cron, kafka};
+use crate::engine::{Engine, Limits};
+use crate::factors::{ComponentFactors, Factors, InstanceFactors};
+use crate::template::Variables;
+
+/// What a store holds: one field a concern, one for the factors.
+pub struct State {
+    pub table: ResourceTable,
+    pub factors: InstanceFactors,
+    memory: MemoryLimit,
+}
+
+/// A component, compiled, checked, and linked to the factors.
+pub struct Component {
+    pub id: String,
+    /// SHA-256 of the file, in hex.
+    pub digest: String,
+    pub source: PathBuf,
+    limits: Limits,
+    permits: Arc<Semaphore>,
+    factors: Arc<Factors>,
+    config: ComponentFactors,
+    pre: InstancePre<State>,
+}
+
+/// Why a call has no answer of the function's.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("the function took longer than {0:?}")]
+    TimedOut(Duration),
+    #[error("the function trapped: {0}")]
+    Trapped(String),
+    /// The host could not make an instance: its pool is full, or the component cannot start.
+    #[error("no instance could be made: {0}")]
+    NoInstance(String),
+}
+
+impl Component {
+    /// Compiles the file and checks that its imports can be served and its exports fit the
+    /// triggers (`kinds`) that call it.
+    pub fn load(
+        id: &str,
+        spec: &ComponentSpec,
+        kinds: &[&str],
+        variables: &Variables,
+        engine: &Engine,
+        factors: &Arc<Factors>,
+    ) -> Result<Self> {
+        let bytes = std::fs::read(&spec.source)
+            .with_context(|| format!("cannot read {}: build the functions first (make functions)", spec.source.display()))?;
+        let component = compile(&engine.wasmtime, &bytes)
+            .with_context(|| format!("{} is not a component", spec.source.display()))?;
+        let mut linker = Linker::new(&engine.wasmtime);
+        Factors::init(&mut linker)?;
+        // The error names the import.
+        let pre = linker
+            .instantiate_pre(&component)
+            .map_err(|error| anyhow!("{error:#}"))
+            .context("it imports what this host does not serve")?;
+        for kind in kinds {
+            check_export(kind, &pre)?;
+        }
+        Ok(Self {
+            id: id.to_owned(),
+            digest: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            source: spec.source.clone(),
+            limits: engine.limits,
+            permits: Arc::clone(&engine.permits),
+            config: factors.configure(id, spec, variables)?,
+            factors: Arc::clone(factors),
+            pre,
+        })
+    }
+
+    pub fn pre(&self) -> &InstancePre<State> {
+        &self.pre
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Leave to make an instance. Waits while all are in use.
+    pub async fn permit(&self) -> OwnedSemaphorePermit {
+        #[expect(clippy::expect_used, reason = "the semaphore is never closed")]
+        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// A store for one call.
+    pub fn store(&self) -> Store<State> {
+        let state = State {
+            table: ResourceTable::new(),
+            factors: self.factors.prepare(&self.config),
+            memory: MemoryLimit { bytes_max: self.limits.memory_bytes_max },
+        };
+        let mut store = Store::new(self.pre.engine(), state);
+        store.limiter(|state| &mut state.memory);
+        let deadline = Instant::now() + self.limits.call_time_max;
+        store.epoch_deadline_callback(move |_| {
+            // Yielding lets other calls run on this thread meanwhile.
+            Ok(if Instant::now() < deadline { UpdateDeadline::Yield(1) } else { UpdateDeadline::Interrupt })
+        });
+        store.set_epoch_deadline(1);
+        store
+    }
+
+    /// Makes an instance, calls it once and drops it.
+    pub async fn call<B, R: Send>(
+        &self,
+        instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
+        call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
+    ) -> Result<R, CallError> {
+        let _permit = self.permit().await;
+        let mut store = self.store();
+        let time_max = self.limits.call_time_max;
+        let run = async {
+            let bindings =
+                instantiate(&mut store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;
+            store
+                .run_concurrent(async move |accessor| call(accessor, bindings).await)
+                .await
+                .and_then(|result| result)
+                .map_err(|error| trapped(&error, time_max))
+        };
+        tokio::time::timeout(time_max, run).await.unwrap_or(Err(CallError::TimedOut(time_max)))
+    }
+}
+
+fn trapped(error: &wasmtime::Error, time_max: Duration) -> CallError {
+    match error.downcast_ref::<wasmtime::Trap>() {
+        Some(wasmtime::Trap::Interrupt) => CallError::TimedOut(time_max),
+        _ => CallError::Trapped(one_line(error)),
+    }
+}
+
+/// The error's causes without the backtrace of the wasm code.
+fn one_line(error: &wasmtime::Error) -> String {
+    let causes: Vec<String> = error
+        .chain()
+        .map(|cause| cause.to_string())
+        .filter(|cause| !cause.starts_with("error while executing at wasm backtrace"))
+        .collect();
+    causes.join(": ").replace('\n', " ")
+}
+
+fn compile(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<wasmtime::component::Component> {
+    wasmtime::component::Component::new(engine, bytes).map_err(|error| anyhow!("{error:#}"))
+}
+
+fn check_export(kind: &str, pre: &InstancePre<State>) -> Result<()> {
+    let pre = pre.clone();
+    let (world, checked) = match kind {
+        "kafka" => ("exagg:kafka/kafka-function", kafka::KafkaFunctionPre::new(pre).map(|_| ())),
+        "cron" => ("spin:cron/spin-cron", cron::SpinCronPre::new(pre).map(|_| ())),
+        _ => ("wasi:http", crate::triggers::http::proxy(pre).map(|_| ())),
+    };
+    checked.map_err(|error| anyhow!("the {kind} trigger calls the world {world}, which it does not export: {error:#}"))
+}
+
+/// Refuses memory beyond the limit, so that the function sees a failed allocation.
+struct MemoryLimit {
+    bytes_max: usize,
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= self.bytes_max)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum))
+    }
+}

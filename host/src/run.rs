@@ -1,0 +1,323 @@
+//! A run from its start to its end. Everything is checked before anything runs; a stop drains
+//! from the sources to the sinks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::app::{App, LoadedApp, Provider};
+use crate::cli::Up;
+use crate::clock::SystemClock;
+use crate::config::{Environment, HostConfig, manifest_and_providers};
+use crate::database::Database;
+use crate::embedded::broker::Guard;
+use crate::embedded::postgres::Postgres;
+use crate::embedded::{Embedded, retire_last_run};
+use crate::engine::Engine;
+use crate::factors::Factors;
+use crate::factors::key_value::KeyValueFactor;
+use crate::factors::outbound_http::OutboundHttpFactor;
+use crate::factors::outbound_kafka::{OutboundKafkaFactor, ProduceGate};
+use crate::factors::outbound_pg::OutboundPgFactor;
+use crate::factors::wasi::WasiFactor;
+use crate::health::Health;
+use crate::kafka::Properties;
+use crate::lease::Leases;
+use crate::migrate::migrate;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
+use crate::template::{Secret, Variables};
+use crate::topics::database;
+use crate::triggers::kafka::partition::Follower;
+use crate::triggers::{Context, Triggers};
+
+/// How long the embedded readers may take to read what is stored when the host stops.
+const EMBEDDED_DRAIN: Duration = Duration::from_secs(2);
+/// How long producers may take to deliver what is queued when the host stops.
+const FLUSH: Duration = Duration::from_secs(2);
+/// How often the database is looked at, for readiness.
+const DATABASE_LOOK: Duration = Duration::from_secs(3);
+/// Pauses between tries to reach the database at the start.
+const MIGRATE_PAUSE_MIN: Duration = Duration::from_millis(200);
+const MIGRATE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The app, checked, with everything it needs, and its addresses taken.
+struct Prepared {
+    config: HostConfig,
+    triggers: Arc<Triggers>,
+    factors: Arc<Factors>,
+    context: Context,
+    admin: Arc<Admin>,
+    database: Option<Database>,
+    leases: Option<Arc<Leases>>,
+    embedded: Option<Embedded>,
+    guard: Option<Arc<Guard>>,
+    /// Topics that a stage reads.
+    topics: Vec<String>,
+    listeners: (TcpListener, TcpListener),
+    /// Ends the epoch's thread when it goes.
+    _engine: Engine,
+}
+
+/// `exagg up`.
+pub async fn up(flags: Up, environment: &Environment) -> Result<()> {
+    let shutdown = Shutdown::listen()?;
+    let prepared = prepare(flags, environment).await?;
+    let run = prepared.run(&shutdown);
+    tokio::select! {
+        result = run => result,
+        () = shutdown.abort.cancelled() => bail!("a second signal: stopped without draining"),
+    }
+}
+
+/// `exagg migrate`.
+pub async fn migrate_command(args: &crate::cli::AppArgs, environment: &Environment) -> Result<()> {
+    let (manifest, providers) = manifest_and_providers(args, environment)?;
+    let variables = crate::manifest::load(&manifest)?.resolve(&providers)?;
+    let database = database(&variables)?.context("the app has no variable postgres_url")?;
+    match migrate(&database).await?.as_slice() {
+        [] => println!("the database at {} is up to date", database.place()),
+        applied => println!("the database at {} has {} now", database.place(), applied.join(", ")),
+    }
+    Ok(())
+}
+
+fn expand(variables: &Variables, templates: &std::collections::BTreeMap<String, String>) -> Result<Properties> {
+    let expand = |(name, template): (&String, &String)| {
+        let value = variables.expand(template).with_context(|| format!("[exagg.kafka] {name}"))?;
+        Ok((name.clone(), Secret::new(value)))
+    };
+    templates.iter().map(expand).collect()
+}
+
+/// Topics of the app's kafka triggers, templates expanded.
+fn topics_read(app: &App, variables: &Variables) -> Result<Vec<String>> {
+    let mut topics = Vec::new();
+    for trigger in app.triggers.iter().filter(|trigger| trigger.kind == "kafka") {
+        let listed = trigger.config.get("topics").and_then(serde_json::Value::as_array);
+        for topic in listed.into_iter().flatten().filter_map(serde_json::Value::as_str) {
+            let topic = variables.expand(topic).with_context(|| format!("trigger {}: topics", trigger.id))?;
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
+        }
+    }
+    Ok(topics)
+}
+
+async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
+    let config = HostConfig::new(flags, environment)?;
+    let mut app = crate::manifest::load(&config.manifest)?;
+    if config.build {
+        crate::manifest::build(&app)?;
+    }
+    app.retain(&config.component_ids)?;
+    let embedded = if config.embedded { Some(Embedded::plan(&config.state_dir)?) } else { None };
+    let mut providers: Vec<Provider> = embedded.iter().map(Embedded::provider).collect();
+    providers.extend(config.providers.iter().cloned());
+    let variables = app.resolve(&providers)?;
+    let topics = topics_read(&app, &variables)?;
+    let guard = embedded.as_ref().map(|_| Guard::new(topics.clone()));
+    let mut kafka = expand(&variables, &config.kafka)?;
+    let gate = guard.as_ref().map(|guard| Arc::clone(guard) as Arc<dyn ProduceGate>);
+    let factors = Arc::new(Factors {
+        wasi: WasiFactor { log_dir: config.log_dir.clone() },
+        http: OutboundHttpFactor,
+        pg: OutboundPgFactor::new(config.postgres_connections_max),
+        kafka: OutboundKafkaFactor::new(kafka.clone(), gate),
+        key_value: KeyValueFactor::new(&config.state_dir, config.key_value_stores.iter().cloned()),
+    });
+    let cache = config.state_dir.join("compiled");
+    let engine = Engine::new(config.limits, config.cache.then_some(cache.as_path()))?;
+    let loaded = Arc::new(LoadedApp::load(&app, &variables, &engine, &factors)?);
+    if embedded.is_some() {
+        // The mock cluster rebalances a second before the session would end.
+        kafka.insert("session.timeout.ms".to_owned(), Secret::new("6000"));
+    }
+    let metrics = Arc::new(Metrics::new().context("the metrics cannot be set up")?);
+    let context = Context { kafka, metrics, health: Arc::default(), clock: SystemClock, topics_are: embedded.as_ref().map(|embedded| embedded.broker.description()) };
+    let triggers = Arc::new(Triggers::new(&loaded, &context, embedded.is_some())?);
+    let database = database(&variables)?;
+    let leases = match &config.cron_lease {
+        Some(template) => Some(Arc::new(Leases::new(Database::parse(&variables.expand(template)?)?))),
+        None => None,
+    };
+    let listeners = (
+        crate::server::bind("--listen", config.listen).await?,
+        crate::server::bind("--admin", config.admin).await?,
+    );
+    let admin = Arc::new(Admin {
+        app: loaded,
+        triggers: Arc::clone(&triggers),
+        health: Arc::clone(&context.health),
+        metrics: Arc::clone(&context.metrics),
+        database: database.clone(),
+    });
+    Ok(Prepared { config, triggers, factors, context, admin, database, leases, embedded, guard, topics, listeners, _engine: engine })
+}
+
+impl Prepared {
+    async fn run(self, shutdown: &Shutdown) -> Result<()> {
+        let postgres = match &self.embedded {
+            Some(embedded) => {
+                embedded.broker.create(&self.topics)?;
+                Some(embedded.start_postgres().await?)
+            }
+            None => None,
+        };
+        let (listener, admin_listener) = self.listeners;
+        let (listen, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
+        let closing = CancellationToken::new();
+        let servers = [
+            tokio::spawn(crate::server::serve_app(
+                listener,
+                Arc::clone(&self.triggers.http),
+                self.context.clone(),
+                Arc::clone(&self.admin),
+                closing.clone(),
+            )),
+            tokio::spawn(crate::server::serve_admin(admin_listener, Arc::clone(&self.admin), closing.clone())),
+        ];
+        banner(&self.triggers, listen, admin_address, self.embedded.as_ref());
+        let stages = Stages {
+            triggers: self.triggers,
+            context: self.context,
+            database: self.database,
+            migrate: self.config.migrate,
+            leases: self.leases,
+            guard: self.guard,
+            topics: self.topics,
+            drain_max: self.config.drain_max,
+        };
+        let result = stages.run(shutdown).await;
+        self.factors.kafka.flush(FLUSH).await;
+        closing.cancel();
+        for server in servers {
+            let _ = server.await;
+        }
+        if let Some(postgres) = postgres {
+            tokio::task::spawn_blocking(|| Postgres::stop(postgres)).await?;
+        }
+        result
+    }
+}
+
+/// What runs between the listeners' start and their end.
+struct Stages {
+    triggers: Arc<Triggers>,
+    context: Context,
+    database: Option<Database>,
+    migrate: bool,
+    leases: Option<Arc<Leases>>,
+    guard: Option<Arc<Guard>>,
+    topics: Vec<String>,
+    drain_max: Duration,
+}
+
+impl Stages {
+    async fn run(self, shutdown: &Shutdown) -> Result<()> {
+        if let Some(database) = &self.database
+            && !self.make_ready(database, shutdown).await?
+        {
+            return Ok(());
+        }
+        let (stop_cron, stop) = (CancellationToken::new(), CancellationToken::new());
+        let looking = self.database.clone().map(|database| {
+            tokio::spawn(look_at_database(database, Arc::clone(&self.context.health), stop.clone()))
+        });
+        let follower = self.guard.as_ref().map(|guard| Arc::clone(guard) as Arc<dyn Follower>);
+        let (triggers, context) = (Arc::clone(&self.triggers), self.context.clone());
+        let (leases, cron, all) = (self.leases.clone(), stop_cron.clone(), stop.clone());
+        let mut running = tokio::spawn(async move { triggers.run(&context, follower, leases, cron, all).await });
+        // Without a kafka or cron stage the http routes alone keep the host up.
+        let only_http = self.triggers.kafka.is_empty() && self.triggers.cron.is_empty();
+        let ended = tokio::select! {
+            () = shutdown.drain.cancelled() => None,
+            ended = &mut running, if !only_http => Some(ended?),
+        };
+        stop_cron.cancel();
+        let result = match ended {
+            Some(result) => result,
+            None => self.drain(&stop, running).await,
+        };
+        stop.cancel();
+        if let Some(looking) = looking {
+            let _ = looking.await;
+        }
+        result
+    }
+
+    /// Lets the readers finish, then the batches in flight.
+    async fn drain(&self, stop: &CancellationToken, running: tokio::task::JoinHandle<Result<()>>) -> Result<()> {
+        tracing::info!("stopping: batches in flight end first");
+        if let Some(guard) = &self.guard
+            && !guard.drained(EMBEDDED_DRAIN).await
+        {
+            tracing::warn!("the embedded broker forgets records that were not read yet; the next start lists them in gaps");
+        }
+        stop.cancel();
+        match tokio::time::timeout(self.drain_max, running).await {
+            Ok(ended) => ended?,
+            Err(_) => bail!("not drained within {:?}", self.drain_max),
+        }
+    }
+
+    /// Migrates the database, waiting until it can be reached; false when the host stops first.
+    async fn make_ready(&self, database: &Database, shutdown: &Shutdown) -> Result<bool> {
+        let mut pause = MIGRATE_PAUSE_MIN;
+        loop {
+            let error = match database.connect().await {
+                Ok(_) => break,
+                Err(error) => format!("{error:#}"),
+            };
+            tracing::warn!("{error}; next try in {pause:?}");
+            self.context.health.note("database", Some(error));
+            tokio::select! {
+                () = shutdown.drain.cancelled() => return Ok(false),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(MIGRATE_PAUSE_MAX);
+        }
+        self.context.health.note("database", None);
+        if self.migrate {
+            migrate(database).await?;
+        }
+        if self.guard.is_some() {
+            let retired = retire_last_run(database, &self.topics).await?;
+            if retired > 0 {
+                tracing::info!("the embedded broker starts empty: the progress of {retired} partitions of the last run is retired");
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Readiness follows the database.
+async fn look_at_database(database: Database, health: Arc<Health>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(DATABASE_LOOK) => {}
+        }
+        health.note("database", database.connect().await.err().map(|error| format!("{error:#}")));
+    }
+}
+
+fn banner(triggers: &Triggers, listen: std::net::SocketAddr, admin: std::net::SocketAddr, embedded: Option<&Embedded>) {
+    for (stage, route) in triggers.http.stages() {
+        println!("{stage}: http://{listen}{route}");
+    }
+    println!("admin: http://{admin}/status (exagg status), /metrics, /livez, /readyz");
+    if let Some(embedded) = embedded {
+        println!(
+            "embedded: a broker in memory at {} (for trying out: its records go with this process) and a PostgreSQL in \
+             the state directory; for a real cluster leave --embedded out and set kafka_brokers, kafka_host, \
+             postgres_url, postgres_host",
+            embedded.broker.address()
+        );
+    }
+}

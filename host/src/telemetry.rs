@@ -1,0 +1,112 @@
+//! Logs and metrics. Names carry their units.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use tracing_subscriber::EnvFilter;
+
+/// From a quarter of a millisecond to half a minute.
+const SECONDS: [f64; 12] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// Sets logging up: `RUST_LOG` where it is set, else information of this host and warnings of
+/// the rest.
+pub fn init(quiet: bool) {
+    let default = if quiet { "warn" } else { "warn,exagg=info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// The host's own metrics.
+pub struct Metrics {
+    registry: Registry,
+    records: IntCounterVec,
+    batches: IntCounterVec,
+    calls: HistogramVec,
+    lag: IntGaugeVec,
+    dead_letters: IntCounterVec,
+    ticks: IntCounterVec,
+    requests: IntCounterVec,
+}
+
+impl Metrics {
+    pub fn new() -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            registry: Registry::new(),
+            records: counter("exagg_kafka_records_total", "Records in batches that were applied.", &["stage"])?,
+            batches: counter("exagg_kafka_batches_total", "Batches by the function's answer.", &["stage", "outcome"])?,
+            calls: HistogramVec::new(
+                HistogramOpts::new("exagg_call_seconds", "Time of a call, instance and waiting included.")
+                    .buckets(SECONDS.to_vec()),
+                &["stage"],
+            )?,
+            lag: IntGaugeVec::new(
+                Opts::new("exagg_kafka_lag_records", "Records between the position and the end of the partition."),
+                &["stage", "topic", "partition"],
+            )?,
+            dead_letters: counter("exagg_kafka_dead_letters_total", "Records that went to the dead letters.", &["stage"])?,
+            ticks: counter("exagg_cron_ticks_total", "Cron ticks by result.", &["stage", "result"])?,
+            requests: counter("exagg_http_requests_total", "Requests by status.", &["stage", "status"])?,
+        };
+        for collector in [&metrics.records, &metrics.batches, &metrics.dead_letters, &metrics.ticks, &metrics.requests] {
+            metrics.registry.register(Box::new(collector.clone()))?;
+        }
+        metrics.registry.register(Box::new(metrics.calls.clone()))?;
+        metrics.registry.register(Box::new(metrics.lag.clone()))?;
+        Ok(metrics)
+    }
+
+    /// A batch was answered.
+    pub fn batch(&self, stage: &str, outcome: &str, records: usize, time: Duration) {
+        self.batches.with_label_values(&[stage, outcome]).inc();
+        self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
+        if outcome == "applied" {
+            self.records.with_label_values(&[stage]).inc_by(records as u64);
+        }
+    }
+
+    pub fn lag(&self, stage: &str, topic: &str, partition: i32, records: i64) {
+        self.lag.with_label_values(&[stage, topic, &partition.to_string()]).set(records);
+    }
+
+    /// The partition is not ours any more.
+    pub fn forget_lag(&self, stage: &str, topic: &str, partition: i32) {
+        // A partition that never reported has no series.
+        let _ = self.lag.remove_label_values(&[stage, topic, &partition.to_string()]);
+    }
+
+    pub fn dead_letter(&self, stage: &str) {
+        self.dead_letters.with_label_values(&[stage]).inc();
+    }
+
+    pub fn tick(&self, stage: &str, ok: bool, time: Duration) {
+        self.ticks.with_label_values(&[stage, if ok { "ok" } else { "failed" }]).inc();
+        self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
+    }
+
+    pub fn ticks_passed(&self, stage: &str, ticks: usize) {
+        self.ticks.with_label_values(&[stage, "passed"]).inc_by(ticks as u64);
+    }
+
+    pub fn request(&self, stage: &str, status: u16, time: Duration) {
+        self.requests.with_label_values(&[stage, &status.to_string()]).inc();
+        self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
+    }
+
+    /// The Prometheus text form.
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!("metrics cannot be written: {error}");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}

@@ -1,0 +1,160 @@
+//! The kafka trigger: batches of one partition to a function, a task a partition.
+//!
+//! # Layout
+//! - [`config`]: `[[trigger.kafka]]`.
+//! - [`consumer`]: group membership, assignment, positions, commits.
+//! - [`partition`]: one partition's loop.
+//! - [`batch`]: records to batches (pure).
+//! - [`dispatch`]: a batch to the function, and what its answer means.
+//! - [`dead_letter`], [`status`], [`sys`].
+
+pub mod batch;
+pub mod config;
+pub mod consumer;
+mod dead_letter;
+mod dispatch;
+pub mod partition;
+pub mod status;
+mod sys;
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::config::{OnPoison, Subscription};
+use self::consumer::{Assignment, Consumer, Event, TopicPartition};
+use self::dead_letter::DeadLetters;
+use self::dispatch::Dispatcher;
+use self::partition::{Follower, PartitionTask, Stage};
+use self::status::StageStatus;
+pub use self::sys::{TopicDescription, describe_topic};
+use super::Context;
+use crate::instance::Component;
+
+/// How long batches in flight may take when the host stops.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// One `[[trigger.kafka]]`, checked and not running yet.
+pub struct KafkaTrigger {
+    subscription: Arc<Subscription>,
+    component: Arc<Component>,
+    pub status: Arc<StageStatus>,
+}
+
+impl KafkaTrigger {
+    pub fn new(subscription: Subscription, component: Arc<Component>, context: &Context) -> Self {
+        let status = Arc::new(StageStatus::new(&subscription.trigger_id, Arc::clone(&context.metrics)));
+        Self { subscription: Arc::new(subscription), component, status }
+    }
+
+    pub fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
+    /// Reads until told to stop, then lets batches in flight end and commits.
+    pub async fn run(&self, context: &Context, follower: Option<Arc<dyn Follower>>, stop: CancellationToken) -> Result<()> {
+        let (sender, events) = unbounded_channel();
+        let dead_letters = match &self.subscription.on_poison {
+            OnPoison::DeadLetter(topic) => Some(DeadLetters::open(&self.subscription, &context.kafka, topic)?),
+            OnPoison::Stop => None,
+        };
+        let consumer = Consumer::open(&self.subscription, context, sender)?;
+        let serving = CancellationToken::new();
+        let thread = consumer.run(serving.clone())?;
+        let dispatcher = Dispatcher::new(
+            Arc::clone(&self.component),
+            Arc::clone(&self.subscription),
+            dead_letters,
+            Arc::clone(&context.metrics),
+        );
+        let stage = Arc::new(Stage {
+            consumer,
+            dispatcher,
+            subscription: Arc::clone(&self.subscription),
+            status: Arc::clone(&self.status),
+            follower,
+        });
+        let mut partitions = Partitions { stage: Arc::clone(&stage), tasks: HashMap::new() };
+        partitions.follow(events, stop).await;
+        drop(partitions);
+        // The thread commits what is applied before it ends; dropping the consumer leaves the group.
+        serving.cancel();
+        let leave = move || {
+            let ended = thread.join();
+            drop(stage);
+            ended
+        };
+        if tokio::task::spawn_blocking(leave).await.is_ok_and(|ended| ended.is_err()) {
+            tracing::error!(stage = %self.subscription.trigger_id, "the consumer's thread panicked");
+        }
+        Ok(())
+    }
+}
+
+/// The partitions that are ours, each with its task.
+struct Partitions {
+    stage: Arc<Stage>,
+    tasks: HashMap<TopicPartition, (CancellationToken, JoinHandle<()>)>,
+}
+
+impl Partitions {
+    /// Follows the group until told to stop; then lets every batch in flight end.
+    async fn follow(&mut self, mut events: UnboundedReceiver<Event>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = events.recv() => match event {
+                    Some(Event::Assigned(assignments)) => self.assigned(assignments),
+                    Some(Event::Revoked(partitions, done)) => self.revoked(&partitions, done),
+                    None => break,
+                },
+            }
+        }
+        let all: Vec<_> = self.tasks.keys().cloned().collect();
+        let ended = self.end(&all);
+        if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
+            tracing::warn!(stage = %self.stage.subscription.trigger_id, "a batch in flight did not end within {DRAIN_MAX:?}");
+        }
+    }
+
+    fn assigned(&mut self, assignments: Vec<Assignment>) {
+        let list: Vec<_> = assignments.iter().map(|a| format!("{}/{}", a.topic, a.partition)).collect();
+        tracing::info!(stage = %self.stage.subscription.trigger_id, "assigned {}", list.join(" "));
+        for assignment in assignments {
+            let key = (assignment.topic.clone(), assignment.partition);
+            let cancel = CancellationToken::new();
+            let task = PartitionTask::new(Arc::clone(&self.stage), assignment, cancel.clone());
+            self.tasks.insert(key, (cancel, tokio::spawn(task.run())));
+        }
+    }
+
+    fn revoked(&mut self, partitions: &[TopicPartition], done: mpsc::Sender<()>) {
+        tracing::info!(stage = %self.stage.subscription.trigger_id, "{} partitions go", partitions.len());
+        let ended = self.end(partitions);
+        // Without waiting here: the next events may come meanwhile.
+        tokio::spawn(async move {
+            ended.await;
+            drop(done);
+        });
+    }
+
+    /// Cancels the tasks of these partitions; the future ends when they have.
+    fn end(&mut self, partitions: &[TopicPartition]) -> impl Future<Output = ()> + use<> {
+        let tasks: Vec<_> = partitions.iter().filter_map(|key| self.tasks.remove(key)).collect();
+        for (cancel, _) in &tasks {
+            cancel.cancel();
+        }
+        async move {
+            for (_, task) in tasks {
+                if let Err(error) = task.await {
+                    tracing::error!("a partition's task failed: {error}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! `[[trigger.kafka]]` as it is written, and what it comes to.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::app::TriggerSpec;
+use crate::kafka::Properties;
+use crate::template::Secret;
+
+/// As it is written, templates expanded.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    topics: Vec<String>,
+    group: String,
+    brokers: String,
+    #[serde(default = "latest")]
+    start: String,
+    #[serde(default = "batch_records_max")]
+    batch_records_max: usize,
+    #[serde(default = "batch_bytes_max")]
+    batch_bytes_max: usize,
+    #[serde(default = "batch_wait_ms_max")]
+    batch_wait_ms_max: u64,
+    #[serde(default = "retry_attempts_max")]
+    retry_attempts_max: u32,
+    #[serde(default = "retry_backoff_ms_min")]
+    retry_backoff_ms_min: u64,
+    #[serde(default = "retry_backoff_ms_max")]
+    retry_backoff_ms_max: u64,
+    #[serde(default)]
+    on_poison: OnPoisonName,
+    dead_letter_topic: Option<String>,
+    #[serde(default)]
+    on_gap: OnGap,
+    instance_id: Option<String>,
+    #[serde(default)]
+    rdkafka: BTreeMap<String, String>,
+}
+
+fn latest() -> String {
+    "latest".to_owned()
+}
+fn batch_records_max() -> usize {
+    10_000
+}
+fn batch_bytes_max() -> usize {
+    4 * 1024 * 1024
+}
+fn batch_wait_ms_max() -> u64 {
+    10
+}
+fn retry_attempts_max() -> u32 {
+    3
+}
+fn retry_backoff_ms_min() -> u64 {
+    100
+}
+fn retry_backoff_ms_max() -> u64 {
+    10_000
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+enum OnPoisonName {
+    DeadLetter,
+    #[default]
+    Stop,
+}
+
+/// What becomes of a record that cannot be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnPoison {
+    /// It goes to this topic with its reason and place in headers (at least once).
+    DeadLetter(String),
+    /// The partition stops, loudly.
+    Stop,
+}
+
+/// What becomes of offsets that the log lost before they were read.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnGap {
+    #[default]
+    Stop,
+    Continue,
+}
+
+/// Where a partition without any progress starts when the topic is first seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Latest,
+    Earliest,
+    /// The first record of this time (Unix milliseconds) or later.
+    At(i64),
+}
+
+/// What it comes to.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    pub trigger_id: String,
+    pub component: String,
+    pub topics: Vec<String>,
+    pub group: String,
+    pub brokers: String,
+    pub start: Start,
+    pub batch_records_max: usize,
+    pub batch_bytes_max: usize,
+    /// Least time between two batches of a partition that is never quiet.
+    pub batch_wait_max: Duration,
+    /// Times that a trap is tried again before the batch is split.
+    pub retry_attempts_max: u32,
+    pub retry_backoff_min: Duration,
+    pub retry_backoff_max: Duration,
+    pub on_poison: OnPoison,
+    pub on_gap: OnGap,
+    pub instance_id: Option<String>,
+    pub properties: Properties,
+}
+
+/// Properties that the host's promises rest on.
+const FIXED: [&str; 8] = [
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "group.id",
+    "bootstrap.servers",
+    "isolation.level",
+    "partition.assignment.strategy",
+];
+
+impl Subscription {
+    pub fn new(trigger: &TriggerSpec) -> Result<Self> {
+        let raw: Raw = serde_json::from_value(serde_json::Value::Object(trigger.config.clone()))
+            .with_context(|| format!("[[trigger.kafka]] {}", trigger.id))?;
+        raw.resolve(trigger).with_context(|| format!("[[trigger.kafka]] {}", trigger.id))
+    }
+}
+
+impl Raw {
+    fn resolve(self, trigger: &TriggerSpec) -> Result<Subscription> {
+        ensure!(!self.topics.is_empty() && self.topics.iter().all(|topic| !topic.is_empty()), "topics names no topic");
+        ensure!(!self.topics.iter().any(|topic| topic.starts_with('^')), "topics are names, not patterns");
+        ensure!(!self.group.is_empty(), "group is empty");
+        ensure!((1..=1_000_000).contains(&self.batch_records_max), "batch_records_max is 1 to 1000000");
+        ensure!((1024..=64 << 20).contains(&self.batch_bytes_max), "batch_bytes_max is 1 KiB to 64 MiB");
+        ensure!(
+            0 < self.retry_backoff_ms_min && self.retry_backoff_ms_min <= self.retry_backoff_ms_max,
+            "retry_backoff_ms_min is above 0 and at most retry_backoff_ms_max"
+        );
+        crate::kafka::addresses(&self.brokers).map_err(anyhow::Error::msg).context("brokers")?;
+        if let Some(fixed) = self.rdkafka.keys().find(|name| FIXED.contains(&name.as_str())) {
+            bail!("rdkafka: {fixed} is set by the host, its promises rest on it");
+        }
+        let on_poison = match (self.on_poison, self.dead_letter_topic) {
+            (OnPoisonName::Stop, None) => OnPoison::Stop,
+            (OnPoisonName::DeadLetter, Some(topic)) if !topic.is_empty() => OnPoison::DeadLetter(topic),
+            (OnPoisonName::DeadLetter, _) => bail!("on_poison = \"dead-letter\" needs dead_letter_topic"),
+            (OnPoisonName::Stop, Some(_)) => bail!("dead_letter_topic needs on_poison = \"dead-letter\""),
+        };
+        Ok(Subscription {
+            trigger_id: trigger.id.clone(),
+            component: trigger.component.clone(),
+            topics: self.topics,
+            group: self.group,
+            brokers: self.brokers,
+            start: start(&self.start)?,
+            batch_records_max: self.batch_records_max,
+            batch_bytes_max: self.batch_bytes_max,
+            batch_wait_max: Duration::from_millis(self.batch_wait_ms_max),
+            retry_attempts_max: self.retry_attempts_max,
+            retry_backoff_min: Duration::from_millis(self.retry_backoff_ms_min),
+            retry_backoff_max: Duration::from_millis(self.retry_backoff_ms_max),
+            on_poison,
+            on_gap: self.on_gap,
+            instance_id: self.instance_id.filter(|id| !id.is_empty()),
+            properties: self.rdkafka.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(),
+        })
+    }
+}
+
+fn start(text: &str) -> Result<Start> {
+    Ok(match text {
+        "latest" => Start::Latest,
+        "earliest" => Start::Earliest,
+        time => Start::At(
+            chrono::DateTime::parse_from_rfc3339(time)
+                .with_context(|| format!("start is {time:?}: use latest, earliest or an RFC 3339 time"))?
+                .timestamp_millis(),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription(more: &str) -> Result<Subscription> {
+        let text = format!("topics = [\"t\"]\ngroup = \"g\"\nbrokers = \"b:9092\"\n{more}");
+        let config = toml::from_str(&text).unwrap();
+        Subscription::new(&TriggerSpec { id: "x".into(), kind: "kafka".into(), component: "c".into(), config })
+    }
+
+    #[test]
+    fn defaults_are_safe() {
+        let subscription = subscription("").unwrap();
+        assert_eq!(subscription.start, Start::Latest);
+        assert_eq!(subscription.on_poison, OnPoison::Stop);
+        assert_eq!(subscription.on_gap, OnGap::Stop);
+    }
+
+    #[test]
+    fn a_time_is_a_start() {
+        let at = subscription("start = \"2023-11-19T20:31:15Z\"").unwrap();
+        assert_eq!(at.start, Start::At(1_700_425_875_000));
+    }
+
+    #[test]
+    fn what_cannot_be_right_is_refused() {
+        for wrong in [
+            "start = \"yesterday\"",
+            "on_poison = \"dead-letter\"",
+            "dead_letter_topic = \"d\"",
+            "on_poison = \"drop\"",
+            "batch_size = 3",
+            "batch_records_max = 0",
+            "rdkafka = { \"auto.offset.reset\" = \"latest\" }",
+            "retry_backoff_ms_min = 0",
+        ] {
+            assert!(subscription(wrong).is_err(), "{wrong}");
+        }
+    }
+}

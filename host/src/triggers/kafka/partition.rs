@@ -1,0 +1,357 @@
+//! One partition: where it goes on, its batches in order, one in flight.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka_sys::rd_kafka_resp_err_t as ErrorCode;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{BatchBuilder, Place, RecordRef, empty};
+use super::config::{OnGap, Subscription};
+use super::consumer::{Answer, Assignment, Consumer, TopicPartition};
+use super::dispatch::{Backoff, Dispatched, Dispatcher};
+use super::status::{PartitionState, StageStatus};
+use super::sys::{Message, PartitionQueue};
+use crate::bindings::kafka::exagg::kafka::types::{Batch, LostRange};
+
+/// How often a quiet partition says where it stands.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+/// Messages taken off the queue at a time; a batch takes several times.
+const TAKE_MAX: usize = 2_000;
+
+/// Told of each partition's applied offsets; the embedded broker's guard listens.
+pub trait Follower: Send + Sync {
+    fn applied(&self, topic: &str, partition: i32, next_offset: i64);
+}
+
+/// What the partitions of a stage share.
+pub struct Stage {
+    pub consumer: Consumer,
+    pub dispatcher: Dispatcher,
+    pub subscription: Arc<Subscription>,
+    pub status: Arc<StageStatus>,
+    pub follower: Option<Arc<dyn Follower>>,
+}
+
+/// Why a partition's loop ends or begins again.
+enum Interrupted {
+    Cancelled,
+    Stopped(String),
+    /// Where it stands must be found out again, from this offset.
+    Reposition(i64),
+}
+
+pub struct PartitionTask {
+    stage: Arc<Stage>,
+    queue: PartitionQueue,
+    key: TopicPartition,
+    place: Place,
+    /// The next batch's first offset.
+    position: i64,
+    /// By it a partition that was added later is known.
+    first_partition_count: i32,
+    /// True until the partition is read: it is paused till then.
+    beginning: bool,
+    /// Taken off the queue and not in a batch yet.
+    waiting: std::collections::VecDeque<Message>,
+    cancel: CancellationToken,
+}
+
+impl PartitionTask {
+    pub fn new(stage: Arc<Stage>, assignment: Assignment, cancel: CancellationToken) -> Self {
+        let Assignment { topic, partition, queue } = assignment;
+        let place = Place {
+            topic: topic.clone(),
+            partition,
+            group: stage.subscription.group.clone(),
+            ..Place::default()
+        };
+        Self {
+            stage,
+            queue,
+            key: (topic, partition),
+            place,
+            position: 0,
+            first_partition_count: 1,
+            beginning: true,
+            waiting: std::collections::VecDeque::new(),
+            cancel,
+        }
+    }
+
+    /// Runs until the partition goes or stops.
+    pub async fn run(mut self) {
+        let mut from = None;
+        loop {
+            let interrupted = match self.begin(from).await {
+                Ok(()) => self.read().await,
+                Err(interrupted) => interrupted,
+            };
+            match interrupted {
+                Interrupted::Cancelled => break,
+                Interrupted::Reposition(offset) => from = Some(offset),
+                Interrupted::Stopped(reason) => {
+                    tracing::error!(
+                        stage = %self.stage.subscription.trigger_id, topic = %self.key.0, partition = self.key.1,
+                        "the partition is stopped: {reason}"
+                    );
+                    self.note(PartitionState::Stopped(reason));
+                    self.cancel.cancelled().await;
+                    break;
+                }
+            }
+        }
+        self.stage.status.remove(&self.key);
+    }
+
+    fn note(&self, state: PartitionState) {
+        self.stage.status.note(&self.key, self.position, state);
+    }
+
+    /// Asks until there is an answer: the cluster may be away.
+    async fn until<R, A: Answer<R>>(&self, what: &str, ask: impl Fn() -> A + Send) -> Result<R, Interrupted> {
+        let mut backoff = Backoff::new(&self.stage.subscription);
+        loop {
+            let error = tokio::select! {
+                () = self.cancel.cancelled() => return Err(Interrupted::Cancelled),
+                answer = ask() => match answer {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                },
+            };
+            let pause = backoff.next();
+            tracing::warn!(
+                stage = %self.stage.subscription.trigger_id, topic = %self.key.0, partition = self.key.1,
+                "{what}: {error}; next try in {pause:?}"
+            );
+            self.note(PartitionState::Waiting(format!("{what}: {error}")));
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(Interrupted::Cancelled),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Finds out where to go on: the function is asked by an empty batch, and its own progress
+    /// wins over Kafka's. Then the partition is read from there.
+    async fn begin(&mut self, from: Option<i64>) -> Result<(), Interrupted> {
+        self.waiting.clear();
+        self.beginning = true;
+        let stage = Arc::clone(&self.stage);
+        let (topic, partition) = self.key.clone();
+        let description = self.until("cannot describe the topic", || stage.consumer.describe(&topic)).await?;
+        self.place.topic_id.clone_from(&description.id);
+        self.place.partition_count = description.partitions;
+        let bounds = self.until("cannot ask for offsets", || stage.consumer.bounds(&topic, partition)).await?;
+        let from = match from {
+            Some(from) => from,
+            None => self.first_offset(bounds).await?,
+        };
+        self.position = from;
+        self.offer(empty(&self.place, from, bounds.1)).await?;
+        self.within_bounds(bounds).await?;
+        let position = self.position;
+        self.until("cannot go on reading", || stage.consumer.resume_at(&topic, partition, position)).await?;
+        self.beginning = false;
+        self.note(PartitionState::Reading);
+        Ok(())
+    }
+
+    /// What the group committed; without that the policy, or the log's start for a partition that
+    /// was added after the topic was first seen.
+    async fn first_offset(&mut self, bounds: (i64, i64)) -> Result<i64, Interrupted> {
+        let stage = Arc::clone(&self.stage);
+        let (topic, partition) = self.key.clone();
+        let place = self.place.clone();
+        let committed =
+            self.until("cannot ask for the group's offsets", || stage.consumer.committed(&place)).await?;
+        self.first_partition_count = committed.first_partition_count.unwrap_or(place.partition_count);
+        if let Some(offset) = committed.next_offset {
+            return Ok(offset);
+        }
+        if partition >= self.first_partition_count {
+            return Ok(bounds.0);
+        }
+        let start = stage.subscription.start;
+        self.until("cannot find the start", || stage.consumer.start(&topic, partition, start, bounds)).await
+    }
+
+    /// The log must hold the position: what was deleted unread is a gap, and a position behind
+    /// the end means that the log lost what was applied.
+    async fn within_bounds(&mut self, (low, high): (i64, i64)) -> Result<(), Interrupted> {
+        if self.position > high {
+            return Err(Interrupted::Stopped(format!(
+                "the next offset is {}, but the log ends at {high}: it lost records that were applied",
+                self.position
+            )));
+        }
+        if self.position < low {
+            let accepted = self.stage.subscription.on_gap == OnGap::Continue;
+            tracing::error!(
+                stage = %self.stage.subscription.trigger_id, topic = %self.key.0, partition = self.key.1,
+                "offsets {} to {} were deleted before they were read", self.position, low - 1
+            );
+            let mut batch = empty(&self.place, low, high);
+            batch.lost = Some(LostRange { from_offset: self.position, next_offset: low, accepted });
+            self.position = low;
+            self.offer(batch).await?;
+            if !accepted {
+                return Err(Interrupted::Stopped("records were deleted before they were read (on_gap = \"stop\")".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads batches until something is in the way.
+    async fn read(&mut self) -> Interrupted {
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let next = match self.next_batch() {
+                Ok(next) => next,
+                Err(interrupted) => return interrupted,
+            };
+            let result = if let Some(batch) = next {
+                heartbeat.reset();
+                let began = Instant::now();
+                let offered = self.offer(batch).await;
+                // Under a steady trickle a call for each record would cost more than the records.
+                tokio::time::sleep_until(began + self.stage.subscription.batch_wait_max).await;
+                offered
+            } else {
+                tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => Err(Interrupted::Cancelled),
+                    () = self.queue.ready().notified() => Ok(()),
+                    _ = heartbeat.tick() => self.report().await,
+                }
+            };
+            if let Err(interrupted) = result {
+                return interrupted;
+            }
+            if self.cancel.is_cancelled() {
+                return Interrupted::Cancelled;
+            }
+        }
+    }
+
+    /// What is there now as a batch; none when there is nothing.
+    fn next_batch(&mut self) -> Result<Option<Batch>, Interrupted> {
+        let subscription = &self.stage.subscription;
+        let mut builder = BatchBuilder::new(
+            &self.place,
+            self.position,
+            subscription.batch_records_max,
+            subscription.batch_bytes_max,
+        );
+        'filling: loop {
+            if self.waiting.is_empty() {
+                self.waiting.extend(self.queue.take(TAKE_MAX));
+                if self.waiting.is_empty() {
+                    break;
+                }
+            }
+            while let Some(message) = self.waiting.front_mut() {
+                match message.error() {
+                    ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                        let record = RecordRef {
+                            offset: message.offset(),
+                            timestamp: message.timestamp(),
+                            key: message.key(),
+                            value: message.value(),
+                        };
+                        if builder.is_full_for(&record) {
+                            break 'filling;
+                        }
+                        builder.push(&record);
+                        message.headers(|name, value| builder.push_header(name, value));
+                    }
+                    ErrorCode::RD_KAFKA_RESP_ERR__PARTITION_EOF => builder.end_at(message.offset()),
+                    _ if !builder.is_empty() => break 'filling,
+                    error => {
+                        let text = message.value().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                        return Err(self.failed(error, &text));
+                    }
+                }
+                self.waiting.pop_front();
+            }
+        }
+        if builder.is_empty() {
+            return Ok(None);
+        }
+        let end = self.stage.consumer.cached_end(&self.key.0, self.key.1);
+        Ok(Some(builder.finish(end)))
+    }
+
+    /// An error that came in the place of records.
+    fn failed(&self, error: ErrorCode, text: &str) -> Interrupted {
+        tracing::warn!(
+            stage = %self.stage.subscription.trigger_id, topic = %self.key.0, partition = self.key.1,
+            "kafka: {error:?}: {text}"
+        );
+        // Whatever it is, where the partition stands is found out anew: an offset out of range is
+        // a gap, a topic that was made again has another id, anything else passes.
+        Interrupted::Reposition(self.position)
+    }
+
+    /// Gives a batch to the function and follows its answer.
+    async fn offer(&mut self, batch: Batch) -> Result<(), Interrupted> {
+        let (next, end) = (batch.next_offset, batch.end_offset);
+        let stage = Arc::clone(&self.stage);
+        let note = |waiting: Option<&str>| {
+            if let Some(reason) = waiting {
+                stage.status.note(&self.key, self.position, PartitionState::Waiting(reason.to_owned()));
+            }
+        };
+        let dispatched = stage.dispatcher.dispatch(batch, &self.cancel, &note).await;
+        match dispatched {
+            Dispatched::Applied => {
+                self.position = next;
+                self.stage.consumer.applied(&self.key, &self.place.topic_id, next, self.first_partition_count);
+                if let Some(follower) = &self.stage.follower {
+                    follower.applied(&self.key.0, self.key.1, next);
+                }
+                self.stage.status.applied(&self.key, next, end);
+                Ok(())
+            }
+            // While the partition is paused the position is only a number: no seek is needed yet.
+            Dispatched::ResumeAt(offset) if self.beginning => {
+                self.position = offset;
+                Ok(())
+            }
+            Dispatched::ResumeAt(offset) => Err(Interrupted::Reposition(offset)),
+            Dispatched::Stopped(reason) => Err(Interrupted::Stopped(reason)),
+            Dispatched::Cancelled => Err(Interrupted::Cancelled),
+        }
+    }
+
+    /// Tells the function where a quiet partition stands, by what the broker says now: a consumer
+    /// that cannot reach its broker must not look idle.
+    async fn report(&mut self) -> Result<(), Interrupted> {
+        let (topic, partition) = self.key.clone();
+        let stage = Arc::clone(&self.stage);
+        let asked = async { tokio::try_join!(stage.consumer.describe(&topic), stage.consumer.bounds(&topic, partition)) };
+        let answer = tokio::select! {
+            () = self.cancel.cancelled() => return Err(Interrupted::Cancelled),
+            answer = asked => answer,
+        };
+        let (description, (_, high)) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(
+                    stage = %stage.subscription.trigger_id, topic = %topic, partition, "cannot reach the cluster: {error}"
+                );
+                self.note(PartitionState::Waiting(error));
+                return Ok(());
+            }
+        };
+        if description.id != self.place.topic_id {
+            return Err(Interrupted::Reposition(self.position));
+        }
+        self.place.partition_count = description.partitions;
+        let end = high.max(stage.consumer.cached_end(&topic, partition).unwrap_or_default());
+        self.note(PartitionState::Reading);
+        self.offer(empty(&self.place, self.position, end)).await
+    }
+}

@@ -1,0 +1,169 @@
+//! The batch that a Kafka function is given.
+
+#[doc(hidden)]
+#[allow(missing_docs, reason = "generated from the WIT, which is documented there")]
+pub mod bindings {
+    use spin_sdk::wit_bindgen;
+    wit_bindgen::generate!({
+        runtime_path: "::spin_sdk::wit_bindgen::rt",
+        world: "exagg:kafka/kafka-function@0.1.0",
+        path: "../wit/deps/exagg-kafka@0.1.0",
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_kafka_function",
+        default_bindings_module: "::exagg_sdk::kafka::bindings",
+    });
+}
+
+pub use bindings::exagg::kafka::types::{Batch, LostRange, Outcome, Poisoned};
+
+/// One record of a batch, borrowed from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Position in its partition.
+    pub offset: i64,
+    /// Unix milliseconds; `None` where the record has no timestamp.
+    pub timestamp: Option<i64>,
+    /// `None` is a null key, which is not an empty one.
+    pub key: Option<&'a [u8]>,
+    /// `None` is a null value (a tombstone), which is not an empty one.
+    pub value: Option<&'a [u8]>,
+    index: u32,
+    batch: &'a Batch,
+}
+
+impl<'a> Message<'a> {
+    /// The record's headers in their order: name, and value or null.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
+        let index = self.index;
+        // The host writes headers in record order.
+        let headers = &self.batch.headers;
+        let first = headers.partition_point(|header| header.record_index < index);
+        headers[first..]
+            .iter()
+            .take_while(move |header| header.record_index == index)
+            .map(|header| (header.name.as_str(), header.value.as_deref()))
+    }
+}
+
+/// The records of a batch in offset order, without copies.
+pub struct Messages<'a> {
+    batch: &'a Batch,
+    index: usize,
+    key_at: usize,
+    value_at: usize,
+}
+
+/// The next `length` bytes of a column; a negative length is a null.
+fn take<'a>(column: &'a [u8], at: &mut usize, length: Option<&i32>) -> Option<&'a [u8]> {
+    let length = usize::try_from(*length?).ok()?;
+    let bytes = column.get(*at..*at + length)?;
+    *at += length;
+    Some(bytes)
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let batch = self.batch;
+        let index = self.index;
+        let offset = *batch.offsets.get(index)?;
+        self.index += 1;
+        Some(Message {
+            offset,
+            timestamp: batch.timestamps.get(index).copied().filter(|ms| *ms >= 0),
+            key: take(&batch.keys, &mut self.key_at, batch.key_lengths.get(index)),
+            value: take(&batch.values, &mut self.value_at, batch.value_lengths.get(index)),
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            batch,
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.batch.offsets.len() - self.index;
+        (left, Some(left))
+    }
+}
+
+impl Batch {
+    /// The records of the batch in offset order.
+    pub fn messages(&self) -> Messages<'_> {
+        Messages { batch: self, index: 0, key_at: 0, value_at: 0 }
+    }
+
+    /// True for the batches without records, which tell where a partition stands.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+}
+
+/// Exports `$handler`, an `async fn(Batch) -> Outcome`, as a Kafka function.
+#[macro_export]
+macro_rules! kafka_function {
+    ($handler:path) => {
+        struct ExaggKafkaFunction;
+
+        impl $crate::kafka::bindings::Guest for ExaggKafkaFunction {
+            async fn handle_batch(batch: $crate::kafka::Batch) -> $crate::kafka::Outcome {
+                $handler(batch).await
+            }
+        }
+
+        $crate::kafka::bindings::export_kafka_function!(ExaggKafkaFunction with_types_in $crate::kafka::bindings);
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bindings::exagg::kafka::types::Header;
+
+    fn batch() -> Batch {
+        Batch {
+            topic: "t".into(),
+            topic_id: "id".into(),
+            partition: 0,
+            partition_count: 1,
+            group: "g".into(),
+            from_offset: 5,
+            next_offset: 9,
+            end_offset: 9,
+            lost: None,
+            offsets: vec![5, 6, 8],
+            timestamps: vec![1, -1, 3],
+            keys: b"k".to_vec(),
+            key_lengths: vec![-1, 1, 0],
+            values: b"abcd".to_vec(),
+            value_lengths: vec![3, -1, 1],
+            headers: vec![
+                Header { record_index: 1, name: "a".into(), value: Some(b"1".to_vec()) },
+                Header { record_index: 1, name: "b".into(), value: None },
+                Header { record_index: 2, name: "c".into(), value: Some(Vec::new()) },
+            ],
+        }
+    }
+
+    #[test]
+    fn messages_tell_null_from_empty() {
+        let batch = batch();
+        let seen: Vec<_> = batch.messages().map(|m| (m.offset, m.timestamp, m.key, m.value)).collect();
+        assert_eq!(
+            seen,
+            vec![
+                (5, Some(1), None, Some(&b"abc"[..])),
+                (6, None, Some(&b"k"[..]), None),
+                (8, Some(3), Some(&b""[..]), Some(&b"d"[..])),
+            ]
+        );
+    }
+
+    #[test]
+    fn headers_belong_to_their_record() {
+        let batch = batch();
+        let headers: Vec<Vec<_>> = batch.messages().map(|m| m.headers().collect()).collect();
+        assert_eq!(headers[0], vec![]);
+        assert_eq!(headers[1], vec![("a", Some(&b"1"[..])), ("b", None)]);
+        assert_eq!(headers[2], vec![("c", Some(&b""[..]))]);
+    }
+}

@@ -1,0 +1,28 @@
+//! Kafka and cron functions, as short as a Spin HTTP function.
+//!
+//! # Layout
+//! - [`kafka`]: the batch that a Kafka function is given, as an iterator of messages.
+//! - [`producer`]: publishing records.
+//! - [`cron`]: scheduled functions.
+//!
+//! A whole Kafka function:
+//!
+//! ```ignore
+//! use exagg_sdk::kafka::{Batch, Outcome};
+//!
+//! exagg_sdk::kafka_function!(handle);
+//!
+//! async fn handle(batch: Batch) -> Outcome {
+//!     for message in batch.messages() {
+//!         println!("{}: {:?}", message.offset, message.value);
+//!     }
+//!     Outcome::Applied
+//! }
+//! ```
+
+pub mod cron;
+pub mod kafka;
+pub mod producer;
+
+#[doc(hidden)]
+pub use spin_sdk;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable};
@@ -157,6 +157,7 @@ fn one_line(error: &wasmtime::Error) -> String {
 }
 
 fn compile(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<wasmtime::component::Component> {
+    ensure!(bytes.starts_with(b"\0asm"), "it is not a WebAssembly file");
     wasmtime::component::Component::new(engine, bytes).map_err(|error| anyhow!("{error:#}"))
 }
 

@@ -27,13 +27,17 @@ pub struct Retention {
 pub async fn tick(url: &str, timestamp: u64, retention: &Retention) -> Result<(), String> {
     let store = Store::open(url).await?;
     let now = store.now().await?;
+    let mut failures = Vec::new();
     for stream in store.streams().await? {
-        close_stream(&store, &stream, now).await?;
+        // One stream's trouble must not hold the others.
+        if let Err(error) = close_stream(&store, &stream, now).await {
+            failures.push(format!("stream {}: {error}", stream.stream));
+        }
     }
     if timestamp.is_multiple_of(RETENTION_EVERY_SECONDS) {
         retain(&store, retention).await?;
     }
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
 async fn close_stream(store: &Store, stream: &Stream, now: EventTime) -> Result<(), StoreError> {

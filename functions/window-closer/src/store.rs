@@ -61,13 +61,15 @@ WITH RECURSIVE ends AS (
 ), gone AS (
     DELETE FROM public.window_state w USING ends
     WHERE w.stream = $1 AND w.window_end = ends.window_end
-    RETURNING w.*
+    RETURNING w AS part
 ), folded AS (
-    SELECT window_start, window_end, code,
-           sum(records)::int8 AS records, sum(sum_vol) AS sum_vol, min(min_vol) AS min_vol, max(max_vol) AS max_vol,
-           (array_agg(gone ORDER BY first_time_us, topic, partition, first_offset))[1] AS f,
-           (array_agg(gone ORDER BY last_time_us DESC, topic DESC, partition DESC, last_offset DESC))[1] AS l
-    FROM gone GROUP BY window_start, window_end, code
+    SELECT (part).window_start AS window_start, (part).window_end AS window_end, (part).code AS code,
+           sum((part).records)::int8 AS records, sum((part).sum_vol) AS sum_vol,
+           min((part).min_vol) AS min_vol, max((part).max_vol) AS max_vol,
+           (array_agg(part ORDER BY (part).first_time_us, (part).topic, (part).partition, (part).first_offset))[1] AS f,
+           (array_agg(part ORDER BY (part).last_time_us DESC, (part).topic DESC, (part).partition DESC,
+                                    (part).last_offset DESC))[1] AS l
+    FROM gone GROUP BY (part).window_start, (part).window_end, (part).code
 ), closed AS (
     INSERT INTO public.aggregates AS a
         (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,

@@ -1,0 +1,228 @@
+//! `exagg` as a process, and the manifests that it runs.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{bound_command, free_port, http, root, wait_for};
+
+/// Path of the program under test.
+pub fn exagg() -> PathBuf {
+    root().join("target/release/exagg")
+}
+
+/// The app's own manifest, with sources that can be found from anywhere.
+pub fn manifest() -> String {
+    let text = std::fs::read_to_string(root().join("spin.toml")).unwrap();
+    let target = format!("source = \"{}/target/", root().display());
+    text.replace("source = \"target/", &target)
+}
+
+/// A host that is to be started.
+pub struct Setup {
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    manifest: String,
+}
+
+/// A host that runs.
+pub struct Host {
+    child: Child,
+    log: PathBuf,
+    pub listen: u16,
+    pub admin: u16,
+    /// The folder with its manifest and state; kept until the test ends.
+    pub setup: Setup,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            manifest: manifest(),
+        }
+    }
+
+    /// Changes the manifest; what is to be replaced must be there.
+    #[must_use]
+    pub fn replace(mut self, from: &str, to: &str) -> Self {
+        assert!(self.manifest.contains(from), "the manifest has no {from:?}");
+        self.manifest = self.manifest.replace(from, to);
+        self
+    }
+
+    /// Another manifest altogether.
+    #[must_use]
+    pub fn manifest(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.manifest);
+        self
+    }
+
+    /// Appends to the manifest.
+    #[must_use]
+    pub fn append(mut self, text: &str) -> Self {
+        self.manifest += text;
+        self
+    }
+
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn components(self, ids: &[&str]) -> Self {
+        ids.iter().fold(self, |setup, id| setup.argument("--component-id").argument(id))
+    }
+
+    #[must_use]
+    pub fn variable(self, name: &str, value: &str) -> Self {
+        self.argument("--variable").argument(&format!("{name}={value}"))
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs to its end: for starts that are refused. Gives standard error.
+    pub fn refused(&self) -> String {
+        let output = self.command(free_port(), free_port()).stdout(Stdio::null()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "it started");
+        error
+    }
+
+    fn command(&self, listen: u16, admin: u16) -> Command {
+        std::fs::write(self.folder.path().join("spin.toml"), &self.manifest).unwrap();
+        let program = exagg();
+        let mut command = bound_command(program.to_str().unwrap());
+        command
+            .arg("up")
+            .arg("--from")
+            .arg(self.folder.path())
+            .args(["--listen", &format!("127.0.0.1:{listen}"), "--admin", &format!("127.0.0.1:{admin}")])
+            .args(&self.arguments)
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null());
+        // Compiled code is the same for all tests; state is not.
+        let cache = self.folder.path().join(".spin");
+        std::fs::create_dir_all(&cache).unwrap();
+        let shared = root().join("target/e2e-compiled");
+        std::fs::create_dir_all(&shared).unwrap();
+        let _ = std::os::unix::fs::symlink(shared, cache.join("compiled"));
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
+        command
+    }
+
+    pub fn start(self) -> Host {
+        let (listen, admin) = (free_port(), free_port());
+        let log = self.folder.path().join("host.log");
+        let child = self.spawn(listen, admin, &log);
+        Host { child, log, listen, admin, setup: self }
+    }
+
+    fn spawn(&self, listen: u16, admin: u16, log: &Path) -> Child {
+        let output = File::options().create(true).append(true).open(log).unwrap();
+        self.command(listen, admin).stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
+    }
+}
+
+impl Host {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits for a line of its log.
+    pub fn wait_for_log(&mut self, text: &str, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        while !self.log().contains(text) {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "no {text:?} ({ended:?}) in:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn get(&self, path: &str) -> http::Answer {
+        http::get(self.listen, path)
+    }
+
+    pub fn admin(&self, path: &str) -> http::Answer {
+        http::get(self.admin, path)
+    }
+
+    pub fn wait_until_ready(&self) {
+        wait_for("readiness", Duration::from_secs(60), || {
+            http::try_get(self.admin, "/readyz").filter(|answer| answer.status == 200)
+        });
+    }
+
+    /// Peak resident memory in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Asks it to stop and waits.
+    pub fn stop(&mut self) -> (ExitStatus, Duration) {
+        let began = Instant::now();
+        self.signal("TERM");
+        let status = self.wait(Duration::from_secs(60));
+        (status, began.elapsed())
+    }
+
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        wait_for("the host's end", timeout, || self.child.try_wait().unwrap())
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, with the same folder and ports.
+    pub fn restart(&mut self) {
+        self.child = self.setup.spawn(self.listen, self.admin, &self.log);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("--- the host's log ends:\n{}\n---", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}

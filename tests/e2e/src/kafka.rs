@@ -1,0 +1,252 @@
+//! Apache Kafka (KRaft, one node) in a folder of its own.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::{bound_command, free_port, root, wait_for};
+
+const START: Duration = Duration::from_secs(90);
+const REQUEST: Duration = Duration::from_secs(30);
+
+pub struct Kafka {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+    pub brokers: String,
+}
+
+/// Where `make kafka` puts Kafka's jars.
+pub fn jars() -> PathBuf {
+    root().join("target/kafka")
+}
+
+impl Kafka {
+    /// Formats a folder and starts a broker in it.
+    pub fn start() -> Self {
+        let (port, controller) = (free_port(), free_port());
+        let folder = tempfile::tempdir().unwrap();
+        let log_dir = folder.path().join("logs");
+        let settings = format!(
+            "process.roles=broker,controller\nnode.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+             offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
+             log.retention.check.interval.ms=1000\nlog.dirs={}\n",
+            log_dir.display()
+        );
+        std::fs::write(folder.path().join("server.properties"), settings).unwrap();
+        let mut kafka = Self { folder, child: None, brokers: format!("127.0.0.1:{port}") };
+        let formatted = kafka
+            .java(&["kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
+            .arg(kafka.folder.path().join("server.properties"))
+            .status()
+            .expect("java runs");
+        assert!(formatted.success(), "Kafka's folder cannot be formatted");
+        kafka.resume();
+        kafka
+    }
+
+    fn java(&self, arguments: &[&str]) -> std::process::Command {
+        let output = File::options().create(true).append(true).open(self.folder.path().join("output.txt")).unwrap();
+        let mut command = bound_command("java");
+        command
+            .args(["-Xmx768m", "-Xms256m", "-cp"])
+            .arg(format!("{}/*", jars().display()))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output);
+        command
+    }
+
+    /// Starts the broker (again) on the same address, with the same logs.
+    pub fn resume(&mut self) {
+        let mut command = self.java(&["kafka.Kafka"]);
+        command.arg(self.folder.path().join("server.properties"));
+        self.child = Some(command.spawn().expect("java runs"));
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        wait_for("Kafka", START, || consumer.fetch_metadata(None, Duration::from_secs(2)).ok());
+    }
+
+    /// Kills the broker.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("log_level", "0");
+        config
+    }
+
+    fn admin<R>(&self, work: impl AsyncFnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> R) -> R {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
+        runtime().block_on(work(&admin, &options))
+    }
+
+    pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        self.admin(async |admin, options| {
+            let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            for (key, value) in settings {
+                topic = topic.set(key, value);
+            }
+            for result in admin.create_topics(&[topic], options).await.unwrap() {
+                result.unwrap();
+            }
+        });
+        wait_for("the topic", REQUEST, || {
+            let consumer: BaseConsumer = self.config().create().unwrap();
+            let metadata = consumer.fetch_metadata(Some(name), REQUEST).ok()?;
+            let ready = metadata.topics()[0].partitions().iter().filter(|p| p.leader() >= 0).count();
+            (ready == usize::try_from(partitions).unwrap()).then_some(())
+        });
+    }
+
+    pub fn delete_topic(&self, name: &str) {
+        self.admin(async |admin, options| {
+            for result in admin.delete_topics(&[name], options).await.unwrap() {
+                result.unwrap();
+            }
+        });
+    }
+
+    pub fn add_partitions(&self, name: &str, partitions: usize) {
+        self.admin(async |admin, options| {
+            for result in admin.create_partitions(&[NewPartitions::new(name, partitions)], options).await.unwrap() {
+                result.unwrap();
+            }
+        });
+    }
+
+    /// Deletes the records of a partition below the offset.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(before)).unwrap();
+        self.admin(async |admin, options| {
+            admin.delete_records(&list, options).await.unwrap();
+        });
+    }
+
+    /// Commits offsets of a group that nobody is a member of, as an operator's tool does.
+    pub fn set_group_offset(&self, group: &str, topic: &str, partition: i32, offset: i64) {
+        let consumer: BaseConsumer = self.config().set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        consumer.commit(&list, CommitMode::Sync).unwrap();
+    }
+
+    /// The group's committed offset.
+    pub fn group_offset(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        let consumer: BaseConsumer = self.config().set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        match consumer.committed_offsets(list, REQUEST).unwrap().elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    pub fn producer(&self) -> Sender {
+        let producer = self
+            .config()
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("queue.buffering.max.messages", "200000")
+            .create()
+            .unwrap();
+        Sender(producer)
+    }
+
+    /// All records of a topic, by partition: key, value, headers.
+    pub fn read_all(&self, topic: &str, partitions: i32) -> Vec<Stored> {
+        let consumer: BaseConsumer = self
+            .config()
+            .set("group.id", "reader")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .create()
+            .unwrap();
+        let mut stored = Vec::new();
+        for partition in 0..partitions {
+            let (_, end) = consumer.fetch_watermarks(topic, partition, REQUEST).unwrap();
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+            consumer.assign(&list).unwrap();
+            let mut next = 0;
+            while next < end {
+                let message = consumer.poll(REQUEST).expect("a record in time").unwrap();
+                next = message.offset() + 1;
+                let mut headers = Vec::new();
+                if let Some(found) = rdkafka::message::BorrowedMessage::headers(&message) {
+                    use rdkafka::message::Headers;
+                    headers.extend(found.iter().map(|header| {
+                        (header.key.to_owned(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned())
+                    }));
+                }
+                stored.push(Stored {
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers,
+                });
+            }
+        }
+        stored
+    }
+}
+
+/// A record as it is stored.
+#[derive(Debug)]
+pub struct Stored {
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A producer that keeps the order of each partition.
+pub struct Sender(BaseProducer);
+
+impl Sender {
+    /// Puts a record into a partition.
+    pub fn send(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
+        record.key = key;
+        record.payload = value;
+        while let Err((_, back)) = self.0.send(record) {
+            self.0.poll(Duration::from_millis(10));
+            record = back;
+        }
+    }
+
+    /// Waits until all records are stored.
+    pub fn flush(&self) {
+        self.0.flush(REQUEST * 4).unwrap();
+    }
+}

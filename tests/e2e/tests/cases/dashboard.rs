@@ -1,0 +1,144 @@
+//! What people look at: the page, the JSON, the probes, Grafana's statements.
+
+use std::time::Duration;
+
+use e2e::database::Database;
+use e2e::host::Host;
+use e2e::{root, wait_for};
+use serde_json::Value;
+
+use super::World;
+
+/// A code that would run as a script, and one that would end an SQL literal.
+const HOSTILE: &str = "<script>alert(1)</script>'; DROP TABLE aggregates; --";
+
+fn start(world: &World, name: &str) -> (Database, Host) {
+    let database = world.postgres.database();
+    let host = world.setup(&database, name).components(&["dashboard"]).start();
+    host.wait_until_ready();
+    let insert = |table: &str, more: &str, values: &str| {
+        format!(
+            "INSERT INTO public.{table} (window_start, window_end, code, stream, records, sum_vol, min_vol, max_vol,
+                 first_vol, last_vol, first_time_us, first_offset, last_time_us, last_offset{more})
+             SELECT w, w + interval '1 minute', c, 'exchanges', 4, 10, 1, 4, 1, 4, 0, 0, 1, 1{values}
+             FROM (SELECT date_trunc('minute', now() AT TIME ZONE 'UTC') AS w) AS w, unnest(ARRAY['A', {}]) AS c;",
+            exagg::database::literal(HOSTILE)
+        )
+    };
+    database.execute(&insert(
+        "aggregates",
+        ", avg_vol, first_topic, first_partition, last_topic, last_partition",
+        ", 2.5, 't', 0, 't', 0",
+    ));
+    database.execute(&insert("window_state", ", topic, partition", ", 't', 1"));
+    database.execute(
+        "INSERT INTO public.streams (stream, window_seconds, slide_seconds, allowed_lateness_seconds,
+             idle_timeout_seconds, max_future_seconds, late) VALUES ('exchanges', 60, 60, 5, 20, 60, 'revise');
+         INSERT INTO public.rejected_records (stream, topic, topic_id, partition, record_offset, reason)
+             VALUES ('exchanges', 't', 'id', 0, 1, 'not_json')",
+    );
+    (database, host)
+}
+
+pub fn pages_json_and_probes_answer(world: &World) {
+    let (database, host) = start(world, "pages");
+    let page = host.get("/");
+    assert_eq!(page.status, 200);
+    assert!(page.headers.to_ascii_lowercase().contains("content-security-policy: default-src 'self'"));
+    let rows = host.get("/api/aggregates?stream=exchanges&code=A").json();
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
+    // Closed and pending are one row.
+    assert_eq!((&rows[0]["records"], &rows[0]["avg_vol"], &rows[0]["is_final"]), (&8.into(), &2.5.into(), &false.into()));
+    assert_eq!(host.get("/api/aggregates?from=2000-01-01T00:00:00Z&to=2000-01-02T00:00:00Z").body, "[]");
+    let encoded: String = HOSTILE.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let hostile = host.get(&format!("/api/aggregates?code={encoded}")).json();
+    assert_eq!(hostile[0]["code"], HOSTILE);
+    assert_eq!(host.get("/api/aggregates?from=soon").status, 400);
+    assert_eq!(host.get("/nothing").status, 404);
+    let streams = host.get("/api/streams").json();
+    assert_eq!((&streams[0]["stream"], &streams[0]["rejected_records"]), (&"exchanges".into(), &1.into()));
+
+    assert_eq!(host.get("/.well-known/spin/health").status, 200);
+    assert_eq!(host.get("/.well-known/exagg/ready").status, 200);
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(host.admin(path).status, 200, "{path}");
+    }
+    assert_eq!(host.admin("/nothing").status, 404);
+    let metrics = host.admin("/metrics").body;
+    for sample in [
+        "exagg_http_requests_total{stage=\"dashboard-http-trigger\",status=\"200\"}",
+        "exagg_stream_rejected_records{stream=\"exchanges\"} 1",
+        "exagg_component_info{component=\"dashboard\",digest=",
+        "exagg_database_up 1",
+        "exagg_call_seconds_bucket",
+    ] {
+        assert!(metrics.contains(sample), "no {sample} in {metrics}");
+    }
+    let status = std::process::Command::new(e2e::host::exagg())
+        .args(["status", "--admin", &format!("127.0.0.1:{}", host.admin)])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert!(text.contains("exchange-agg-spin (ready)") && text.contains("1 open windows, 1 rejected records"), "{text}");
+    assert!(!metrics.contains(&database.url) && !text.contains(&database.url));
+}
+
+/// Grafana's macros and variables, as it would replace them.
+fn as_grafana(statement: &str) -> String {
+    let mut text = statement
+        .replace("${stream:sqlstring}", "'exchanges'")
+        .replace("${code:sqlstring}", &format!("'A', {}", exagg::database::literal(HOSTILE)));
+    while let Some((before, rest)) = text.split_once("$__timeFilter(") {
+        let (column, after) = rest.split_once(')').unwrap();
+        text = format!("{before}{column} BETWEEN now() - interval '1 hour' AND now() + interval '1 hour'{after}");
+    }
+    assert!(!text.contains('$'), "{text}");
+    text
+}
+
+pub fn every_grafana_statement_runs(world: &World) {
+    let (database, _host) = start(world, "grafana");
+    let text = std::fs::read_to_string(root().join("deploy/grafana/dashboards/exchange-agg.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let mut client = database.client();
+    let mut run = |title: &str, statement: &str| {
+        let rows = client.query(&as_grafana(statement), &[]).unwrap_or_else(|error| panic!("{title}: {error}"));
+        (title.to_owned(), rows.len())
+    };
+    let mut rows = std::collections::BTreeMap::new();
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        rows.extend([run(variable["name"].as_str().unwrap(), variable["query"].as_str().unwrap())]);
+    }
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            rows.extend([run(panel["title"].as_str().unwrap(), target["rawSql"].as_str().unwrap())]);
+        }
+    }
+    assert_eq!(rows["avg_vol by code (final)"], 2);
+    assert_eq!(rows["Rejected records by reason"], 1);
+    assert_eq!((rows["stream"], rows["code"], rows.len()), (1, 2, 8));
+}
+
+pub fn a_browser_shows_the_rows(world: &World) {
+    let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| {
+        std::process::Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    });
+    let Some(browser) = browser else {
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped: install chromium");
+        println!("Chromium is not there: the page is not looked at");
+        return;
+    };
+    let (_database, host) = start(world, "browser");
+    let page = wait_for("the page", Duration::from_secs(60), || {
+        let output = std::process::Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"])
+            .arg(format!("http://127.0.0.1:{}/", host.listen))
+            .output()
+            .unwrap();
+        let page = String::from_utf8_lossy(&output.stdout).into_owned();
+        page.contains("<td>exchanges</td>").then_some(page)
+    });
+    assert!(page.contains("2 rows of the last hour"), "{page}");
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "a code is text, not HTML: {page}");
+    assert!(page.contains("1 open windows"), "{page}");
+}

@@ -1,0 +1,169 @@
+//! The offset fence: whatever Kafka's offsets say, each record is applied once, and what is gone
+//! is said.
+
+use std::time::Duration;
+
+use e2e::wait_for;
+
+use super::{EXCHANGES, World, exchange, now, topic, wait_for_records};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Sends records of code `A`, one a second, from `first` on.
+fn send(world: &World, topic: &str, partition: i32, count: i64, first: i64) {
+    let sender = world.kafka().producer();
+    for number in 0..count {
+        sender.send(topic, partition, None, Some(exchange("A", 1.0, first + number % 60).as_bytes()));
+    }
+    sender.flush();
+}
+
+fn progress(database: &e2e::database::Database) -> i64 {
+    database.number("SELECT coalesce(sum(next_offset), 0)::int8 FROM public.progress")
+}
+
+/// Take out: `AND next_offset = $4` in the aggregator's FENCE.
+pub fn redelivered_records_are_not_counted_again(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("redelivered");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    send(world, &topic, 0, 500, time);
+    let mut host = world.setup(&database, "redelivered").components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", 500);
+    host.stop();
+    assert_eq!(world.kafka().group_offset("redelivered-exchanges", &topic, 0), Some(500));
+    world.kafka().set_group_offset("redelivered-exchanges", &topic, 0, 100);
+    send(world, &topic, 0, 500, time);
+    host.restart();
+    wait_for("all records", MINUTE, || (progress(&database) == 1000).then_some(()));
+    wait_for_records(&database, "exchanges", 1000);
+    // The group follows the function's own progress again.
+    wait_for("the commit", MINUTE, || {
+        (world.kafka().group_offset("redelivered-exchanges", &topic, 0) == Some(1000)).then_some(())
+    });
+}
+
+/// Take out: `Verdict::ResumeAt` for a progress below the batch.
+pub fn skipped_records_are_read_after_all(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("skipped");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    send(world, &topic, 0, 100, time);
+    let mut host = world.setup(&database, "skipped").components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", 100);
+    host.stop();
+    send(world, &topic, 0, 400, time);
+    world.kafka().set_group_offset("skipped-exchanges", &topic, 0, 450);
+    host.restart();
+    wait_for_records(&database, "exchanges", 500);
+    assert_eq!(database.number("SELECT count(*) FROM public.gaps"), 0);
+}
+
+fn make_a_gap(world: &World, name: &str, setup: e2e::host::Setup, database: &e2e::database::Database) -> e2e::host::Host {
+    let topic = topic(name);
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    send(world, &topic, 0, 100, time);
+    let mut host = setup.components(&EXCHANGES).start();
+    wait_for_records(database, "exchanges", 100);
+    host.stop();
+    send(world, &topic, 0, 400, time);
+    world.kafka().delete_records(&topic, 0, 300);
+    host.restart();
+    host
+}
+
+fn gap(database: &e2e::database::Database) -> Vec<String> {
+    database.texts("SELECT concat_ws(' ', stream, partition, from_offset, next_offset) FROM public.gaps")
+}
+
+pub fn deleted_records_are_a_gap_and_stop_the_partition(world: &World) {
+    let database = world.postgres.database();
+    let mut host = make_a_gap(world, "gap-stop", world.setup(&database, "gap-stop"), &database);
+    host.wait_for_log("the partition is stopped", MINUTE);
+    assert_eq!(gap(&database), ["exchanges 0 100 300"]);
+    assert_eq!(progress(&database), 100);
+    let status = host.admin("/status").json();
+    assert_eq!(status["stages"][0]["partitions"][0]["state"], "stopped", "{status}");
+}
+
+pub fn deleted_records_are_passed_over_where_told_so(world: &World) {
+    let database = world.postgres.database();
+    let setup = world
+        .setup(&database, "gap-continue")
+        .replace("start = \"earliest\"", "start = \"earliest\"\non_gap = \"continue\"");
+    let _host = make_a_gap(world, "gap-continue", setup, &database);
+    wait_for_records(&database, "exchanges", 300);
+    assert_eq!(gap(&database), ["exchanges 0 100 300"]);
+    assert_eq!(progress(&database), 500);
+}
+
+pub fn a_topic_made_again_stops_loudly_until_it_is_reset(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("made-again");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    send(world, &topic, 0, 100, time);
+    let mut host = world.setup(&database, "made-again").components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", 100);
+    host.stop();
+    world.kafka().delete_topic(&topic);
+    wait_for("the topic's end", MINUTE, || {
+        std::panic::catch_unwind(|| world.kafka().create_topic(&topic, 1, &[])).ok()
+    });
+    // It has grown past the old position.
+    send(world, &topic, 0, 150, time);
+    host.restart();
+    host.wait_for_log("exagg reset --stream exchanges", MINUTE);
+    assert_eq!(progress(&database), 100);
+    let status = std::process::Command::new(e2e::host::exagg())
+        .args(["reset", "--stream", "exchanges", "--topic", &topic, "--from"])
+        .arg(host.setup.folder())
+        .args(["--variable", &format!("postgres_url={}", database.url)])
+        .args(["--variable", &format!("kafka_brokers={}", world.kafka().brokers)])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    host.stop();
+    host.restart();
+    wait_for_records(&database, "exchanges", 250);
+}
+
+pub fn partitions_added_later_are_read_from_their_start(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("grown");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    // A stream first seen starts at its end; partitions added later do not.
+    let setup = world.setup(&database, "grown").replace("start = \"earliest\"", "start = \"latest\"");
+    let mut host = setup.components(&EXCHANGES).start();
+    wait_for("the first partition", MINUTE, || (database.number("SELECT count(*) FROM public.progress") == 1).then_some(()));
+    send(world, &topic, 0, 100, time);
+    wait_for_records(&database, "exchanges", 100);
+    host.stop();
+    world.kafka().add_partitions(&topic, 3);
+    send(world, &topic, 1, 50, time);
+    send(world, &topic, 2, 50, time);
+    host.restart();
+    wait_for_records(&database, "exchanges", 200);
+    assert_eq!(database.number("SELECT count(*) FROM public.progress WHERE partition_count = 3"), 3);
+}
+
+pub fn a_stream_first_seen_starts_at_the_end(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("latest");
+    world.kafka().create_topic(&topic, 2, &[]);
+    let time = now() / 60 * 60 - 600;
+    send(world, &topic, 0, 100, time);
+    let setup = world.setup(&database, "latest").replace("start = \"earliest\"", "start = \"latest\"");
+    let mut host = setup.components(&EXCHANGES).start();
+    wait_for("the start", MINUTE, || (database.number("SELECT count(*) FROM public.progress") == 2).then_some(()));
+    // The start is written down before anything is consumed: what comes while nobody reads counts.
+    host.kill();
+    send(world, &topic, 0, 10, time);
+    send(world, &topic, 1, 10, time);
+    host.restart();
+    wait_for_records(&database, "exchanges", 20);
+}

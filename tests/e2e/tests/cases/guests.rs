@@ -1,0 +1,134 @@
+//! Functions that misbehave harm no other record.
+
+use std::time::Duration;
+
+use e2e::database::Database;
+use e2e::host::{Host, Setup};
+use e2e::{root, wait_for};
+
+use super::{World, topic};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A host with the guest function on a topic of one partition.
+fn setup(world: &World, database: &Database, name: &str, settings: &str) -> Setup {
+    let topic = topic(name);
+    world.kafka().create_topic(&topic, 1, &[]);
+    database.execute("CREATE TABLE seen (record_offset int8 PRIMARY KEY, value text)");
+    let brokers = &world.kafka().brokers;
+    let runtime = "[exagg]\ncall_seconds_max = 2\n";
+    let setup = Setup::new();
+    let file = setup.folder().join("runtime.toml");
+    std::fs::write(&file, runtime).unwrap();
+    setup
+        .manifest(&format!(
+            "spin_manifest_version = 2\n[application]\nname = \"guests\"\n\
+             [variables]\npostgres_url = {{ required = true, secret = true }}\n\
+             [[trigger.kafka]]\ncomponent = \"guest\"\ntopics = [\"{topic}\"]\ngroup = \"{name}\"\nbrokers = \"{brokers}\"\n\
+             start = \"earliest\"\nretry_attempts_max = 1\nretry_backoff_ms_min = 10\nretry_backoff_ms_max = 50\n{settings}\n\
+             [component.guest]\nsource = \"{}/target/wasm32-wasip2/function/guest.wasm\"\n\
+             allowed_outbound_hosts = [\"postgres://{}\"]\n\
+             [component.guest.variables]\npostgres_url = \"{{{{ postgres_url }}}}\"\n",
+            root().display(),
+            database.host,
+        ))
+        .argument("--runtime-config-file")
+        .argument(file.to_str().unwrap())
+        .argument("--no-migrate")
+        .variable("postgres_url", &database.url)
+}
+
+fn send(world: &World, name: &str, values: &[&str]) {
+    let sender = world.kafka().producer();
+    for value in values {
+        sender.send(&topic(name), 0, Some(b"key"), Some(value.as_bytes()));
+    }
+    sender.flush();
+}
+
+fn dead_letters(world: &World, name: &str) -> String {
+    let topic = format!("{name}.dead");
+    world.kafka().create_topic(&topic, 1, &[]);
+    format!("on_poison = \"dead-letter\"\ndead_letter_topic = \"{topic}\"")
+}
+
+fn wait_for_seen(database: &Database, records: i64) {
+    wait_for(&format!("{records} records"), MINUTE, || {
+        (database.number("SELECT count(*) FROM seen WHERE value LIKE 'ok%'") == records).then_some(())
+    });
+}
+
+/// Take out: the split in `Dispatcher::dispatch`.
+pub fn traps_are_split_down_to_the_record(world: &World) {
+    let (database, name) = (world.postgres.database(), "guest-traps");
+    let settings = dead_letters(world, name);
+    let setup = setup(world, &database, name, &settings);
+    let values: Vec<String> =
+        (0..64).map(|n| if n % 20 == 7 { "trap".to_owned() } else { format!("ok {n}") }).collect();
+    send(world, name, &values.iter().map(String::as_str).collect::<Vec<_>>());
+    let host = setup.start();
+    wait_for_seen(&database, 60);
+    wait_for("the commit", MINUTE, || (world.kafka().group_offset(name, &topic(name), 0) == Some(64)).then_some(()));
+    let dead = world.kafka().read_all(&format!("{name}.dead"), 1);
+    let places: Vec<_> = dead
+        .iter()
+        .map(|letter| {
+            let header = |name: &str| letter.headers.iter().find(|(key, _)| key == name).unwrap().1.clone();
+            assert!(header("exagg-reason").contains("trap"), "{letter:?}");
+            assert_eq!(header("exagg-topic"), topic(name));
+            assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"key"[..]), Some(&b"trap"[..])));
+            header("exagg-offset")
+        })
+        .collect();
+    assert_eq!(places, ["7", "27", "47"]);
+    drop(host);
+}
+
+/// Take out: `DISCARD ALL` in the pool (put the client back at once).
+pub fn a_trap_in_a_transaction_does_not_leak_it(world: &World) {
+    let (database, name) = (world.postgres.database(), "guest-leak");
+    let settings = dead_letters(world, name);
+    let setup = setup(world, &database, name, &settings);
+    let _host = setup.start();
+    for round in 0..5 {
+        send(world, name, &["leak", &format!("ok {round}")]);
+        // Seen by another connection: it is committed, and not in somebody's open transaction.
+        wait_for_seen(&database, round + 1);
+    }
+    assert_eq!(database.number("SELECT count(*) FROM seen WHERE value = 'leaked'"), 0);
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+    wait_for("the end of open transactions", MINUTE, || (database.number(open) == 0).then_some(()));
+}
+
+pub fn loops_and_floods_harm_no_other_record(world: &World) {
+    let (database, name) = (world.postgres.database(), "guest-loops");
+    let settings = dead_letters(world, name);
+    let setup = setup(world, &database, name, &settings);
+    send(world, name, &["ok 1", "loop", "ok 2", "allocate", "ok 3", "flood", "ok 4"]);
+    let mut host: Host = setup.start();
+    wait_for_seen(&database, 4);
+    host.wait_for_log("bytes of output in one call: the rest is dropped", MINUTE);
+    assert!(host.peak_memory() < 512 * 1024 * 1024);
+    let reasons: Vec<String> = world
+        .kafka()
+        .read_all(&format!("{name}.dead"), 1)
+        .into_iter()
+        .map(|letter| String::from_utf8(letter.value.unwrap()).unwrap())
+        .collect();
+    assert_eq!(reasons, ["loop", "allocate"]);
+}
+
+pub fn poison_stops_the_partition_unless_told_otherwise(world: &World) {
+    for (name, value) in [("guest-poison", "poison"), ("guest-stop", "stop")] {
+        let database = world.postgres.database();
+        let setup = setup(world, &database, name, "");
+        send(world, name, &["ok 1"]);
+        let mut host = setup.start();
+        wait_for_seen(&database, 1);
+        send(world, name, &[value, "ok 2"]);
+        host.wait_for_log("the partition is stopped", MINUTE);
+        assert_eq!(database.number("SELECT count(*) FROM seen"), 1, "nothing is skipped");
+        host.stop();
+        assert_eq!(world.kafka().group_offset(name, &topic(name), 0), Some(1));
+    }
+}

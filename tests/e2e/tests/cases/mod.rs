@@ -1,0 +1,147 @@
+//! The cases, by what they show.
+
+mod api;
+mod dashboard;
+mod embedded;
+mod equal;
+mod fence;
+mod guests;
+mod records;
+mod starts;
+mod windows;
+
+use e2e::database::{Database, Server};
+use e2e::host::Setup;
+use e2e::kafka::Kafka;
+
+/// What all tests share.
+pub struct World {
+    pub postgres: Server,
+    pub kafka: Option<Kafka>,
+}
+
+pub struct Case {
+    pub name: &'static str,
+    pub needs_kafka: bool,
+    pub run: fn(&World),
+}
+
+/// `case!(module::function)`, and `kafka!` for those that need a broker.
+macro_rules! case {
+    ($($path:ident)::+) => { Case { name: stringify!($($path)::+), needs_kafka: false, run: $($path)::+ } };
+}
+macro_rules! kafka {
+    ($($path:ident)::+) => { Case { name: stringify!($($path)::+), needs_kafka: true, run: $($path)::+ } };
+}
+
+pub fn all() -> Vec<Case> {
+    vec![
+        case!(embedded::live_rows_at_once_final_rows_soon_and_a_restart_goes_on),
+        case!(embedded::nothing_is_doubled_or_orphaned_by_kill_9),
+        kafka!(equal::two_million_keyed_records),
+        kafka!(equal::two_million_records_without_keys_and_a_kill_in_the_middle),
+        kafka!(records::each_bad_record_is_rejected_once_and_its_neighbours_count),
+        kafka!(windows::any_field_names_formats_and_hopping_windows),
+        kafka!(windows::late_records_revise_or_are_rejected),
+        kafka!(windows::an_idle_partition_does_not_hold_and_a_lagging_one_does),
+        kafka!(fence::redelivered_records_are_not_counted_again),
+        kafka!(fence::skipped_records_are_read_after_all),
+        kafka!(fence::deleted_records_are_a_gap_and_stop_the_partition),
+        kafka!(fence::deleted_records_are_passed_over_where_told_so),
+        kafka!(fence::a_topic_made_again_stops_loudly_until_it_is_reset),
+        kafka!(fence::partitions_added_later_are_read_from_their_start),
+        kafka!(fence::a_stream_first_seen_starts_at_the_end),
+        kafka!(guests::traps_are_split_down_to_the_record),
+        kafka!(guests::a_trap_in_a_transaction_does_not_leak_it),
+        kafka!(guests::loops_and_floods_harm_no_other_record),
+        kafka!(guests::poison_stops_the_partition_unless_told_otherwise),
+        kafka!(api::the_api_gets_the_documented_request_and_its_answer_becomes_records),
+        kafka!(api::bad_answers_give_a_clear_line_and_no_record),
+        case!(starts::bad_starts_are_one_clear_error),
+        case!(starts::a_reference_table_is_kept),
+        case!(starts::two_hosts_may_migrate_at_once),
+        kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),
+        case!(dashboard::pages_json_and_probes_answer),
+        case!(dashboard::every_grafana_statement_runs),
+        case!(dashboard::a_browser_shows_the_rows),
+    ]
+}
+
+impl World {
+    pub fn kafka(&self) -> &Kafka {
+        self.kafka.as_ref().expect("only tests that need Kafka ask for it")
+    }
+
+    /// The app against the shared Kafka and a database, with topics and groups of its own and
+    /// short time-outs.
+    pub fn setup(&self, database: &Database, name: &str) -> Setup {
+        let brokers = self.kafka.as_ref().map_or("127.0.0.1:1", |kafka| kafka.brokers.as_str());
+        Setup::new()
+            .replace("exchange-agg-exchanges", &format!("{name}-exchanges"))
+            .replace("exchange-agg-weather", &format!("{name}-weather"))
+            .replace("start = \"latest\"", "start = \"earliest\"\nrdkafka = { \"session.timeout.ms\" = \"6000\" }")
+            .variable("kafka_brokers", brokers)
+            .variable("kafka_host", brokers)
+            .variable("postgres_url", &database.url)
+            .variable("postgres_host", &database.host)
+            .variable("exchanges_topic", &topic(name))
+            .variable("idle_timeout_seconds", "3")
+    }
+}
+
+/// The exchanges' topic of a test.
+pub fn topic(name: &str) -> String {
+    format!("{name}.exchanges")
+}
+
+/// The reader of one stream and the closer: what most tests need.
+pub const EXCHANGES: [&str; 2] = ["aggregator-exchanges", "window-closer"];
+
+/// Waits until the stream has applied so many records, closed or not.
+pub fn wait_for_records(database: &Database, stream: &str, records: i64) {
+    e2e::wait_for(&format!("{records} records of {stream}"), std::time::Duration::from_secs(180), || {
+        let counted = database.number(&format!(
+            "SELECT coalesce(sum(records), 0)::int8 FROM public.live_aggregates WHERE stream = '{stream}'"
+        ));
+        assert!(counted <= records, "{counted} records were counted, {records} were sent");
+        (counted == records).then_some(())
+    });
+}
+
+/// Waits until nothing of the stream is pending.
+pub fn wait_until_closed(database: &Database, stream: &str) {
+    e2e::wait_for(&format!("the last windows of {stream}"), std::time::Duration::from_secs(90), || {
+        let statement = format!("SELECT count(*) FROM public.window_state WHERE stream = '{stream}'");
+        (database.number(&statement) == 0).then_some(())
+    });
+}
+
+/// A record of the exchange's shape.
+pub fn exchange(code: &str, volume: f64, time_seconds: i64) -> String {
+    serde_json::json!({
+        "code": code, "markets": 100, "volume": volume, "bidTotal": 1.5, "askTotal": 2.5, "depth": 3.5,
+        "visitors": 4, "volumePerVisitor": 5.5, "time": utc(time_seconds),
+    })
+    .to_string()
+}
+
+/// Unix seconds as the reference writes them, by a computation of this test's own (Howard
+/// Hinnant's civil-from-days).
+pub fn utc(seconds: i64) -> String {
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Now, in Unix seconds.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
+}

@@ -1,0 +1,234 @@
+//! Starts: refused ones, migrations, and a world that is not there yet.
+
+use std::time::Duration;
+
+use e2e::host::Setup;
+use e2e::http;
+use e2e::kafka::Kafka;
+use e2e::wait_for;
+
+use super::{EXCHANGES, World, exchange, now, wait_for_records};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+pub fn bad_starts_are_one_clear_error(_: &World) {
+    let dead = |setup: Setup| setup.variable("postgres_url", "postgres://u:secret-word@127.0.0.1:1/x");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = taken.local_addr().unwrap();
+    let not_wasm = tempfile_with(b"not a component");
+    let imports = "(component (import \"acme:teapot/brew@1.0.0\" (instance (export \"pour\" (func)))))";
+    let imports = tempfile_with(&wat::parse_str(imports).unwrap());
+    let a_module = tempfile_with(&wat::parse_str("(module)").unwrap());
+    let cases: Vec<(&str, Setup, Vec<&str>)> = vec![
+        ("missing variable", Setup::new(), vec!["postgres_url", "SPIN_VARIABLE_POSTGRES_URL"]),
+        (
+            "unknown trigger type",
+            dead(Setup::new().append("\n[[trigger.mqtt]]\ncomponent = \"dashboard\"\n")),
+            vec!["trigger.mqtt", "kafka, cron, http"],
+        ),
+        ("unknown key", dead(Setup::new().append("\n[component.dashboard.tools]\nx = 1\n")), vec!["tools"]),
+        ("unknown key of a trigger", dead(Setup::new().replace("start = ", "begin = \"x\"\nstart = ")), vec!["begin"]),
+        (
+            "missing file",
+            dead(Setup::new().replace("function/dashboard.wasm", "function/nothing.wasm")),
+            vec!["dashboard", "nothing.wasm"],
+        ),
+        (
+            "not a component",
+            dead(Setup::new().replace(&dashboard(), &not_wasm)),
+            vec!["component dashboard", "not a component"],
+        ),
+        (
+            "a module",
+            dead(Setup::new().replace(&dashboard(), &a_module)),
+            vec!["component dashboard", "not a component"],
+        ),
+        (
+            "unsupported import",
+            dead(Setup::new().replace(&dashboard(), &imports)),
+            vec!["component dashboard", "acme:teapot/brew@1.0.0"],
+        ),
+        (
+            "wrong world",
+            dead(Setup::new().replace(&dashboard(), &dashboard().replace("dashboard", "fetcher"))),
+            vec!["component dashboard", "http trigger", "wasi:http"],
+        ),
+        (
+            "a list in allowed_outbound_hosts",
+            dead(Setup::new()).variable("kafka_host", "a:1,b:2"),
+            vec!["allowed_outbound_hosts", "kafka://"],
+        ),
+        ("unknown component id", dead(Setup::new()).argument("--component-id").argument("nobody"), vec!["nobody"]),
+        ("bad schedule", dead(Setup::new()).variable("exchanges_schedule", "often"), vec!["fetcher-exchanges", "often"]),
+        ("a reference", Setup::new().argument("--from").argument("registry.example/app:1"), vec!["registry.example/app:1"]),
+    ];
+    for (what, setup, wanted) in cases {
+        let error = setup.refused();
+        for text in wanted {
+            assert!(error.contains(text), "{what}: no {text:?} in {error}");
+        }
+        assert!(!error.contains("secret-word"), "{what}: {error}");
+        assert_eq!(error.matches("Error:").count(), 1, "{what}: {error}");
+    }
+    let error = dead(Setup::new()).argument("--listen").argument(&taken.to_string()).refused();
+    assert!(error.contains(&taken.port().to_string()) && error.contains("in use"), "{error}");
+}
+
+fn dashboard() -> String {
+    format!("{}/target/wasm32-wasip2/function/dashboard.wasm", e2e::root().display())
+}
+
+fn tempfile_with(bytes: &[u8]) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file.into_temp_path().keep().unwrap().to_string_lossy().into_owned()
+}
+
+/// A database that holds the reference's own table is migrated without losing a row.
+pub fn a_reference_table_is_kept(world: &World) {
+    let database = world.postgres.database();
+    database.execute(
+        "CREATE TABLE public.aggregates (window_start timestamp, window_end timestamp, code varchar, avg_vol float4);
+         INSERT INTO public.aggregates VALUES
+             ('2023-11-19 20:31:00', '2023-11-19 20:32:00', 'BINANCE', 1e10),
+             ('2023-11-19 20:31:00', '2023-11-19 20:32:00', 'BINANCE', 1e10),
+             (NULL, NULL, NULL, NULL)",
+    );
+    let mut host = world.setup(&database, "reference").components(&["dashboard"]).start();
+    host.wait_for_log("aggregates_before_exagg", MINUTE);
+    host.wait_until_ready();
+    assert_eq!(database.number("SELECT count(*) FROM public.aggregates_before_exagg"), 3);
+    let columns = database.texts(
+        "SELECT concat_ws(' ', column_name, data_type) FROM information_schema.columns
+         WHERE table_name = 'aggregates' AND table_schema = 'public' ORDER BY ordinal_position LIMIT 4",
+    );
+    let wanted = [
+        "window_start timestamp without time zone",
+        "window_end timestamp without time zone",
+        "code character varying",
+        "avg_vol double precision",
+    ];
+    assert_eq!(columns, wanted);
+    // A second start finds nothing to do.
+    host.stop();
+    host.restart();
+    host.wait_until_ready();
+    assert_eq!(database.number("SELECT count(*) FROM public.aggregates_before_exagg"), 3);
+}
+
+pub fn two_hosts_may_migrate_at_once(world: &World) {
+    let database = world.postgres.database();
+    let hosts: Vec<_> =
+        (0..3).map(|_| world.setup(&database, "at-once").components(&["dashboard"]).start()).collect();
+    for host in &hosts {
+        host.wait_until_ready();
+        assert!(!host.log().contains("Error"), "{}", host.log());
+    }
+    assert_eq!(database.number("SELECT count(*) FROM public.exagg_migrations"), 1);
+}
+
+/// Nothing is there: it says so, is not ready, keeps trying, and recovers by itself.
+pub fn without_kafka_or_postgresql_it_waits_and_recovers(world: &World) {
+    let database = world.postgres.database();
+    let mut kafka = Kafka::start();
+    kafka.create_topic("recovers", 1, &[]);
+    kafka.kill();
+    // A port that PostgreSQL is not behind yet.
+    let gate = Gate::closed(&database.host);
+    let url = database.url.replace(&database.host, &gate.address());
+    let mut host = world
+        .setup(&database, "recovers")
+        .variable("exchanges_topic", "recovers")
+        .variable("kafka_brokers", &kafka.brokers)
+        .variable("kafka_host", &kafka.brokers)
+        .variable("postgres_url", &url)
+        .variable("postgres_host", &gate.address())
+        .components(&EXCHANGES)
+        .start();
+    host.wait_for_log("does not answer", MINUTE);
+    assert_eq!(http::get(host.admin, "/readyz").status, 503);
+    assert_eq!(http::get(host.admin, "/livez").status, 200);
+    assert_eq!(http::get(host.listen, "/.well-known/spin/health").status, 200);
+    assert_eq!(http::get(host.listen, "/.well-known/exagg/ready").status, 503);
+    gate.open();
+    host.wait_for_log("kafka:", MINUTE);
+    kafka.resume();
+    let sender = kafka.producer();
+    for _ in 0..10 {
+        sender.send("recovers", 0, None, Some(exchange("A", 1.0, now() - 300).as_bytes()));
+    }
+    sender.flush();
+    wait_for_records(&database, "exchanges", 10);
+    host.wait_until_ready();
+    // The database goes away in the middle, and comes back.
+    gate.close();
+    for _ in 0..10 {
+        sender.send("recovers", 0, None, Some(exchange("A", 1.0, now() - 300).as_bytes()));
+    }
+    sender.flush();
+    wait_for("not ready", MINUTE, || (http::get(host.admin, "/readyz").status == 503).then_some(()));
+    gate.open();
+    wait_for_records(&database, "exchanges", 20);
+    assert!(!host.log().contains(&database.url), "the address with its password is in the log");
+}
+
+/// A door before the database: connections pass while it is open, and are cut when it closes.
+struct Gate {
+    port: u16,
+    open: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Gate {
+    fn closed(target: &str) -> Self {
+        use std::sync::atomic::Ordering::Relaxed;
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let open = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (target, is_open) = (target.to_owned(), std::sync::Arc::clone(&open));
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if !is_open.load(Relaxed) {
+                    continue;
+                }
+                let Ok(server) = std::net::TcpStream::connect(&target) else { continue };
+                for (from, to) in [(client.try_clone(), server.try_clone()), (server.try_clone(), client.try_clone())] {
+                    let (from, to, is_open) = (from.unwrap(), to.unwrap(), std::sync::Arc::clone(&is_open));
+                    from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                    std::thread::spawn(move || pass(&from, &to, &is_open));
+                }
+            }
+        });
+        Self { port, open }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn open(&self) {
+        self.open.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn close(&self) {
+        self.open.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+fn pass(mut from: &std::net::TcpStream, mut to: &std::net::TcpStream, is_open: &std::sync::atomic::AtomicBool) {
+    use std::io::{ErrorKind, Read, Write};
+    let mut buffer = [0; 16 * 1024];
+    while is_open.load(std::sync::atomic::Ordering::Relaxed) {
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                if to.write_all(&buffer[..count]).is_err() {
+                    break;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}

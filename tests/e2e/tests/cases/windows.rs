@@ -1,0 +1,138 @@
+//! Windows: any fields and formats, hopping, lateness, idleness.
+
+use std::time::Duration;
+
+use e2e::oracle::{Counted, Oracle};
+use e2e::wait_for;
+
+use super::{EXCHANGES, World, exchange, now, topic, wait_for_records, wait_until_closed};
+
+/// A window of 1 h with a slide of 15 min, in three formats with other field names.
+pub fn any_field_names_formats_and_hopping_windows(world: &World) {
+    for (format, write) in [
+        ("unix_millis", (|time: i64| (time * 1000).to_string()) as fn(i64) -> String),
+        ("rfc3339", |time| format!("\"{}+00:00\"", super::utc(time).replace(' ', "T"))),
+        ("%d.%m.%Y %H:%M:%S", |time| {
+            let text = super::utc(time);
+            format!("\"{}.{}.{} {}\"", &text[8..10], &text[5..7], &text[..4], &text[11..])
+        }),
+    ] {
+        let database = world.postgres.database();
+        let name = format!("fields-{}", format.chars().filter(char::is_ascii_alphanumeric).collect::<String>());
+        let topic = topic(&name);
+        world.kafka().create_topic(&topic, 2, &[]);
+        let sender = world.kafka().producer();
+        let mut oracle = Oracle::default();
+        let first = now() - 6 * 3600;
+        for number in 0..600i64 {
+            let (device, time) = (format!("d{}", number % 3), first + number * 30);
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let value = number as f64 / 7.0;
+            let partition = i32::try_from(number % 2).unwrap();
+            let json = format!(r#"{{"device":"{device}","reading":{value:?},"at":{},"code":1,"volume":"x"}}"#, write(time));
+            sender.send(&topic, partition, None, Some(json.as_bytes()));
+            let counted = Counted { code: device, value, time_us: time * 1_000_000, partition, offset: number / 2 };
+            oracle.count(&counted, 3600, 900);
+        }
+        sender.flush();
+        let _host = world
+            .setup(&database, &name)
+            .replace("key_field = \"code\"", "key_field = \"device\"")
+            .replace("value_field = \"volume\"", "value_field = \"reading\"")
+            .replace(
+                "time_field = \"time\"\ntime_format = \"%Y-%m-%d %H:%M:%S\"",
+                &format!("time_field = \"at\"\ntime_format = \"{format}\""),
+            )
+            .replace("slide_seconds = \"\"", "slide_seconds = \"900\"")
+            .variable("window_seconds", "3600")
+            .components(&EXCHANGES)
+            .start();
+        wait_for_records(&database, "exchanges", 4 * 600);
+        wait_until_closed(&database, "exchanges");
+        oracle.assert_equal(&database, "exchanges");
+    }
+}
+
+/// A record for a closed window is merged into its row, or rejected for that window alone.
+pub fn late_records_revise_or_are_rejected(world: &World) {
+    for late in ["revise", "reject"] {
+        let database = world.postgres.database();
+        let name = format!("late-{late}");
+        let topic = topic(&name);
+        world.kafka().create_topic(&topic, 1, &[]);
+        let sender = world.kafka().producer();
+        let time = now() / 60 * 60 - 600;
+        sender.send(&topic, 0, None, Some(exchange("A", 1.0, time).as_bytes()));
+        sender.send(&topic, 0, None, Some(exchange("A", 3.0, time + 1).as_bytes()));
+        sender.flush();
+        let _host = world.setup(&database, &name).variable("late", late).components(&EXCHANGES).start();
+        wait_for("the first close", Duration::from_secs(60), || {
+            (database.number("SELECT count(*) FROM public.aggregates") == 1).then_some(())
+        });
+        // The window is closed; an earlier and a later value come.
+        sender.send(&topic, 0, None, Some(exchange("A", 11.0, time - 0).as_bytes()));
+        sender.send(&topic, 0, None, Some(exchange("A", 5.0, time + 30).as_bytes()));
+        sender.flush();
+        let row = "SELECT records::int8 * 1000 + revision FROM public.aggregates";
+        if late == "revise" {
+            wait_for("the revision", Duration::from_secs(60), || (database.number(row) / 1000 == 4).then_some(()));
+            let values = database.texts(
+                "SELECT concat_ws(' ', avg_vol, min_vol, max_vol, first_vol, last_vol, revision > 0) FROM public.aggregates",
+            );
+            assert_eq!(values, ["5 1 11 1 5 t"]);
+            assert_eq!(database.number("SELECT count(*) FROM public.rejected_records"), 0);
+        } else {
+            wait_for("the rejects", Duration::from_secs(60), || {
+                (database.number("SELECT count(*) FROM public.rejected_records") == 2).then_some(())
+            });
+            assert_eq!(database.number(row), 2000);
+            let reasons = database.texts(
+                "SELECT DISTINCT concat_ws(' ', reason, window_start = (SELECT window_start FROM public.aggregates))
+                 FROM public.rejected_records",
+            );
+            assert_eq!(reasons, ["late t"]);
+        }
+    }
+}
+
+/// The watermark is the least of the partitions; an idle one does not hold it, and one that
+/// nobody reads does.
+pub fn an_idle_partition_does_not_hold_and_a_lagging_one_does(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("idle");
+    world.kafka().create_topic(&topic, 2, &[]);
+    let sender = world.kafka().producer();
+    let time = now() / 60 * 60 - 3600;
+    // Partition 1 never has a record; partition 0 goes on in time.
+    sender.send(&topic, 0, None, Some(exchange("A", 1.0, time).as_bytes()));
+    sender.send(&topic, 0, None, Some(exchange("A", 1.0, time + 120).as_bytes()));
+    sender.flush();
+    // An hour: what is open is not closed by the clock, as long as one partition is not idle.
+    let mut host = world
+        .setup(&database, "idle")
+        .variable("idle_timeout_seconds", "6")
+        .components(&EXCHANGES)
+        .start();
+    wait_for_records(&database, "exchanges", 2);
+    assert_eq!(database.number("SELECT count(*) FROM public.aggregates"), 0, "partition 1 is not idle yet");
+    for step in 0.. {
+        // Partition 0 stays busy while partition 1 becomes idle.
+        sender.send(&topic, 0, None, Some(exchange("B", 1.0, time + 121 + step).as_bytes()));
+        sender.flush();
+        if database.number("SELECT count(*) FROM public.aggregates WHERE code = 'A'") == 1 {
+            break;
+        }
+        assert!(step < 600, "partition 1 holds the watermark for ever");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let held = "SELECT watermark_held_by FROM public.streams";
+    assert!(database.texts(held)[0].contains("partition 0"), "{:?}", database.texts(held));
+    host.stop();
+    // Nobody reads now, and new records wait: the closer alone must not close what is open.
+    let mut closer = world.setup(&database, "idle").components(&["window-closer"]).start();
+    wait_for("word of the missing consumer", Duration::from_secs(60), || {
+        database.texts(held)[0].contains("no live consumer").then_some(())
+    });
+    assert!(database.number("SELECT count(*) FROM public.window_state") > 0);
+    closer.stop();
+}

@@ -1,0 +1,64 @@
+//! A Kafka function that does what its records say: `trap`, `loop`, `allocate`, `poison`, `stop`,
+//! `leak` (traps in an open transaction), `flood`; anything else is written to the table `seen`.
+#![allow(clippy::panic, clippy::expect_used, reason = "misbehaving is this function's job")]
+
+use exagg_sdk::kafka::{Batch, Outcome, Poisoned};
+use spin_sdk::pg::Connection;
+use spin_sdk::variables;
+
+exagg_sdk::kafka_function!(handle);
+
+async fn handle(batch: Batch) -> Outcome {
+    let url = variables::get("postgres_url").await.expect("a variable");
+    let database = match Connection::open(url).await {
+        Ok(database) => database,
+        Err(error) => return Outcome::RetryLater(error.to_string()),
+    };
+    let mut offsets = Vec::new();
+    let mut values = Vec::new();
+    for message in batch.messages() {
+        let value = String::from_utf8_lossy(message.value.unwrap_or_default()).into_owned();
+        match value.as_str() {
+            "trap" => panic!("told to trap"),
+            "loop" => spin(),
+            "allocate" => allocate(),
+            "flood" => (0..100_000).for_each(|number| println!("line {number}")),
+            "poison" => {
+                return Outcome::Poison(Poisoned { offset: message.offset, reason: "told so".to_owned() });
+            }
+            "stop" => return Outcome::Stop("told to stop".to_owned()),
+            "leak" => {
+                database.execute("BEGIN", vec![]).await.expect("a transaction");
+                let insert = "INSERT INTO seen (record_offset, value) VALUES (-1, 'leaked')";
+                database.execute(insert, vec![]).await.expect("a row");
+                panic!("told to trap in a transaction");
+            }
+            _ => {}
+        }
+        offsets.push(message.offset);
+        values.push(value);
+    }
+    if offsets.is_empty() {
+        return Outcome::Applied;
+    }
+    let insert = "INSERT INTO seen (record_offset, value)
+                  SELECT * FROM unnest($1::int8[], $2::text[]) ON CONFLICT (record_offset) DO NOTHING";
+    match database.execute(insert, vec![offsets.into(), values.into()]).await {
+        Ok(_) => Outcome::Applied,
+        Err(error) => Outcome::RetryLater(error.to_string()),
+    }
+}
+
+fn spin() {
+    let mut number = 1u64;
+    while std::hint::black_box(number) != 0 {
+        number = number.wrapping_mul(3) | 1;
+    }
+}
+
+fn allocate() {
+    let mut held = Vec::new();
+    loop {
+        held.push(std::hint::black_box(vec![1u8; 1 << 20]));
+    }
+}

@@ -102,7 +102,10 @@ fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
 pub enum Provider {
     Static(BTreeMap<String, Secret>),
     /// Environment variables by upper-case name behind a prefix, as they were at the start.
-    Env { prefix: String, variables: BTreeMap<String, Secret> },
+    Env {
+        prefix: String,
+        variables: BTreeMap<String, Secret>,
+    },
 }
 
 impl Provider {

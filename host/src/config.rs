@@ -194,9 +194,7 @@ fn looks_like_reference(from: &str) -> bool {
 fn runtime_config(path: Option<&Path>) -> Result<RuntimeConfig> {
     let Some(path) = path else { return Ok(RuntimeConfig::default()) };
     match std::fs::read_to_string(path) {
-        Ok(text) => {
-            toml::from_str(&text).with_context(|| format!("{} is not a runtime configuration", path.display()))
-        }
+        Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not a runtime configuration", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             tracing::info!("the runtime configuration {} is not there: passed over", path.display());
             Ok(RuntimeConfig::default())
@@ -221,7 +219,9 @@ fn flags(flags: &[String]) -> Result<BTreeMap<String, Secret>> {
             .split_once('=')
             .with_context(|| format!("--variable {flag:?} is not of the form K=V, K=@FILE or @FILE"))?;
         let value = match value.strip_prefix('@') {
-            Some(path) => std::fs::read_to_string(path).with_context(|| format!("--variable {name}: cannot read {path}"))?,
+            Some(path) => {
+                std::fs::read_to_string(path).with_context(|| format!("--variable {name}: cannot read {path}"))?
+            }
             None => value.to_owned(),
         };
         values.insert(name.to_owned(), Secret::new(value));
@@ -232,14 +232,16 @@ fn flags(flags: &[String]) -> Result<BTreeMap<String, Secret>> {
 fn variables_file(path: &Path) -> Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--variable: cannot read {}", path.display()))?;
     let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    let values = if is_json { serde_json::from_str(&text).map_err(anyhow::Error::from) } else { toml::from_str(&text).map_err(Into::into) };
+    let values = if is_json {
+        serde_json::from_str(&text).map_err(anyhow::Error::from)
+    } else {
+        toml::from_str(&text).map_err(Into::into)
+    };
     values.with_context(|| format!("--variable: {} is not a table of texts", path.display()))
 }
 
 fn env_provider(prefix: &str, environment: &Environment) -> Provider {
-    let text = |(name, value): (&OsString, &OsString)| {
-        Some((name.to_str()?.to_owned(), Secret::new(value.to_str()?)))
-    };
+    let text = |(name, value): (&OsString, &OsString)| Some((name.to_str()?.to_owned(), Secret::new(value.to_str()?)));
     Provider::Env { prefix: prefix.to_owned(), variables: environment.iter().filter_map(text).collect() }
 }
 
@@ -284,8 +286,10 @@ mod tests {
     fn unknown_keys_of_the_runtime_configuration_are_refused() {
         assert!(toml::from_str::<RuntimeConfig>("[exagg]\ninstances = 3").is_err());
         assert!(toml::from_str::<RuntimeConfig>("[[variables_provider]]\ntype = \"vault\"").is_err());
-        let config: RuntimeConfig =
-            toml::from_str("[[config_provider]]\ntype = \"static\"\nvalues = { a = \"1\" }\n[exagg.cron]\nlease = \"x\"").unwrap();
+        let config: RuntimeConfig = toml::from_str(
+            "[[config_provider]]\ntype = \"static\"\nvalues = { a = \"1\" }\n[exagg.cron]\nlease = \"x\"",
+        )
+        .unwrap();
         assert_eq!(config.variables_provider.len(), 1);
     }
 

@@ -34,7 +34,11 @@ impl Database {
     /// A connection whose notices are logged.
     pub async fn connect(&self) -> Result<Client> {
         let (client, mut connection) = self.0.connect(NoTls).await.map_err(|error| {
-            anyhow::anyhow!("PostgreSQL at {} does not answer: {}", self.place(), crate::factors::outbound_pg::describe(&error))
+            anyhow::anyhow!(
+                "PostgreSQL at {} does not answer: {}",
+                self.place(),
+                crate::factors::outbound_pg::describe(&error)
+            )
         })?;
         tokio::spawn(async move {
             let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));

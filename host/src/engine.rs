@@ -1,8 +1,8 @@
 //! The wasmtime engine: its limits, its clock for time-outs, and the cache of compiled code.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -49,7 +49,8 @@ impl Engine {
                 .with_context(|| format!("cannot use {} as cache of compiled code", folder.display()))?;
             config.cache(Some(cache));
         }
-        let wasmtime = wasmtime::Engine::new(&config).map_err(|error| anyhow!(error)).context("cannot start wasmtime")?;
+        let wasmtime =
+            wasmtime::Engine::new(&config).map_err(|error| anyhow!(error)).context("cannot start wasmtime")?;
         let stop = Arc::new(AtomicBool::new(false));
         tick(wasmtime.clone(), Arc::clone(&stop))?;
         let permits = Arc::new(Semaphore::new(limits.instances_max as usize));

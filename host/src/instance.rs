@@ -16,6 +16,9 @@ use crate::engine::{Engine, Limits};
 use crate::factors::{ComponentFactors, Factors, InstanceFactors};
 use crate::template::Variables;
 
+/// How much later than its own end a call that waits is given up.
+const WAIT_GRACE: Duration = Duration::from_millis(500);
+
 /// What a store holds: one field a concern, one for the factors.
 pub struct State {
     pub table: ResourceTable,
@@ -39,8 +42,11 @@ pub struct Component {
 /// Why a call has no answer of the function's.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("the function took longer than {0:?}")]
+    #[error("the function ran longer than {0:?}")]
     TimedOut(Duration),
+    /// Its time went by waiting for something outside, a database mostly.
+    #[error("the function waited longer than {0:?}")]
+    Stalled(Duration),
     #[error("the function trapped: {0}")]
     Trapped(String),
     /// The host could not make an instance: its pool is full, or the component cannot start.
@@ -59,8 +65,9 @@ impl Component {
         engine: &Engine,
         factors: &Arc<Factors>,
     ) -> Result<Self> {
-        let bytes = std::fs::read(&spec.source)
-            .with_context(|| format!("cannot read {}: build the functions first (make functions)", spec.source.display()))?;
+        let bytes = std::fs::read(&spec.source).with_context(|| {
+            format!("cannot read {}: build the functions first (make functions)", spec.source.display())
+        })?;
         let component = compile(&engine.wasmtime, &bytes)
             .with_context(|| format!("{} is not a component", spec.source.display()))?;
         let mut linker = Linker::new(&engine.wasmtime);
@@ -127,15 +134,15 @@ impl Component {
         let mut store = self.store();
         let time_max = self.limits.call_time_max;
         let run = async {
-            let bindings =
-                instantiate(&mut store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;
+            let bindings = instantiate(&mut store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;
             store
                 .run_concurrent(async move |accessor| call(accessor, bindings).await)
                 .await
                 .and_then(|result| result)
                 .map_err(|error| trapped(&error, time_max))
         };
-        tokio::time::timeout(time_max, run).await.unwrap_or(Err(CallError::TimedOut(time_max)))
+        // A function that runs is ended by the epoch first: what is left waits.
+        tokio::time::timeout(time_max + WAIT_GRACE, run).await.unwrap_or(Err(CallError::Stalled(time_max)))
     }
 }
 

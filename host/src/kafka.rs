@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
-use rdkafka::ClientContext;
 
 use crate::template::Secret;
 

@@ -100,11 +100,7 @@ enum Commands {
 /// Finds the manifest that `--from` names: a file, or the `spin.toml` of a folder.
 pub fn locate(from: &Path) -> Result<PathBuf> {
     let path = if from.is_dir() { from.join("spin.toml") } else { from.to_owned() };
-    ensure!(
-        path.is_file(),
-        "there is no manifest at {}: name a spin.toml or its folder with --from",
-        path.display()
-    );
+    ensure!(path.is_file(), "there is no manifest at {}: name a spin.toml or its folder with --from", path.display());
     Ok(path)
 }
 
@@ -135,7 +131,8 @@ fn parse(text: &str, folder: &Path) -> Result<App> {
             triggers.push(trigger.into_spec(&kind, manifest.application.trigger.get(&kind), &components)?);
         }
     }
-    let variables = manifest.variables.into_iter().map(|(name, variable)| variable.into_spec(name)).collect::<Result<_>>()?;
+    let variables =
+        manifest.variables.into_iter().map(|(name, variable)| variable.into_spec(name)).collect::<Result<_>>()?;
     Ok(App { name: manifest.application.name, version: manifest.application.version, variables, triggers, components })
 }
 
@@ -146,7 +143,10 @@ impl Variable {
             name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(lower),
             "the variable name {name:?} must be lower case letters, digits and _"
         );
-        ensure!(self.required != self.default.is_some(), "the variable {name:?} needs either a default or required = true");
+        ensure!(
+            self.required != self.default.is_some(),
+            "the variable {name:?} needs either a default or required = true"
+        );
         Ok((name, VariableSpec { default: self.default, secret: self.secret }))
     }
 }

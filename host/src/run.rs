@@ -139,17 +139,21 @@ async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
         kafka.insert("session.timeout.ms".to_owned(), Secret::new("6000"));
     }
     let metrics = Arc::new(Metrics::new().context("the metrics cannot be set up")?);
-    let context = Context { kafka, metrics, health: Arc::default(), clock: SystemClock, topics_are: embedded.as_ref().map(|embedded| embedded.broker.description()) };
+    let context = Context {
+        kafka,
+        metrics,
+        health: Arc::default(),
+        clock: SystemClock,
+        topics_are: embedded.as_ref().map(|embedded| embedded.broker.description()),
+    };
     let triggers = Arc::new(Triggers::new(&loaded, &context, embedded.is_some())?);
     let database = database(&variables)?;
     let leases = match &config.cron_lease {
         Some(template) => Some(Arc::new(Leases::new(Database::parse(&variables.expand(template)?)?))),
         None => None,
     };
-    let listeners = (
-        crate::server::bind("--listen", config.listen).await?,
-        crate::server::bind("--admin", config.admin).await?,
-    );
+    let listeners =
+        (crate::server::bind("--listen", config.listen).await?, crate::server::bind("--admin", config.admin).await?);
     let admin = Arc::new(Admin {
         app: loaded,
         triggers: Arc::clone(&triggers),
@@ -157,7 +161,20 @@ async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
         metrics: Arc::clone(&context.metrics),
         database: database.clone(),
     });
-    Ok(Prepared { config, triggers, factors, context, admin, database, leases, embedded, guard, topics, listeners, _engine: engine })
+    Ok(Prepared {
+        config,
+        triggers,
+        factors,
+        context,
+        admin,
+        database,
+        leases,
+        embedded,
+        guard,
+        topics,
+        listeners,
+        _engine: engine,
+    })
 }
 
 impl Prepared {
@@ -226,9 +243,10 @@ impl Stages {
             return Ok(());
         }
         let (stop_cron, stop) = (CancellationToken::new(), CancellationToken::new());
-        let looking = self.database.clone().map(|database| {
-            tokio::spawn(look_at_database(database, Arc::clone(&self.context.health), stop.clone()))
-        });
+        let looking = self
+            .database
+            .clone()
+            .map(|database| tokio::spawn(look_at_database(database, Arc::clone(&self.context.health), stop.clone())));
         let follower = self.guard.as_ref().map(|guard| Arc::clone(guard) as Arc<dyn Follower>);
         let (triggers, context) = (Arc::clone(&self.triggers), self.context.clone());
         let (leases, cron, all) = (self.leases.clone(), stop_cron.clone(), stop.clone());
@@ -257,7 +275,9 @@ impl Stages {
         if let Some(guard) = &self.guard
             && !guard.drained(EMBEDDED_DRAIN).await
         {
-            tracing::warn!("the embedded broker forgets records that were not read yet; the next start lists them in gaps");
+            tracing::warn!(
+                "the embedded broker forgets records that were not read yet; the next start lists them in gaps"
+            );
         }
         stop.cancel();
         match tokio::time::timeout(self.drain_max, running).await {
@@ -268,6 +288,7 @@ impl Stages {
 
     /// Migrates the database, waiting until it can be reached; false when the host stops first.
     async fn make_ready(&self, database: &Database, shutdown: &Shutdown) -> Result<bool> {
+        self.context.health.note("database", Some("not migrated yet".to_owned()));
         let mut pause = MIGRATE_PAUSE_MIN;
         loop {
             let error = match database.connect().await {
@@ -282,14 +303,16 @@ impl Stages {
             }
             pause = (pause * 2).min(MIGRATE_PAUSE_MAX);
         }
-        self.context.health.note("database", None);
         if self.migrate {
             migrate(database).await?;
         }
+        self.context.health.note("database", None);
         if self.guard.is_some() {
             let retired = retire_last_run(database, &self.topics).await?;
             if retired > 0 {
-                tracing::info!("the embedded broker starts empty: the progress of {retired} partitions of the last run is retired");
+                tracing::info!(
+                    "the embedded broker starts empty: the progress of {retired} partitions of the last run is retired"
+                );
             }
         }
         Ok(true)

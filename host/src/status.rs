@@ -30,9 +30,7 @@ async fn get(admin: SocketAddr) -> Result<String> {
     let stream = tokio::net::TcpStream::connect(admin).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = http::Request::get("/status")
-        .header("host", admin.to_string())
-        .body(Empty::<bytes::Bytes>::new())?;
+    let request = http::Request::get("/status").header("host", admin.to_string()).body(Empty::<bytes::Bytes>::new())?;
     let response = sender.send_request(request).await?;
     ensure!(response.status().is_success(), "status {}", response.status());
     let body = response.into_body().collect().await?.to_bytes();
@@ -48,7 +46,8 @@ fn text(value: &Value) -> String {
 }
 
 fn render(status: &Value) -> String {
-    let mut out = format!("{} ({})\n", text(&status["app"]), if status["ready"] == true { "ready" } else { "not ready" });
+    let mut out =
+        format!("{} ({})\n", text(&status["app"]), if status["ready"] == true { "ready" } else { "not ready" });
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     for stage in list(&status["stages"]) {
         out += &format!(

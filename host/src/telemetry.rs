@@ -3,9 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use tracing_subscriber::EnvFilter;
 
 /// From a quarter of a millisecond to half a minute.
@@ -52,11 +50,16 @@ impl Metrics {
                 Opts::new("exagg_kafka_lag_records", "Records between the position and the end of the partition."),
                 &["stage", "topic", "partition"],
             )?,
-            dead_letters: counter("exagg_kafka_dead_letters_total", "Records that went to the dead letters.", &["stage"])?,
+            dead_letters: counter(
+                "exagg_kafka_dead_letters_total",
+                "Records that went to the dead letters.",
+                &["stage"],
+            )?,
             ticks: counter("exagg_cron_ticks_total", "Cron ticks by result.", &["stage", "result"])?,
             requests: counter("exagg_http_requests_total", "Requests by status.", &["stage", "status"])?,
         };
-        for collector in [&metrics.records, &metrics.batches, &metrics.dead_letters, &metrics.ticks, &metrics.requests] {
+        for collector in [&metrics.records, &metrics.batches, &metrics.dead_letters, &metrics.ticks, &metrics.requests]
+        {
             metrics.registry.register(Box::new(collector.clone()))?;
         }
         metrics.registry.register(Box::new(metrics.calls.clone()))?;

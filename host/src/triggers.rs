@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::cron::CronTrigger;
 use self::http::HttpTrigger;
-use self::kafka::{KafkaTrigger, TopicDescription};
 use self::kafka::config::{Start, Subscription};
 use self::kafka::partition::Follower;
+use self::kafka::{KafkaTrigger, TopicDescription};
 use crate::app::LoadedApp;
 use crate::clock::SystemClock;
 use crate::health::Health;

@@ -17,6 +17,8 @@ pub struct Rejected<'a> {
     pub window_start: Option<i64>,
     pub reject: Reject,
     pub value: Option<&'a [u8]>,
+    /// A record that is late for several windows keeps its value with the first of them.
+    pub keeps_value: bool,
 }
 
 impl Rejected<'_> {
@@ -27,7 +29,7 @@ impl Rejected<'_> {
 
     /// What is kept of the value.
     pub fn kept(&self) -> Option<&[u8]> {
-        self.value.map(|value| &value[..value.len().min(REJECTED_BYTES_MAX)])
+        self.value.filter(|_| self.keeps_value).map(|value| &value[..value.len().min(REJECTED_BYTES_MAX)])
     }
 }
 
@@ -59,7 +61,10 @@ pub fn aggregate<'a>(
         match schema.read(message.value, now) {
             Ok(event) => {
                 let late = result.fold.add(event, message.offset, windows, open);
-                result.rejected.extend(late.into_iter().map(|start| rejected(&message, Reject::Late, Some(start))));
+                result.rejected.extend(late.into_iter().enumerate().map(|(index, start)| Rejected {
+                    keeps_value: index == 0,
+                    ..rejected(&message, Reject::Late, Some(start))
+                }));
             }
             Err(reject) => result.rejected.push(rejected(&message, reject, None)),
         }
@@ -68,7 +73,7 @@ pub fn aggregate<'a>(
 }
 
 fn rejected<'a>(message: &Message<'a>, reject: Reject, window_start: Option<i64>) -> Rejected<'a> {
-    Rejected { offset: message.offset, window_start, reject, value: message.value }
+    Rejected { offset: message.offset, window_start, reject, value: message.value, keeps_value: true }
 }
 
 #[cfg(test)]
@@ -110,7 +115,13 @@ mod tests {
         assert_eq!(result.records, 3);
         assert_eq!(
             result.rejected,
-            vec![Rejected { offset: 1, window_start: None, reject: Reject::NotJson, value: Some(b"nonsense") }]
+            vec![Rejected {
+                offset: 1,
+                window_start: None,
+                reject: Reject::NotJson,
+                value: Some(b"nonsense"),
+                keeps_value: true
+            }]
         );
         let rows = result.fold.into_sorted();
         assert_eq!((rows.len(), rows[0].2.records, rows[0].2.sum), (1, 2, 4.0));

@@ -70,12 +70,7 @@ async fn apply_from(batch: &Batch, from: i64, settings: &Settings, store: &Store
 
 /// The log no longer holds a range: it is written down, and passed over only where the trigger
 /// was told to.
-async fn skip_lost(
-    batch: &Batch,
-    lost: &LostRange,
-    settings: &Settings,
-    store: &Store,
-) -> Result<Outcome, StoreError> {
+async fn skip_lost(batch: &Batch, lost: &LostRange, settings: &Settings, store: &Store) -> Result<Outcome, StoreError> {
     store.write_gap(settings, batch, lost).await?;
     if !lost.accepted {
         return Ok(Outcome::Stop(format!(

@@ -23,6 +23,9 @@ impl Late {
     }
 }
 
+/// A year: more is a mistake in the unit.
+const SECONDS_MAX: i64 = 366 * 24 * 3600;
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub stream: String,
@@ -39,7 +42,7 @@ pub struct Settings {
 pub enum SettingsError {
     Missing(String),
     NotANumber { name: &'static str, value: String },
-    Negative(&'static str),
+    OutOfRange(&'static str),
     Late(String),
     Stream(String),
     Windows(WindowsError),
@@ -51,9 +54,11 @@ impl std::fmt::Display for SettingsError {
         match self {
             Self::Missing(why) => write!(f, "a variable of the aggregator cannot be read: {why}"),
             Self::NotANumber { name, value } => write!(f, "the variable {name} is {value:?}: a whole number is wanted"),
-            Self::Negative(name) => write!(f, "the variable {name} is below 0"),
+            Self::OutOfRange(name) => write!(f, "the variable {name} must be 0 to {SECONDS_MAX}"),
             Self::Late(value) => write!(f, "the variable late is {value:?}: use \"revise\" or \"reject\""),
-            Self::Stream(value) => write!(f, "the variable stream is {value:?}: 1 to 256 bytes without U+0000 are wanted"),
+            Self::Stream(value) => {
+                write!(f, "the variable stream is {value:?}: 1 to 256 bytes without U+0000 are wanted")
+            }
             Self::Windows(error) => error.fmt(f),
             Self::Format(error) => error.fmt(f),
         }
@@ -140,8 +145,8 @@ fn number(name: &'static str, text: &str) -> Result<i64, SettingsError> {
 
 fn seconds(name: &'static str, text: &str) -> Result<i64, SettingsError> {
     match number(name, text)? {
-        value if value < 0 => Err(SettingsError::Negative(name)),
-        value => Ok(value),
+        value if (0..=SECONDS_MAX).contains(&value) => Ok(value),
+        _ => Err(SettingsError::OutOfRange(name)),
     }
 }
 

@@ -11,10 +11,11 @@ use crate::settings::{Late, Settings};
 
 /// Moves the progress by compare-and-set; everything else in the statement hangs on its row.
 /// Parameters: 1 stream, 2 topic id, 3 partition, 4 from, 5 next, 6 end, 7 partition count,
-/// 8 group, 9 highest event time, 10 whether there were records.
+/// 8 group, 9 highest event time, 10 whether there were events (bad records are silence: they must
+/// not hold the watermark). A batch's end may be older than the one a heartbeat told.
 const FENCE: &str = "
 UPDATE public.progress SET
-    next_offset = $5, end_offset = $6, partition_count = $7, consumer_group = $8,
+    next_offset = $5, end_offset = greatest(end_offset, $6), partition_count = $7, consumer_group = $8,
     max_event_time_us = greatest(max_event_time_us, $9),
     last_record_at = CASE WHEN $10 THEN clock_timestamp() ELSE last_record_at END,
     last_seen_at = clock_timestamp()
@@ -22,9 +23,13 @@ WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4";
 
 /// In reject mode the windows must still be open when the statement runs: the share lock makes
 /// the window-closer wait, and a window it has closed meanwhile makes the fence hold.
+/// The advisory lock is the fair queue before it: row locks alone let new readers pass a waiting
+/// writer for ever.
 const CLOSED: &str = "
-closed AS MATERIALIZED (
-    SELECT closed_before FROM public.streams WHERE stream = $1 FOR SHARE
+gate AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(hashtextextended('exagg stream ' || $1, 0))
+), closed AS MATERIALIZED (
+    SELECT s.closed_before FROM gate, public.streams AS s WHERE s.stream = $1 FOR SHARE OF s
 ),";
 const STILL_OPEN: &str = "
     AND NOT EXISTS (SELECT FROM closed WHERE closed_before >= timestamp 'epoch' + $25 * interval '1 second')";
@@ -94,10 +99,15 @@ ON CONFLICT (stream, topic_id, partition) DO NOTHING";
 const OTHER_TOPIC_ID: &str = "
 SELECT topic_id FROM public.progress WHERE stream = $1 AND topic = $2 AND topic_id <> $3 LIMIT 1";
 
+/// Nothing is written, and no row locked, while they are as they were.
 const WRITE_SETTINGS: &str = "
 INSERT INTO public.streams AS s
     (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+SELECT $1, $2, $3, $4, $5, $6, $7
+WHERE NOT EXISTS (
+    SELECT FROM public.streams
+    WHERE (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
+        = ($1, $2, $3, $4, $5, $6, $7))
 ON CONFLICT (stream) DO UPDATE SET
     window_seconds = excluded.window_seconds,
     slide_seconds = excluded.slide_seconds,
@@ -105,10 +115,7 @@ ON CONFLICT (stream) DO UPDATE SET
     idle_timeout_seconds = excluded.idle_timeout_seconds,
     max_future_seconds = excluded.max_future_seconds,
     late = excluded.late,
-    updated_at = clock_timestamp()
-WHERE (s.window_seconds, s.slide_seconds, s.allowed_lateness_seconds, s.idle_timeout_seconds, s.max_future_seconds, s.late)
-   IS DISTINCT FROM (excluded.window_seconds, excluded.slide_seconds, excluded.allowed_lateness_seconds,
-                     excluded.idle_timeout_seconds, excluded.max_future_seconds, excluded.late)";
+    updated_at = clock_timestamp()";
 
 const CLOSED_BEFORE: &str = "
 SELECT (extract(epoch FROM closed_before) * 1000000)::int8 FROM public.streams WHERE stream = $1";
@@ -116,11 +123,14 @@ SELECT (extract(epoch FROM closed_before) * 1000000)::int8 FROM public.streams W
 /// Writes the lost range down and, where it is accepted, moves the progress past it.
 const WRITE_GAP: &str = "
 WITH passed AS (
-    UPDATE public.progress SET next_offset = $6, last_seen_at = clock_timestamp()
+    UPDATE public.progress SET
+        next_offset = $6, end_offset = greatest(end_offset, $8), last_seen_at = clock_timestamp()
     WHERE $7 AND stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $5
+    RETURNING 1
 )
 INSERT INTO public.gaps (stream, topic_id, partition, topic, from_offset, next_offset, reason)
-VALUES ($1, $2, $3, $4, $5, $6, 'deleted from the log before it was read')
+SELECT $1, $2, $3, $4, $5, $6, 'deleted from the log before it was read'
+WHERE NOT $7 OR EXISTS (SELECT FROM passed)
 ON CONFLICT DO NOTHING";
 
 /// What a failed statement means.
@@ -189,7 +199,7 @@ impl Store {
             batch.partition_count.into(),
             batch.group.clone().into(),
             aggregate.fold.max_event_time().map(|time| time.0).into(),
-            (aggregate.records > 0).into(),
+            aggregate.fold.max_event_time().is_some().into(),
         ];
         let earliest_end = push_partials(&mut params, settings, aggregate);
         if settings.late == Late::Reject {
@@ -270,6 +280,7 @@ impl Store {
             lost.from_offset.into(),
             lost.next_offset.into(),
             lost.accepted.into(),
+            batch.end_offset.into(),
         ];
         self.connection.execute(WRITE_GAP, params).await?;
         Ok(())

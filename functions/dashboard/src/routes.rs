@@ -122,8 +122,10 @@ mod tests {
 
     #[test]
     fn a_query_names_stream_code_and_time() {
-        let Ok(Route::Aggregates(query)) = get("/api/aggregates", "stream=a%20b&code=%C3%A9+x&from=2023-11-19T20:00:00Z&to=2023-11-19%2021:00:00&limit=5")
-        else {
+        let Ok(Route::Aggregates(query)) = get(
+            "/api/aggregates",
+            "stream=a%20b&code=%C3%A9+x&from=2023-11-19T20:00:00Z&to=2023-11-19%2021:00:00&limit=5",
+        ) else {
             panic!("no query")
         };
         assert_eq!(query.stream.as_deref(), Some("a b"));
@@ -135,7 +137,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_refused() {
-        for query in ["from=yesterday", "limit=0", "limit=10001", "limit=x", "cod=A", "code=%zz", "code=%ff", "code=%00", "code=%4"] {
+        for query in [
+            "from=yesterday",
+            "limit=0",
+            "limit=10001",
+            "limit=x",
+            "cod=A",
+            "code=%zz",
+            "code=%ff",
+            "code=%00",
+            "code=%4",
+        ] {
             assert_eq!(get("/api/aggregates", query).unwrap_err().status, 400, "{query}");
         }
         assert_eq!(get("/api", "").unwrap_err().status, 404);

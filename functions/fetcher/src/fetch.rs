@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use spin_sdk::http::send;
 use spin_sdk::key_value::Store;
 use spin_sdk::time::sleep;
-use spin_sdk::wasip3::http::types::RequestOptions;
+use spin_sdk::wasip3::http::types::{ErrorCode, RequestOptions};
 use spin_sdk::wasip3::http_compat::RequestOptionsExtension;
 
 use crate::livecoinwatch::{Answer, judge, request_body};
@@ -68,13 +68,26 @@ async fn call(settings: &Settings) -> Answer {
     let failed = |error: String| Answer::TryAgain { reason: format!("the call failed: {error}"), after_seconds: None };
     let response = match send(request).await {
         Ok(response) => response,
-        Err(error) => return failed(error.to_string()),
+        Err(error) => return failed(plain(&error)),
     };
     let status = response.status().as_u16();
     let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
     match Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await {
         Ok(body) => judge(status, retry_after.as_deref(), &body.to_bytes(), unix_seconds()),
         Err(error) => failed(format!("the body broke off: {error}")),
+    }
+}
+
+/// The usual failures in words; the others by their names in the interface.
+fn plain(error: &ErrorCode) -> String {
+    match error {
+        ErrorCode::ConnectionTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout => {
+            "the API did not answer in time".to_owned()
+        }
+        ErrorCode::ConnectionRefused => "the API refuses connections".to_owned(),
+        ErrorCode::DnsError(_) => "the API's name cannot be resolved".to_owned(),
+        ErrorCode::HttpRequestDenied => "the API's address is not in allowed_outbound_hosts".to_owned(),
+        other => other.to_string(),
     }
 }
 

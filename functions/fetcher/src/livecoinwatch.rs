@@ -12,7 +12,10 @@ const SHOWN_BYTES_MAX: usize = 200;
 pub enum Answer {
     Records(Vec<Record>),
     /// Worth another try, after so many seconds where the server asks for a pause.
-    TryAgain { reason: String, after_seconds: Option<u64> },
+    TryAgain {
+        reason: String,
+        after_seconds: Option<u64>,
+    },
     /// Another try would be answered the same.
     GiveUp(String),
 }
@@ -62,7 +65,8 @@ fn pause(text: &str, now: u64) -> Option<u64> {
 
 /// All items become records, or none does: half an answer is not an answer.
 fn records(body: &[u8], now: u64) -> Result<Vec<Record>, String> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| format!("it is not JSON ({error}){}", shown(body)))?;
+    let value: Value =
+        serde_json::from_slice(body).map_err(|error| format!("it is not JSON ({error}){}", shown(body)))?;
     let Value::Array(items) = value else {
         return Err(format!("it is not an array{}", shown(body)));
     };
@@ -70,7 +74,11 @@ fn records(body: &[u8], now: u64) -> Result<Vec<Record>, String> {
         return Err("it is an empty array".to_owned());
     }
     let time = utc(now);
-    items.into_iter().enumerate().map(|(index, item)| record(item, &time).ok_or(format!("item {index} has no code"))).collect()
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| record(item, &time).ok_or(format!("item {index} has no code")))
+        .collect()
 }
 
 fn record(item: Value, time: &str) -> Option<Record> {

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::record::{Record, utc};
 
 const EXCHANGES: [&str; 20] = [
-    "BINANCE", "COINBASE", "KRAKEN", "OKX", "BYBIT", "KUCOIN", "BITFINEX", "GATE", "BITSTAMP", "GEMINI", "MEXC",
-    "HTX", "BITGET", "UPBIT", "BITHUMB", "POLONIEX", "LBANK", "PROBIT", "COINEX", "WHITEBIT",
+    "BINANCE", "COINBASE", "KRAKEN", "OKX", "BYBIT", "KUCOIN", "BITFINEX", "GATE", "BITSTAMP", "GEMINI", "MEXC", "HTX",
+    "BITGET", "UPBIT", "BITHUMB", "POLONIEX", "LBANK", "PROBIT", "COINEX", "WHITEBIT",
 ];
 
 /// A 64-bit hash of the parts (splitmix64's finalizer over an FNV-1a start): cheap, and good
@@ -64,7 +64,8 @@ fn exchange(code: &str, rank: u64, seed: u64, timestamp: u64) -> Record {
     let random = |what: &str, time| unit(hash(seed, code, what, time));
     // Ten billion dollars for the first, drifting by a tenth within an hour.
     let base = 1e10 / rank as f64 * (0.5 + random("base", 0));
-    let volume = cents(base * (0.95 + 0.1 * random("hour", timestamp / 3600)) * (0.99 + 0.02 * random("now", timestamp)));
+    let volume =
+        cents(base * (0.95 + 0.1 * random("hour", timestamp / 3600)) * (0.99 + 0.02 * random("now", timestamp)));
     let visitors = 1_000_000 / rank + hash(seed, code, "visitors", timestamp) % 10_000;
     Record {
         key: code.to_owned(),
@@ -113,7 +114,9 @@ mod tests {
     fn exchanges_have_the_fields_of_the_api() {
         let records = exchanges(10, 1, TIME);
         assert_eq!(records.len(), 10);
-        for field in ["code", "markets", "volume", "bidTotal", "askTotal", "depth", "visitors", "volumePerVisitor", "time"] {
+        for field in
+            ["code", "markets", "volume", "bidTotal", "askTotal", "depth", "visitors", "volumePerVisitor", "time"]
+        {
             assert!(records.iter().all(|record| record.value.contains_key(field)), "{field}");
         }
     }

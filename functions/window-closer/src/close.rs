@@ -5,8 +5,9 @@ use window::watermark::judge;
 
 use crate::store::{Store, StoreError, Stream};
 
-/// Windows that one statement folds: bounds its memory and its locks.
-const WINDOWS_PER_STATEMENT: i64 = 20;
+/// Window ends that one statement folds: bounds its memory and its locks. Each tick begins with
+/// one and doubles, so that windows of any size get through within the call's time.
+const WINDOWS_PER_STATEMENT_MAX: i64 = 16;
 /// Rows that one statement of the retention deletes.
 const RETENTION_ROWS_PER_STATEMENT: i64 = 5_000;
 /// Statements of the retention in one tick and table; what is left waits for the next one.
@@ -49,7 +50,10 @@ async fn close_stream(store: &Store, stream: &Stream, now: EventTime) -> Result<
         // In a statement of its own: the fold below must see what was added under the share lock.
         store.raise_closed_before(&stream.stream, closed_before).await?;
     }
-    while retried(async || store.close_windows(&stream.stream, closed_before, WINDOWS_PER_STATEMENT).await).await? {}
+    let mut windows = 1;
+    while retried(async || store.close_windows(&stream.stream, closed_before, windows).await).await? {
+        windows = (windows * 2).min(WINDOWS_PER_STATEMENT_MAX);
+    }
     Ok(())
 }
 

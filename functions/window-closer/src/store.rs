@@ -29,19 +29,22 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
         FROM public.progress p WHERE p.stream = s.stream), '[]'::jsonb))), '[]'::jsonb)
 FROM public.streams s";
 
-/// The watermark only rises; its row says what holds it.
+/// The watermark only rises; its row says what holds it. The advisory lock is the fair queue before
+/// the row, which aggregators lock shared where late records are rejected.
 const RAISE_WATERMARK: &str = "
+WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('exagg stream ' || $1, 0)))
 UPDATE public.streams SET
     watermark = greatest(watermark, timestamp 'epoch' + $2 * interval '1 microsecond'),
     watermark_held_by = $3,
     updated_at = clock_timestamp()
-WHERE stream = $1
+FROM gate WHERE stream = $1
 RETURNING (extract(epoch FROM watermark) * 1000000)::int8";
 
 const RAISE_CLOSED_BEFORE: &str = "
+WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('exagg stream ' || $1, 0)))
 UPDATE public.streams SET
     closed_before = greatest(closed_before, timestamp 'epoch' + $2 * interval '1 microsecond')
-WHERE stream = $1";
+FROM gate WHERE stream = $1";
 
 /// Folds the oldest windows that end by $2, whole windows of at most $3 different ends. Only
 /// what DELETE returned is folded: a second read of the table would lose what is added meanwhile.
@@ -206,11 +209,7 @@ impl Store {
         watermark: Option<EventTime>,
         held_by: &str,
     ) -> Result<Option<EventTime>, StoreError> {
-        let params = vec![
-            stream.to_owned().into(),
-            watermark.map(|time| time.0).into(),
-            held_by.to_owned().into(),
-        ];
+        let params = vec![stream.to_owned().into(), watermark.map(|time| time.0).into(), held_by.to_owned().into()];
         Ok(self.number(RAISE_WATERMARK, params).await?.map(EventTime))
     }
 

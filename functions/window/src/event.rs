@@ -12,6 +12,10 @@ pub const CODE_BYTES_MAX: usize = 256;
 /// Largest absolute value: sums of any number of records stay finite below it.
 pub const VALUE_MAX: f64 = 1e200;
 
+/// Smallest absolute value beside 0: PostgreSQL fails a division whose result is too small for a
+/// double, and sums of values above this never come near that.
+pub const VALUE_MIN: f64 = 1e-200;
+
 /// What is counted of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event<'a> {
@@ -51,6 +55,7 @@ pub enum Reject {
     WrongType(Field),
     ValueNotFinite,
     ValueTooLarge,
+    ValueTooSmall,
     CodeEmpty,
     CodeTooLong,
     CodeHasNul,
@@ -81,6 +86,7 @@ impl Reject {
             Self::WrongType(Field::Time) => "time_wrong_type",
             Self::ValueNotFinite => "value_not_finite",
             Self::ValueTooLarge => "value_too_large",
+            Self::ValueTooSmall => "value_too_small",
             Self::CodeEmpty => "key_empty",
             Self::CodeTooLong => "key_too_long",
             Self::CodeHasNul => "key_has_nul",
@@ -153,7 +159,10 @@ fn read_code(scalar: Scalar<'_>) -> Result<Cow<'_, str>, Reject> {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "values are doubles; an integer above 2^53 is rounded as JSON readers do")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "values are doubles; an integer above 2^53 is rounded as JSON readers do"
+)]
 fn read_value(scalar: Scalar<'_>) -> Result<f64, Reject> {
     let value = match scalar {
         Scalar::Missing => return Err(Reject::Missing(Field::Value)),
@@ -165,6 +174,7 @@ fn read_value(scalar: Scalar<'_>) -> Result<f64, Reject> {
     match value {
         value if !value.is_finite() => Err(Reject::ValueNotFinite),
         value if value.abs() > VALUE_MAX => Err(Reject::ValueTooLarge),
+        value if value != 0.0 && value.abs() < VALUE_MIN => Err(Reject::ValueTooSmall),
         // -0.0 and 0.0 are one value; keep one of them so that minima are the same everywhere.
         value => Ok(value + 0.0),
     }
@@ -367,6 +377,8 @@ mod tests {
         assert_eq!(value("-0.0").map(f64::to_bits), Ok(0.0f64.to_bits()));
         assert_eq!(value("1e308"), Err(Reject::ValueTooLarge));
         assert_eq!(value("1e309"), Err(Reject::ValueNotFinite));
+        assert_eq!(value("5e-324"), Err(Reject::ValueTooSmall));
+        assert_eq!(value("-1e-200"), Ok(-1e-200));
         assert_eq!(value("NaN"), Err(Reject::NotJson));
         assert_eq!(value("Infinity"), Err(Reject::NotJson));
     }

@@ -65,13 +65,7 @@ pub struct Fold<'a> {
 impl<'a> Fold<'a> {
     /// Counts the event in each of its windows for which `open` holds, and returns the starts
     /// (Unix seconds) of those for which it does not.
-    pub fn add(
-        &mut self,
-        event: Event<'a>,
-        offset: i64,
-        windows: Windows,
-        open: impl Fn(i64) -> bool,
-    ) -> Vec<i64> {
+    pub fn add(&mut self, event: Event<'a>, offset: i64, windows: Windows, open: impl Fn(i64) -> bool) -> Vec<i64> {
         let edge = Edge { time: event.time, offset, value: event.value };
         self.max_event_time = self.max_event_time.max(Some(event.time));
         let mut closed = Vec::new();

@@ -58,9 +58,7 @@ impl TimeFormat {
     /// # Errors
     /// When the zone is unknown or the pattern cannot tell a date and a time.
     pub fn new(format: &str, zone: &str) -> Result<Self, FormatError> {
-        let time_zone = || {
-            TimeZone::get(zone).map_err(|_| FormatError::UnknownZone(zone.to_owned()))
-        };
+        let time_zone = || TimeZone::get(zone).map_err(|_| FormatError::UnknownZone(zone.to_owned()));
         Ok(match format {
             "rfc3339" => Self::Rfc3339,
             "unix_seconds" => Self::UnixSeconds,
@@ -167,9 +165,9 @@ fn parse_date_time(text: &[u8]) -> Option<DateTime> {
         return None;
     }
     let digits = |from: usize, to: usize| {
-        text[from..to].iter().try_fold(0i16, |number, byte| {
-            byte.is_ascii_digit().then(|| number * 10 + i16::from(byte - b'0'))
-        })
+        text[from..to]
+            .iter()
+            .try_fold(0i16, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i16::from(byte - b'0')))
     };
     let small = |from| digits(from, from + 2).and_then(|number| i8::try_from(number).ok());
     DateTime::new(digits(0, 4)?, small(5)?, small(8)?, small(11)?, small(14)?, small(17)?, 0).ok()
@@ -209,7 +207,9 @@ mod tests {
     #[test]
     fn broken_times_are_unreadable() {
         let reference = format(REFERENCE_PATTERN, "UTC");
-        for text in ["", "2023-11-19", "2023-11-19T20:31:15", "2023-02-30 00:00:00", "2023-11-19 24:00:00", "２023-11-19 20:31"] {
+        for text in
+            ["", "2023-11-19", "2023-11-19T20:31:15", "2023-02-30 00:00:00", "2023-11-19 24:00:00", "２023-11-19 20:31"]
+        {
             assert_eq!(reference.parse_text(text), Err(TimeError::Unreadable), "{text}");
         }
     }

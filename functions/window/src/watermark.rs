@@ -7,7 +7,7 @@ use crate::time::{EventTime, MICROS_PER_SECOND};
 
 /// A partition whose consumer was not heard of for longer counts as unattended. Consumers report
 /// every few seconds, also when there is nothing to read.
-pub const SEEN_WITHIN_SECONDS: f64 = 15.0;
+pub const SEEN_WITHIN_SECONDS: f64 = 10.0;
 
 /// Where one partition stands: a row of `progress`, with its times as ages by the database's clock.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
@@ -29,11 +29,12 @@ pub struct PartitionProgress {
 
 impl PartitionProgress {
     /// Idle is only who is caught up, attended and silent: a consumer that is merely slow or gone
-    /// must hold the watermark, or its records would all come late.
+    /// must hold the watermark, or its records would all come late. Silence counts as far as
+    /// somebody listened.
     fn is_idle(&self, idle_timeout_seconds: f64) -> bool {
         self.next_offset >= self.end_offset
             && self.seen_ago <= SEEN_WITHIN_SECONDS
-            && self.silent_for >= idle_timeout_seconds
+            && self.silent_for - self.seen_ago >= idle_timeout_seconds
     }
 }
 
@@ -42,9 +43,17 @@ impl PartitionProgress {
 pub enum Holder {
     NothingSeenYet,
     /// Partitions of a topic that no consumer has reported yet.
-    Unreported { topic: String, reported: usize, partitions: i32 },
+    Unreported {
+        topic: String,
+        reported: usize,
+        partitions: i32,
+    },
     /// The partition with the least event time, or without any.
-    Partition { topic: String, partition: i32, why: &'static str },
+    Partition {
+        topic: String,
+        partition: i32,
+        why: &'static str,
+    },
     /// All are idle: the clock moves it.
     Clock,
 }
@@ -64,7 +73,8 @@ impl fmt::Display for Holder {
 
 /// The watermark of a stream (none: not known yet) and what holds it.
 ///
-/// It is the least, over the partitions that are not idle, of the highest event time; the clock
+/// It is the least, over the partitions that are not idle, of the highest event time, and never
+/// ahead of the clock (one fast clock must not close the windows that still run); the clock
 /// less the idle time-out when all are idle; and none until each partition has reported.
 pub fn judge(
     partitions: &[PartitionProgress],
@@ -84,7 +94,7 @@ pub fn judge(
         .filter(|partition| !partition.is_idle(idle_timeout))
         .min_by_key(|partition| partition.max_event_time_us);
     match slowest {
-        Some(partition) => (partition.max_event_time_us.map(EventTime), holder(partition)),
+        Some(partition) => (partition.max_event_time_us.map(|time| EventTime(time.min(now.0))), holder(partition)),
         None => (Some(EventTime(now.0 - idle_timeout_seconds * MICROS_PER_SECOND)), Holder::Clock),
     }
 }
@@ -153,9 +163,9 @@ mod tests {
 
     #[test]
     fn an_idle_partition_does_not_hold_it() {
-        let idle = PartitionProgress { silent_for: 20.0, ..partition(1, Some(400)) };
+        let idle = PartitionProgress { silent_for: 21.0, ..partition(1, Some(400)) };
         assert_eq!(seconds(&[partition(0, Some(500)), idle]), Some(500));
-        let never = PartitionProgress { silent_for: 20.0, ..partition(1, None) };
+        let never = PartitionProgress { silent_for: 21.0, ..partition(1, None) };
         assert_eq!(seconds(&[partition(0, Some(500)), never]), Some(500));
     }
 
@@ -163,10 +173,21 @@ mod tests {
     fn a_partition_that_lags_or_is_unattended_is_not_idle() {
         let lagging = PartitionProgress { silent_for: 99.0, end_offset: 11, ..partition(1, Some(400)) };
         assert_eq!(seconds(&[partition(0, Some(500)), lagging]), Some(400));
-        let unattended = PartitionProgress { silent_for: 99.0, seen_ago: 15.1, ..partition(1, Some(400)) };
+        let unattended = PartitionProgress { silent_for: 99.0, seen_ago: 10.1, ..partition(1, Some(400)) };
         let (watermark, holder) = judge(&[partition(0, Some(500)), unattended], 20, NOW);
         assert_eq!(watermark, Some(EventTime(400 * MICROS_PER_SECOND)));
         assert_eq!(holder.to_string(), "topic t partition 1: no live consumer");
+    }
+
+    #[test]
+    fn silence_counts_only_as_far_as_somebody_listened() {
+        let gone = PartitionProgress { silent_for: 25.0, seen_ago: 9.0, ..partition(1, Some(400)) };
+        assert_eq!(seconds(&[partition(0, Some(500)), gone]), Some(400));
+    }
+
+    #[test]
+    fn it_is_never_ahead_of_the_clock() {
+        assert_eq!(seconds(&[partition(0, Some(1_050)), partition(1, Some(1_059))]), Some(1_000));
     }
 
     #[test]

@@ -20,8 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const USER: &str = "exagg";
 const DATABASE: &str = "postgres";
 /// Where to look beside PG_BIN and the PATH.
-const USUAL_FOLDERS: [&str; 4] =
-    ["/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt", "/usr/local/opt"];
+const USUAL_FOLDERS: [&str; 4] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt", "/usr/local/opt"];
 
 /// Where it will run.
 #[derive(Clone)]
@@ -118,7 +117,10 @@ impl Postgres {
             if ended || Instant::now() > deadline {
                 let said = fs::read_to_string(log).unwrap_or_default();
                 let tail: Vec<_> = said.lines().rev().take(5).collect();
-                bail!("the embedded PostgreSQL did not start: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" | "));
+                bail!(
+                    "the embedded PostgreSQL did not start: {}",
+                    tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
+                );
             }
             pause();
         }
@@ -132,6 +134,10 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        // Once it has ended by itself its pid may be somebody else's.
+        if self.ended.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty) {
+            return;
+        }
         sys::signal(self.pid, libc::SIGINT);
         if self.ended.recv_timeout(STOP_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             sys::signal(self.pid, libc::SIGQUIT);
@@ -230,7 +236,11 @@ fn folder(state_dir: &Path, user: Option<&SystemUser>) -> Result<PathBuf> {
     } else {
         let name = state_dir.to_string_lossy().replace('/', "-");
         let folder = Path::new("/var/tmp").join(format!("exagg{name}"));
-        tracing::info!("the embedded database lies in {}: its user cannot go to {}", folder.display(), state_dir.display());
+        tracing::info!(
+            "the embedded database lies in {}: its user cannot go to {}",
+            folder.display(),
+            state_dir.display()
+        );
         folder
     };
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

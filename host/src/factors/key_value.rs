@@ -64,7 +64,9 @@ impl Factor for KeyValueFactor {
 
     fn configure(&self, spec: &ComponentSpec, _: &Configure<'_>) -> Result<ComponentKeyValue> {
         if let Some(unknown) = spec.key_value_stores.iter().find(|label| !self.labels.contains(*label)) {
-            bail!("key_value_stores: {unknown:?} is not configured: add [key_value_store.{unknown}] to the runtime config");
+            bail!(
+                "key_value_stores: {unknown:?} is not configured: add [key_value_store.{unknown}] to the runtime config"
+            );
         }
         Ok(ComponentKeyValue {
             file: Arc::clone(&self.file),

@@ -27,6 +27,9 @@ const DELIVERY_TIMEOUT_MS: &str = "20000";
 /// How long a full queue is waited for, at a time.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
 
+/// Messages of one call that are on their way at a time: the gate knows them when they are stored.
+const MESSAGES_AT_ONCE: usize = 500;
+
 /// Holds a producer back while nobody keeps up, where records would be lost else.
 pub trait ProduceGate: Send + Sync {
     /// Waits until the topic has room.
@@ -126,22 +129,34 @@ impl ComponentKafka {
         }
         let producer = self.producers.get(brokers)?;
         self.check_advertised(brokers, &producer).await?;
+        let mut stored = Vec::with_capacity(messages.len());
+        for messages in messages.chunks(MESSAGES_AT_ONCE) {
+            self.send_some(&producer, messages, &mut stored).await?;
+        }
+        Ok(stored)
+    }
+
+    async fn send_some(
+        &self,
+        producer: &Producer,
+        messages: &[wit::Message],
+        stored: &mut Vec<wit::Delivery>,
+    ) -> Result<(), wit::Error> {
         let mut deliveries = Vec::with_capacity(messages.len());
-        for message in &messages {
+        for message in messages {
             if let Some(gate) = &self.producers.gate {
                 gate.room(&message.topic).await;
             }
-            deliveries.push(enqueue(&producer, message).await?);
+            deliveries.push(enqueue(producer, message).await?);
         }
-        let mut stored = Vec::with_capacity(messages.len());
-        for (delivery, message) in join_all(deliveries).await.into_iter().zip(&messages) {
+        for (delivery, message) in join_all(deliveries).await.into_iter().zip(messages) {
             let delivery = delivery.map_err(failed)?.map_err(|(error, _)| failed(error))?;
             if let Some(gate) = &self.producers.gate {
                 gate.stored(&message.topic, delivery.partition, delivery.offset, bytes(message));
             }
             stored.push(wit::Delivery { partition: delivery.partition, offset: delivery.offset });
         }
-        Ok(stored)
+        Ok(())
     }
 
     fn check(&self, addresses: &[(String, u16)]) -> Result<(), wit::Error> {
@@ -206,9 +221,12 @@ async fn enqueue(producer: &Producer, message: &wit::Message) -> Result<Delivery
         record.payload = message.value.as_deref();
         if !message.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            record = record.headers(message.headers.iter().fold(headers, |headers, (key, value)| {
-                headers.insert(Header { key, value: Some(value) })
-            }));
+            record = record.headers(
+                message
+                    .headers
+                    .iter()
+                    .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) })),
+            );
         }
         match producer.send_result(record) {
             Ok(delivery) => return Ok(delivery),

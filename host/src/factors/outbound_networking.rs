@@ -207,7 +207,16 @@ mod tests {
 
     #[test]
     fn entries_that_cannot_be_right_are_refused() {
-        for entry in ["example.com", "kafka://broker", "http://a,b", "http://a/path", "ht tp://a", "http://", "http://a:b", "kafka://a:1,b:2"] {
+        for entry in [
+            "example.com",
+            "kafka://broker",
+            "http://a,b",
+            "http://a/path",
+            "ht tp://a",
+            "http://",
+            "http://a:b",
+            "kafka://a:1,b:2",
+        ] {
             assert!(AllowedHosts::parse(&[entry.to_owned()], &Variables::default()).is_err(), "{entry}");
         }
     }

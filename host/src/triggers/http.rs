@@ -38,7 +38,10 @@ struct Raw {
 enum RawRoute {
     Public(String),
     /// `{ private = true }`: for service chaining, which this host does not do.
-    Private { #[serde(rename = "private")] _private: bool },
+    Private {
+        #[serde(rename = "private")]
+        _private: bool,
+    },
 }
 
 #[derive(Deserialize)]
@@ -77,7 +80,8 @@ impl HttpTrigger {
             "{}: the route {text} is there twice",
             in_trigger()
         );
-        let pre = proxy(component.pre().clone()).map_err(|error| anyhow::anyhow!("{error:#}")).with_context(in_trigger)?;
+        let pre =
+            proxy(component.pre().clone()).map_err(|error| anyhow::anyhow!("{error:#}")).with_context(in_trigger)?;
         let handler = ProxyHandler::new(Handler { component, pre });
         self.routes.push(Route { pattern, stage: trigger.id.clone(), handler });
         // The most specific route first.
@@ -94,7 +98,12 @@ impl HttpTrigger {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, request: Request<Incoming>, client: SocketAddr, context: &Context) -> Response<WasiBody> {
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        client: SocketAddr,
+        context: &Context,
+    ) -> Response<WasiBody> {
         let path = request.uri().path().to_owned();
         let found = self.routes.iter().find_map(|route| Some((route, route.pattern.matches(&path)?)));
         let Some((route, matched)) = found else {
@@ -303,12 +312,7 @@ impl WorkerState for OneRequest {
 struct Deadline(Pin<Box<Sleep>>);
 
 impl WorkerExpiration for Deadline {
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        _: WorkerStatus,
-        _: Instant,
-    ) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, _: WorkerStatus, _: Instant) -> Poll<()> {
         self.0.as_mut().poll(cx)
     }
 }

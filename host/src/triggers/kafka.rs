@@ -21,7 +21,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +37,8 @@ pub use self::sys::{TopicDescription, describe_topic};
 use super::Context;
 use crate::instance::Component;
 
-/// How long batches in flight may take when the host stops.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long batches in flight may take when the host stops: below the host's own deadline.
+const DRAIN_MAX: Duration = Duration::from_secs(25);
 
 /// One `[[trigger.kafka]]`, checked and not running yet.
 pub struct KafkaTrigger {
@@ -57,7 +58,12 @@ impl KafkaTrigger {
     }
 
     /// Reads until told to stop, then lets batches in flight end and commits.
-    pub async fn run(&self, context: &Context, follower: Option<Arc<dyn Follower>>, stop: CancellationToken) -> Result<()> {
+    pub async fn run(
+        &self,
+        context: &Context,
+        follower: Option<Arc<dyn Follower>>,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let (sender, events) = unbounded_channel();
         let dead_letters = match &self.subscription.on_poison {
             OnPoison::DeadLetter(topic) => Some(DeadLetters::open(&self.subscription, &context.kafka, topic)?),
@@ -79,8 +85,8 @@ impl KafkaTrigger {
             status: Arc::clone(&self.status),
             follower,
         });
-        let mut partitions = Partitions { stage: Arc::clone(&stage), tasks: HashMap::new() };
-        partitions.follow(events, stop).await;
+        let mut partitions = Partitions { stage: Arc::clone(&stage), tasks: HashMap::new(), turns: HashMap::new() };
+        let result = partitions.follow(events, stop).await;
         drop(partitions);
         // The thread commits what is applied before it ends; dropping the consumer leaves the group.
         serving.cancel();
@@ -92,7 +98,7 @@ impl KafkaTrigger {
         if tokio::task::spawn_blocking(leave).await.is_ok_and(|ended| ended.is_err()) {
             tracing::error!(stage = %self.subscription.trigger_id, "the consumer's thread panicked");
         }
-        Ok(())
+        result
     }
 }
 
@@ -100,17 +106,24 @@ impl KafkaTrigger {
 struct Partitions {
     stage: Arc<Stage>,
     tasks: HashMap<TopicPartition, (CancellationToken, JoinHandle<()>)>,
+    /// Whose task runs holds it; one that outlived its revocation keeps its successor waiting.
+    turns: HashMap<TopicPartition, Arc<Mutex<()>>>,
 }
 
 impl Partitions {
     /// Follows the group until told to stop; then lets every batch in flight end.
-    async fn follow(&mut self, mut events: UnboundedReceiver<Event>, stop: CancellationToken) {
+    async fn follow(&mut self, mut events: UnboundedReceiver<Event>, stop: CancellationToken) -> Result<()> {
+        let mut result = Ok(());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = events.recv() => match event {
                     Some(Event::Assigned(assignments)) => self.assigned(assignments),
                     Some(Event::Revoked(partitions, done)) => self.revoked(&partitions, done),
+                    Some(Event::Failed(reason)) => {
+                        result = Err(anyhow!("the consumer has failed for good: {reason}"));
+                        break;
+                    }
                     None => break,
                 },
             }
@@ -120,6 +133,7 @@ impl Partitions {
         if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
             tracing::warn!(stage = %self.stage.subscription.trigger_id, "a batch in flight did not end within {DRAIN_MAX:?}");
         }
+        result
     }
 
     fn assigned(&mut self, assignments: Vec<Assignment>) {
@@ -129,7 +143,8 @@ impl Partitions {
             let key = (assignment.topic.clone(), assignment.partition);
             let cancel = CancellationToken::new();
             let task = PartitionTask::new(Arc::clone(&self.stage), assignment, cancel.clone());
-            self.tasks.insert(key, (cancel, tokio::spawn(task.run())));
+            let turn = Arc::clone(self.turns.entry(key.clone()).or_default());
+            self.tasks.insert(key, (cancel, tokio::spawn(task.run(turn))));
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Setup {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     manifest: String,
+    from: Option<String>,
+    listen: Option<String>,
 }
 
 /// A host that runs.
@@ -50,6 +52,8 @@ impl Setup {
             arguments: Vec::new(),
             environment: Vec::new(),
             manifest: manifest(),
+            from: None,
+            listen: None,
         }
     }
 
@@ -97,6 +101,20 @@ impl Setup {
         self
     }
 
+    /// Names something else than its own folder as the app.
+    #[must_use]
+    pub fn from(mut self, from: &str) -> Self {
+        self.from = Some(from.to_owned());
+        self
+    }
+
+    /// Listens on this very address.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = Some(address.to_owned());
+        self
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -116,8 +134,9 @@ impl Setup {
         command
             .arg("up")
             .arg("--from")
-            .arg(self.folder.path())
-            .args(["--listen", &format!("127.0.0.1:{listen}"), "--admin", &format!("127.0.0.1:{admin}")])
+            .arg(self.from.as_deref().map_or_else(|| self.folder.path(), Path::new))
+            .args(["--listen", self.listen.as_ref().unwrap_or(&format!("127.0.0.1:{listen}"))])
+            .args(["--admin", &format!("127.0.0.1:{admin}")])
             .args(&self.arguments)
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());

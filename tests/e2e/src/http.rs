@@ -32,7 +32,11 @@ pub fn try_get(port: u16, path: &str) -> Option<Answer> {
     stream.read_to_end(&mut text).ok()?;
     let text = String::from_utf8(text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n")?;
-    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunked(body) } else { body.to_owned() };
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        unchunked(body)
+    } else {
+        body.to_owned()
+    };
     Some(Answer { status: head.split(' ').nth(1)?.parse().ok()?, headers: head.to_owned(), body })
 }
 

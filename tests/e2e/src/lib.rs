@@ -4,6 +4,7 @@
 //! - [`kafka`]: Apache Kafka (KRaft) in a folder of its own.
 //! - [`database`]: a database a test.
 //! - [`host`]: `exagg` as a process, and the manifests that it runs.
+//! - [`gate`]: a door before a server.
 //! - [`http`]: a small client, and a server that answers as it is told.
 //! - [`oracle`]: an independent computation of the rows.
 //!
@@ -18,6 +19,7 @@
 )]
 
 pub mod database;
+pub mod gate;
 pub mod host;
 pub mod http;
 pub mod kafka;

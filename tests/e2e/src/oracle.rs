@@ -104,7 +104,8 @@ impl Oracle {
             }
             #[expect(clippy::cast_precision_loss, reason = "counts are small")]
             let average = expected.sum / expected.records as f64;
-            for (what, found, wanted) in [("sum", row.get::<_, f64>(3), expected.sum), ("average", row.get(8), average)] {
+            for (what, found, wanted) in [("sum", row.get::<_, f64>(3), expected.sum), ("average", row.get(8), average)]
+            {
                 if (found - wanted).abs() > 1e-9 * wanted.abs().max(f64::MIN_POSITIVE) {
                     differences.push(format!("{key:?}: {what} is {found}, not {wanted}"));
                 }

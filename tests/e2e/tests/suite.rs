@@ -1,12 +1,6 @@
 //! All end-to-end tests. One Kafka and one PostgreSQL serve them; each test has topics, groups
 //! and a database of its own.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
 
 mod cases;
 

@@ -60,7 +60,12 @@ impl Pool {
             Some(client) => client,
             None => self.connect().await?,
         };
-        Ok(PooledClient { client: Some(client), permit: Some(permit), pool: Arc::clone(self), in_flight: AtomicUsize::new(0) })
+        Ok(PooledClient {
+            client: Some(client),
+            permit: Some(permit),
+            pool: Arc::clone(self),
+            in_flight: AtomicUsize::new(0),
+        })
     }
 
     fn take_idle(&self) -> Option<Client> {

@@ -132,7 +132,10 @@ fn array(values: &[Option<String>]) -> String {
 
 /// The columns of a row.
 pub fn columns(row: &Row) -> Vec<v4::Column> {
-    row.columns().iter().map(|column| v4::Column { name: column.name().to_owned(), data_type: data_type(column.type_()) }).collect()
+    row.columns()
+        .iter()
+        .map(|column| v4::Column { name: column.name().to_owned(), data_type: data_type(column.type_()) })
+        .collect()
 }
 
 fn data_type(ty: &Type) -> v4::DbDataType {
@@ -202,7 +205,8 @@ pub fn value(row: &Row, index: usize) -> Result<v4::DbValue, String> {
         Type::INT4_RANGE => get(row, index, |Range((lower, upper)): Range<i32>| V::RangeInt32((lower, upper))),
         Type::INT8_RANGE => get(row, index, |Range((lower, upper)): Range<i64>| V::RangeInt64((lower, upper))),
         Type::NUM_RANGE => get(row, index, |Range((lower, upper)): Range<rust_decimal::Decimal>| {
-            let text = |bound: Option<Bound<rust_decimal::Decimal>>| bound.map(|(value, kind)| (value.to_string(), kind));
+            let text =
+                |bound: Option<Bound<rust_decimal::Decimal>>| bound.map(|(value, kind)| (value.to_string(), kind));
             V::RangeDecimal((text(lower), text(upper)))
         }),
         _ => get(row, index, |Raw(bytes)| V::Unsupported(bytes.to_vec())),

@@ -9,6 +9,7 @@ use crate::bindings::kafka::exagg::kafka::types::{Batch, Header};
 pub struct BatchBuilder {
     records_max: usize,
     bytes_max: usize,
+    header_bytes: usize,
     batch: Batch,
 }
 
@@ -68,21 +69,21 @@ fn push(column: &mut Vec<u8>, lengths: &mut Vec<i32>, bytes: Option<&[u8]>) {
 
 impl BatchBuilder {
     pub fn new(place: &Place, from: i64, records_max: usize, bytes_max: usize) -> Self {
-        Self { records_max, bytes_max, batch: empty(place, from, from) }
+        Self { records_max, bytes_max, header_bytes: 0, batch: empty(place, from, from) }
     }
 
     /// True when the record must wait for the next batch. One record always fits.
     pub fn is_full_for(&self, record: &RecordRef<'_>) -> bool {
         let count = self.batch.offsets.len();
-        let bytes = self.batch.keys.len() + self.batch.values.len();
+        let bytes = self.batch.keys.len() + self.batch.values.len() + self.header_bytes;
         count >= self.records_max || (count > 0 && bytes + record.bytes() > self.bytes_max)
     }
 
-    /// Adds the record. One below the batch's position was applied before and is passed over:
-    /// a fetch may begin earlier than it was asked to.
-    pub fn push(&mut self, record: &RecordRef<'_>) {
+    /// Adds the record; false for one below the batch's position, which was applied before and is
+    /// passed over: a fetch may begin earlier than it was asked to.
+    pub fn push(&mut self, record: &RecordRef<'_>) -> bool {
         if record.offset < self.batch.next_offset {
-            return;
+            return false;
         }
         let batch = &mut self.batch;
         batch.offsets.push(record.offset);
@@ -90,10 +91,12 @@ impl BatchBuilder {
         push(&mut batch.keys, &mut batch.key_lengths, record.key);
         push(&mut batch.values, &mut batch.value_lengths, record.value);
         batch.next_offset = record.offset + 1;
+        true
     }
 
     /// Adds a header to the record added last.
     pub fn push_header(&mut self, name: &str, value: Option<&[u8]>) {
+        self.header_bytes += name.len() + value.map_or(0, <[u8]>::len);
         let record_index = u32::try_from(self.batch.offsets.len().saturating_sub(1)).unwrap_or(u32::MAX);
         self.batch.headers.push(Header { record_index, name: name.to_owned(), value: value.map(<[u8]>::to_vec) });
     }
@@ -211,7 +214,7 @@ mod tests {
     #[test]
     fn records_before_the_position_are_passed_over() {
         let mut builder = builder(10, 1000);
-        builder.push(&record(4, "old"));
+        assert!(!builder.push(&record(4, "old")));
         assert!(builder.is_empty());
         builder.push(&record(5, "new"));
         builder.push(&record(5, "again"));

@@ -48,7 +48,7 @@ fn batch_records_max() -> usize {
     10_000
 }
 fn batch_bytes_max() -> usize {
-    4 * 1024 * 1024
+    2 * 1024 * 1024
 }
 fn batch_wait_ms_max() -> u64 {
     10

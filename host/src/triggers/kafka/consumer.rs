@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Start, Subscription};
 use super::batch::Place;
+use super::config::{Start, Subscription};
 use super::sys::{self, PartitionQueue, TopicDescription};
 use crate::kafka::{apply, client_config, log};
 use crate::triggers::Context as TriggerContext;
@@ -43,6 +43,8 @@ pub enum Event {
     Assigned(Vec<Assignment>),
     /// The partitions go when the sender is used or dropped.
     Revoked(Vec<TopicPartition>, mpsc::Sender<()>),
+    /// The client is of no use any more (another member has its instance id, say).
+    Failed(String),
 }
 
 /// How far a partition is applied.
@@ -72,6 +74,36 @@ pub struct Consumer {
     applied: AppliedOffsets,
     /// What every topic is, where the broker cannot say it.
     topics_are: Option<TopicDescription>,
+    /// The polling thread's orders; none before it runs.
+    restarts: Mutex<Option<mpsc::Sender<Restart>>>,
+}
+
+/// An order to assign a partition anew, at an offset.
+struct Restart {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    done: mpsc::Sender<Result<(), String>>,
+}
+
+impl Restart {
+    fn run(self, consumer: &BaseConsumer<Context>) {
+        let result = self.assign(consumer).map_err(text);
+        // Nobody waits any more when the partition went meanwhile.
+        let _ = self.done.send(result);
+    }
+
+    fn assign(&self, consumer: &BaseConsumer<Context>) -> KafkaResult<()> {
+        let assigned = consumer.assignment()?;
+        if assigned.find_partition(&self.topic, self.partition).is_none() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, self.partition, Offset::Offset(self.offset))?;
+        consumer.incremental_unassign(&list)?;
+        consumer.incremental_assign(&list)?;
+        consumer.resume(&list)
+    }
 }
 
 impl Consumer {
@@ -81,8 +113,8 @@ impl Consumer {
         let topics_are = context.topics_are.clone();
         let mut config = client_config(&subscription.brokers, shared);
         config
-            // What is fetched and waits, a partition: with batches of 4 MiB this is one ahead.
-            .set("queued.max.messages.kbytes", "4096")
+            // What is fetched and waits, a partition: about one batch ahead.
+            .set("queued.max.messages.kbytes", "2048")
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "250")
             .set("topic.metadata.refresh.interval.ms", "10000")
@@ -103,23 +135,32 @@ impl Consumer {
             config.set("group.instance.id", id);
         }
         let applied = AppliedOffsets::default();
-        let context =
-            Context { who: subscription.trigger_id.clone(), events, applied: Arc::clone(&applied) };
-        let inner: BaseConsumer<Context> = config.create_with_context(context).context("the consumer cannot be set up")?;
+        let context = Context { who: subscription.trigger_id.clone(), events, applied: Arc::clone(&applied) };
+        let inner: BaseConsumer<Context> =
+            config.create_with_context(context).context("the consumer cannot be set up")?;
         let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
         inner.subscribe(&topics).context("the topics cannot be subscribed to")?;
-        Ok(Self { inner: Arc::new(inner), applied, topics_are })
+        Ok(Self { inner: Arc::new(inner), applied, topics_are, restarts: Mutex::default() })
     }
 
     /// Serves events on a thread of its own until told to stop; then commits what is applied.
     pub fn run(&self, stop: CancellationToken) -> Result<std::thread::JoinHandle<()>> {
         let (inner, applied) = (Arc::clone(&self.inner), Arc::clone(&self.applied));
+        let (sender, restarts) = mpsc::channel::<Restart>();
+        *self.restarts.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         let who = inner.context().who.clone();
         let serve = move || {
             let mut committed_at = Instant::now();
             while !stop.is_cancelled() {
                 if let Some(Err(error)) = inner.poll(POLL) {
                     tracing::warn!(client = %inner.context().who, "kafka: {error}");
+                    if let Some((code, why)) = inner.client().fatal_error() {
+                        // Without this the stage would be deaf and look alive.
+                        let _ = inner.context().events.send(Event::Failed(format!("{code}: {why}")));
+                    }
+                }
+                for restart in restarts.try_iter() {
+                    restart.run(&inner);
                 }
                 if committed_at.elapsed() >= COMMIT_EVERY {
                     commit(&inner, &applied, |_| true, CommitMode::Async);
@@ -144,8 +185,9 @@ impl Consumer {
     pub fn describe(&self, topic: &str) -> impl Answer<TopicDescription> + use<> {
         let topic = topic.to_owned();
         let known = self.topics_are.clone();
-        self.ask(move |inner| {
-            known.map_or_else(|| sys::describe_topic(inner.client().native_ptr(), &topic, REQUEST_TIMEOUT), Ok)
+        self.ask(move |inner| match known {
+            Some(known) => Ok(TopicDescription { id: format!("{}-{topic}", known.id), ..known }),
+            None => sys::describe_topic(inner.client().native_ptr(), &topic, REQUEST_TIMEOUT),
         })
     }
 
@@ -207,14 +249,24 @@ impl Consumer {
     /// Goes on at the offset.
     pub fn resume_at(&self, topic: &str, partition: i32, offset: i64) -> impl Answer<()> + use<> {
         let topic = topic.to_owned();
+        let restarts = self.restarts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.ask(move |inner| {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(&topic, partition, Offset::Offset(offset)).map_err(text)?;
             let answer = inner.seek_partitions(list, REQUEST_TIMEOUT).map_err(text)?;
-            for element in answer.elements() {
-                element.error().map_err(text)?;
+            let sought = answer.elements().iter().try_for_each(|element| element.error());
+            match (sought, restarts) {
+                (Ok(()), _) => inner.resume(&one(&topic, partition)).map_err(text),
+                // An offset out of range has taken the fetcher out of service: only a new
+                // assignment brings it back, and that is the polling thread's business.
+                (Err(error), Some(restarts)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {
+                    let (done, wait) = mpsc::channel();
+                    let restart = Restart { topic, partition, offset, done };
+                    restarts.send(restart).map_err(|_| "the consumer is stopping".to_owned())?;
+                    wait.recv_timeout(REQUEST_TIMEOUT).map_err(|error| error.to_string())?
+                }
+                (Err(error), _) => Err(text(error)),
             }
-            inner.resume(&one(&topic, partition)).map_err(text)
         })
     }
 
@@ -268,7 +320,8 @@ fn commit(
     let mut list = TopicPartitionList::new();
     {
         let mut applied = applied.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((topic, partition), offset) in applied.iter_mut().filter(|(key, offset)| !offset.committed && wanted(key)) {
+        for ((topic, partition), offset) in applied.iter_mut().filter(|(key, offset)| !offset.committed && wanted(key))
+        {
             let mut element = list.add_partition(topic, *partition);
             if element.set_offset(Offset::Offset(offset.next_offset)).is_ok() {
                 element.set_metadata(&offset.metadata);
@@ -280,8 +333,22 @@ fn commit(
         return;
     }
     if let Err(error) = consumer.commit(&list, mode) {
-        // The function's own progress is the truth: a commit that failed costs a re-read at most.
-        tracing::warn!(client = %consumer.context().who, "offsets were not committed: {error}");
+        not_committed(&consumer.context().who, applied, &list, &error);
+    }
+}
+
+/// The function's own progress is the truth: a commit that failed costs a re-read at most. It is
+/// tried again, for those who watch the lag.
+fn not_committed(who: &str, applied: &AppliedOffsets, list: &TopicPartitionList, error: &KafkaError) {
+    tracing::warn!(client = %who, "offsets were not committed: {error}");
+    let mut applied = applied.lock().unwrap_or_else(PoisonError::into_inner);
+    for element in list.elements() {
+        let key = (element.topic().to_owned(), element.partition());
+        if let Some(known) = applied.get_mut(&key)
+            && Offset::Offset(known.next_offset) == element.offset()
+        {
+            known.committed = false;
+        }
     }
 }
 
@@ -313,9 +380,9 @@ impl ConsumerContext for Context {
         }
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
         if let Err(error) = result {
-            tracing::warn!(client = %self.who, "offsets were not committed: {error}");
+            not_committed(&self.who, &self.applied, list, &error);
         }
     }
 }
@@ -334,13 +401,14 @@ impl Context {
                 Some(Assignment { topic, partition, queue })
             })
             .collect();
-        // Any valid offset does: the partition is paused, and sought before it is read.
-        list.set_all_offsets(Offset::Beginning)?;
+        // Paused first, and at a number: a question for the log's start would still be answered
+        // after the seek, and win.
+        consumer.pause(list)?;
+        list.set_all_offsets(Offset::Offset(0))?;
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(list)?,
             _ => consumer.assign(list)?,
         }
-        consumer.pause(list)?;
         // The receiver is gone when the trigger stops; then nothing is to be done.
         let _ = self.events.send(Event::Assigned(assignments));
         Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{empty, Place, split, without};
+use super::batch::{Place, empty, split, without};
 use super::config::{OnPoison, Subscription};
 use super::dead_letter::DeadLetters;
 use crate::bindings::kafka::exagg::kafka::types::{Batch, Outcome};
@@ -59,14 +59,12 @@ impl Dispatcher {
     }
 
     /// Brings the batch to its end.
-    pub async fn dispatch(
-        &self,
-        batch: Batch,
-        cancel: &CancellationToken,
-        note: Note<'_>,
-    ) -> Dispatched {
+    pub async fn dispatch(&self, batch: Batch, cancel: &CancellationToken, note: Note<'_>) -> Dispatched {
         let mut pieces = vec![Arc::new(batch)];
         while let Some(piece) = pieces.pop() {
+            if cancel.is_cancelled() {
+                return Dispatched::Cancelled;
+            }
             match self.attempt(&piece, cancel, note).await {
                 Attempt::Applied => {}
                 Attempt::ResumeAt(offset) => return Dispatched::ResumeAt(offset),
@@ -99,10 +97,14 @@ impl Dispatcher {
                     if piece.offsets.contains(&poisoned.offset) {
                         return Attempt::Poison(poisoned.offset, poisoned.reason);
                     }
-                    return Attempt::Stop(format!("the function names offset {} as poison, which it was not given", poisoned.offset));
+                    return Attempt::Stop(format!(
+                        "the function names offset {} as poison, which it was not given",
+                        poisoned.offset
+                    ));
                 }
                 Ok(Outcome::RetryLater(reason)) => reason,
-                Err(error @ CallError::NoInstance(_)) => error.to_string(),
+                // It waited for the world, or there was no room: the records are not to blame.
+                Err(error @ (CallError::NoInstance(_) | CallError::Stalled(_))) => error.to_string(),
                 Err(error) => {
                     traps += 1;
                     if traps > self.subscription.retry_attempts_max && self.rest_works(piece).await {
@@ -154,9 +156,7 @@ impl Dispatcher {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     instance.get_typed_func::<(Arc<Batch>,), (Outcome,)>(&mut *store, "handle-batch")
                 },
-                async |accessor, function| {
-                    function.call_concurrent(accessor, (batch,)).await.map(|(outcome,)| outcome)
-                },
+                async |accessor, function| function.call_concurrent(accessor, (batch,)).await.map(|(outcome,)| outcome),
             )
             .await;
         let name = match &result {
@@ -181,7 +181,8 @@ impl Dispatcher {
         note: Note<'_>,
     ) -> Result<(), Dispatched> {
         let place = format!("topic {} partition {} offset {offset}", piece.topic, piece.partition);
-        let (Some(dead_letters), OnPoison::DeadLetter(topic)) = (&self.dead_letters, &self.subscription.on_poison) else {
+        let (Some(dead_letters), OnPoison::DeadLetter(topic)) = (&self.dead_letters, &self.subscription.on_poison)
+        else {
             return Err(Dispatched::Stopped(format!("{place} cannot be applied: {reason} (on_poison = \"stop\")")));
         };
         let mut backoff = Backoff::new(&self.subscription);

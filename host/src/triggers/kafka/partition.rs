@@ -1,9 +1,11 @@
 //! One partition: where it goes on, its batches in order, one in flight.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka_sys::rd_kafka_resp_err_t as ErrorCode;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +19,8 @@ use crate::bindings::kafka::exagg::kafka::types::{Batch, LostRange};
 
 /// How often a quiet partition says where it stands.
 const HEARTBEAT: Duration = Duration::from_secs(4);
+/// Heartbeats in a row that may find records which do not come.
+const STALLED_MAX: u32 = 1;
 /// Messages taken off the queue at a time; a batch takes several times.
 const TAKE_MAX: usize = 2_000;
 
@@ -40,11 +44,16 @@ enum Interrupted {
     Stopped(String),
     /// Where it stands must be found out again, from this offset.
     Reposition(i64),
+    /// The same, after a pause: an error came in the place of records.
+    Failed(String),
 }
 
 pub struct PartitionTask {
-    stage: Arc<Stage>,
+    /// Taken off the queue and not in a batch yet. Fields are dropped in this order: messages and
+    /// queue must go before the consumer that the stage holds.
+    waiting: VecDeque<Message>,
     queue: PartitionQueue,
+    stage: Arc<Stage>,
     key: TopicPartition,
     place: Place,
     /// The next batch's first offset.
@@ -53,35 +62,41 @@ pub struct PartitionTask {
     first_partition_count: i32,
     /// True until the partition is read: it is paused till then.
     beginning: bool,
-    /// Taken off the queue and not in a batch yet.
-    waiting: std::collections::VecDeque<Message>,
+    /// When the topic was last asked for.
+    described_at: Instant,
+    /// Heartbeats in a row that found records behind the position, and none came.
+    stalled: u32,
+    /// Pauses after errors that came in the place of records.
+    errors: Backoff,
     cancel: CancellationToken,
 }
 
 impl PartitionTask {
     pub fn new(stage: Arc<Stage>, assignment: Assignment, cancel: CancellationToken) -> Self {
         let Assignment { topic, partition, queue } = assignment;
-        let place = Place {
-            topic: topic.clone(),
-            partition,
-            group: stage.subscription.group.clone(),
-            ..Place::default()
-        };
+        let place =
+            Place { topic: topic.clone(), partition, group: stage.subscription.group.clone(), ..Place::default() };
         Self {
-            stage,
+            waiting: VecDeque::new(),
             queue,
+            errors: Backoff::new(&stage.subscription),
+            stage,
             key: (topic, partition),
             place,
             position: 0,
             first_partition_count: 1,
             beginning: true,
-            waiting: std::collections::VecDeque::new(),
+            described_at: Instant::now(),
+            stalled: 0,
             cancel,
         }
     }
 
-    /// Runs until the partition goes or stops.
-    pub async fn run(mut self) {
+    /// Runs until the partition goes or stops. `turn` is the partition's: a task that had it
+    /// before must have ended.
+    pub async fn run(mut self, turn: Arc<Mutex<()>>) {
+        let _turn = turn.lock().await;
+        self.queue.arm();
         let mut from = None;
         loop {
             let interrupted = match self.begin(from).await {
@@ -91,6 +106,15 @@ impl PartitionTask {
             match interrupted {
                 Interrupted::Cancelled => break,
                 Interrupted::Reposition(offset) => from = Some(offset),
+                Interrupted::Failed(reason) => {
+                    from = Some(self.position);
+                    let pause = self.errors.next();
+                    self.note(PartitionState::Waiting(reason));
+                    tokio::select! {
+                        () = self.cancel.cancelled() => break,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
                 Interrupted::Stopped(reason) => {
                     tracing::error!(
                         stage = %self.stage.subscription.trigger_id, topic = %self.key.0, partition = self.key.1,
@@ -149,8 +173,9 @@ impl PartitionTask {
             None => self.first_offset(bounds).await?,
         };
         self.position = from;
+        self.described_at = Instant::now();
         self.offer(empty(&self.place, from, bounds.1)).await?;
-        self.within_bounds(bounds).await?;
+        self.settle().await?;
         let position = self.position;
         self.until("cannot go on reading", || stage.consumer.resume_at(&topic, partition, position)).await?;
         self.beginning = false;
@@ -164,8 +189,7 @@ impl PartitionTask {
         let stage = Arc::clone(&self.stage);
         let (topic, partition) = self.key.clone();
         let place = self.place.clone();
-        let committed =
-            self.until("cannot ask for the group's offsets", || stage.consumer.committed(&place)).await?;
+        let committed = self.until("cannot ask for the group's offsets", || stage.consumer.committed(&place)).await?;
         self.first_partition_count = committed.first_partition_count.unwrap_or(place.partition_count);
         if let Some(offset) = committed.next_offset {
             return Ok(offset);
@@ -179,28 +203,46 @@ impl PartitionTask {
 
     /// The log must hold the position: what was deleted unread is a gap, and a position behind
     /// the end means that the log lost what was applied.
-    async fn within_bounds(&mut self, (low, high): (i64, i64)) -> Result<(), Interrupted> {
-        if self.position > high {
-            return Err(Interrupted::Stopped(format!(
-                "the next offset is {}, but the log ends at {high}: it lost records that were applied",
-                self.position
-            )));
-        }
-        if self.position < low {
-            let accepted = self.stage.subscription.on_gap == OnGap::Continue;
+    async fn settle(&mut self) -> Result<(), Interrupted> {
+        loop {
+            // Asked after the function has spoken: what it knows may be younger than an older answer.
+            let stage = Arc::clone(&self.stage);
+            let (topic, partition) = self.key.clone();
+            let (low, high) = self.until("cannot ask for offsets", || stage.consumer.bounds(&topic, partition)).await?;
+            if self.position > high {
+                return Err(Interrupted::Stopped(format!(
+                    "the next offset is {}, but the log ends at {high}: it lost records that were applied",
+                    self.position
+                )));
+            }
+            if self.position >= low {
+                return Ok(());
+            }
+            let accepted = stage.subscription.on_gap == OnGap::Continue;
             tracing::error!(
-                stage = %self.stage.subscription.trigger_id, topic = %self.key.0, partition = self.key.1,
+                stage = %stage.subscription.trigger_id, topic = %topic, partition,
                 "offsets {} to {} were deleted before they were read", self.position, low - 1
             );
             let mut batch = empty(&self.place, low, high);
             batch.lost = Some(LostRange { from_offset: self.position, next_offset: low, accepted });
+            if !accepted {
+                return Err(self.stop_at_gap(batch).await);
+            }
             self.position = low;
             self.offer(batch).await?;
-            if !accepted {
-                return Err(Interrupted::Stopped("records were deleted before they were read (on_gap = \"stop\")".to_owned()));
+        }
+    }
+
+    /// Tells the function of the gap and stops: nothing is applied or committed past it.
+    async fn stop_at_gap(&mut self, batch: Batch) -> Interrupted {
+        match self.stage.dispatcher.dispatch(batch, &self.cancel, &|_| {}).await {
+            Dispatched::Cancelled => Interrupted::Cancelled,
+            Dispatched::Stopped(reason) => Interrupted::Stopped(reason),
+            Dispatched::ResumeAt(offset) => Interrupted::Reposition(offset),
+            Dispatched::Applied => {
+                Interrupted::Stopped("records were deleted before they were read (on_gap = \"stop\")".to_owned())
             }
         }
-        Ok(())
     }
 
     /// Reads batches until something is in the way.
@@ -208,12 +250,20 @@ impl PartitionTask {
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // Also under steady flow: a topic that was made again must not be read on as the old one.
+            if self.described_at.elapsed() >= HEARTBEAT
+                && let Err(interrupted) = self.describe_again().await
+            {
+                return interrupted;
+            }
             let next = match self.next_batch() {
                 Ok(next) => next,
                 Err(interrupted) => return interrupted,
             };
             let result = if let Some(batch) = next {
                 heartbeat.reset();
+                self.stalled = 0;
+                self.errors = Backoff::new(&self.stage.subscription);
                 let began = Instant::now();
                 let offered = self.offer(batch).await;
                 // Under a steady trickle a call for each record would cost more than the records.
@@ -239,12 +289,8 @@ impl PartitionTask {
     /// What is there now as a batch; none when there is nothing.
     fn next_batch(&mut self) -> Result<Option<Batch>, Interrupted> {
         let subscription = &self.stage.subscription;
-        let mut builder = BatchBuilder::new(
-            &self.place,
-            self.position,
-            subscription.batch_records_max,
-            subscription.batch_bytes_max,
-        );
+        let mut builder =
+            BatchBuilder::new(&self.place, self.position, subscription.batch_records_max, subscription.batch_bytes_max);
         'filling: loop {
             if self.waiting.is_empty() {
                 self.waiting.extend(self.queue.take(TAKE_MAX));
@@ -264,8 +310,9 @@ impl PartitionTask {
                         if builder.is_full_for(&record) {
                             break 'filling;
                         }
-                        builder.push(&record);
-                        message.headers(|name, value| builder.push_header(name, value));
+                        if builder.push(&record) {
+                            message.headers(|name, value| builder.push_header(name, value));
+                        }
                     }
                     ErrorCode::RD_KAFKA_RESP_ERR__PARTITION_EOF => builder.end_at(message.offset()),
                     _ if !builder.is_empty() => break 'filling,
@@ -292,7 +339,7 @@ impl PartitionTask {
         );
         // Whatever it is, where the partition stands is found out anew: an offset out of range is
         // a gap, a topic that was made again has another id, anything else passes.
-        Interrupted::Reposition(self.position)
+        Interrupted::Failed(format!("{error:?}: {text}"))
     }
 
     /// Gives a batch to the function and follows its answer.
@@ -326,30 +373,35 @@ impl PartitionTask {
         }
     }
 
+    /// Looks whether the topic is still the same, and how many partitions it has.
+    async fn describe_again(&mut self) -> Result<(), Interrupted> {
+        let stage = Arc::clone(&self.stage);
+        let topic = self.key.0.clone();
+        let description = self.until("cannot describe the topic", || stage.consumer.describe(&topic)).await?;
+        self.described_at = Instant::now();
+        if description.id != self.place.topic_id {
+            return Err(Interrupted::Reposition(self.position));
+        }
+        self.place.partition_count = description.partitions;
+        Ok(())
+    }
+
     /// Tells the function where a quiet partition stands, by what the broker says now: a consumer
     /// that cannot reach its broker must not look idle.
     async fn report(&mut self) -> Result<(), Interrupted> {
         let (topic, partition) = self.key.clone();
         let stage = Arc::clone(&self.stage);
-        let asked = async { tokio::try_join!(stage.consumer.describe(&topic), stage.consumer.bounds(&topic, partition)) };
-        let answer = tokio::select! {
-            () = self.cancel.cancelled() => return Err(Interrupted::Cancelled),
-            answer = asked => answer,
-        };
-        let (description, (_, high)) = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::warn!(
-                    stage = %stage.subscription.trigger_id, topic = %topic, partition, "cannot reach the cluster: {error}"
-                );
-                self.note(PartitionState::Waiting(error));
-                return Ok(());
-            }
-        };
-        if description.id != self.place.topic_id {
+        self.describe_again().await?;
+        let (_, high) = self.until("cannot ask for offsets", || stage.consumer.bounds(&topic, partition)).await?;
+        self.stalled = if high > self.position { self.stalled + 1 } else { 0 };
+        if self.stalled > STALLED_MAX {
+            tracing::warn!(
+                stage = %stage.subscription.trigger_id, topic = %topic, partition,
+                "there are records behind offset {}, and none came: the partition is begun anew", self.position
+            );
+            self.stalled = 0;
             return Err(Interrupted::Reposition(self.position));
         }
-        self.place.partition_count = description.partitions;
         let end = high.max(stage.consumer.cached_end(&topic, partition).unwrap_or_default());
         self.note(PartitionState::Reading);
         self.offer(empty(&self.place, self.position, end)).await

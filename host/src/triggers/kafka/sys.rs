@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 pub struct PartitionQueue {
     queue: NonNull<sys::rd_kafka_queue_t>,
     ready: Arc<Notify>,
-    /// The reference that librdkafka holds for its callback.
-    lent: *const Notify,
+    /// The reference that librdkafka holds for its callback, once armed.
+    lent: Option<*const Notify>,
 }
 
 // SAFETY: librdkafka's queues may be used from any thread, by its documentation; the pointer to
@@ -26,7 +26,7 @@ unsafe impl Send for PartitionQueue {}
 unsafe impl Sync for PartitionQueue {}
 
 unsafe extern "C" fn wake(_: *mut sys::rd_kafka_t, notify: *mut c_void) {
-    // SAFETY: the pointer is the one that `split` lent, and `drop` takes the callback back before
+    // SAFETY: the pointer is the one that `arm` lent, and `drop` takes the callback back before
     // it releases it.
     unsafe { &*notify.cast::<Notify>() }.notify_one();
 }
@@ -40,15 +40,20 @@ impl PartitionQueue {
         // in a NUL; the queue that comes back is a reference of our own.
         let queue = unsafe { sys::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition) };
         let queue = NonNull::new(queue)?;
-        let ready = Arc::new(Notify::new());
-        let lent = Arc::into_raw(Arc::clone(&ready));
-        // SAFETY: the queue is valid; a null destination means "read by the application alone";
-        // the callback's argument stays valid until `drop` takes the callback back.
-        unsafe {
-            sys::rd_kafka_queue_forward(queue.as_ptr(), ptr::null_mut());
-            sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(wake), lent.cast_mut().cast());
-        }
-        Some(Self { queue, ready, lent })
+        // SAFETY: the queue is valid; a null destination means "read by the application alone".
+        unsafe { sys::rd_kafka_queue_forward(queue.as_ptr(), ptr::null_mut()) };
+        Some(Self { queue, ready: Arc::new(Notify::new()), lent: None })
+    }
+
+    /// Has [`PartitionQueue::ready`] told from now on. A partition has one such place: an earlier
+    /// holder of its queue must be gone.
+    pub fn arm(&mut self) {
+        let lent = *self.lent.get_or_insert_with(|| Arc::into_raw(Arc::clone(&self.ready)));
+        // SAFETY: the queue is valid; the callback's argument stays valid until `drop` takes the
+        // callback back.
+        unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), Some(wake), lent.cast_mut().cast()) };
+        // What came before is not told.
+        self.ready.notify_one();
     }
 
     /// Tells when the queue has become non-empty.
@@ -71,9 +76,11 @@ impl Drop for PartitionQueue {
         // SAFETY: the callback is taken back first, under the queue's lock, so that nobody uses
         // the lent reference when it is released; the queue is ours and not used again.
         unsafe {
-            sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
+            if let Some(lent) = self.lent.take() {
+                sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
+                drop(Arc::from_raw(lent));
+            }
             sys::rd_kafka_queue_destroy(self.queue.as_ptr());
-            drop(Arc::from_raw(self.lent));
         }
     }
 }
@@ -143,9 +150,8 @@ impl Message {
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
             // SAFETY: the headers are valid as long as the message; past the last one the call
             // says so and writes nothing.
-            let found = unsafe {
-                sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size)
-            };
+            let found =
+                unsafe { sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size) };
             if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return;
             }
@@ -161,9 +167,8 @@ pub fn cached_end(client: *mut sys::rd_kafka_t, topic: &str, partition: i32) -> 
     let topic = CString::new(topic).ok()?;
     let (mut low, mut high) = (0, 0);
     // SAFETY: the client is alive (the caller holds it) and the places for the answers are ours.
-    let error = unsafe {
-        sys::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high)
-    };
+    let error =
+        unsafe { sys::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high) };
     (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
 
@@ -235,9 +240,10 @@ unsafe fn read_description(event: *mut sys::rd_kafka_event_t) -> Result<TopicDes
         let id = CStr::from_ptr(sys::rd_kafka_Uuid_base64str(sys::rd_kafka_TopicDescription_topic_id(topic)));
         let mut partitions = 0;
         sys::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
-        Ok(TopicDescription {
-            id: id.to_string_lossy().into_owned(),
-            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
-        })
+        let id = id.to_string_lossy().into_owned();
+        if id.trim_end_matches('=').bytes().all(|byte| byte == b'A') {
+            return Err("the cluster gives its topics no ids (Kafka 2.8 and newer does)".to_owned());
+        }
+        Ok(TopicDescription { id, partitions: i32::try_from(partitions).unwrap_or(i32::MAX) })
     }
 }

@@ -82,7 +82,7 @@ pub fn bad_answers_give_a_clear_line_and_no_record(world: &World) {
         (Behaviour::Answer(200, "", "[]".to_owned()), "it is an empty array"),
         (Behaviour::Answer(200, "", "[{\"name\":1}]".to_owned()), "item 0 has no code"),
         (Behaviour::Cut, "the body broke off"),
-        (Behaviour::Slow(Duration::from_secs(20)), "timed out"),
+        (Behaviour::Slow(Duration::from_secs(20)), "the API did not answer in time"),
     ] {
         server.behave(behaviour);
         host.wait_for_log(line, MINUTE);

@@ -48,7 +48,10 @@ pub fn pages_json_and_probes_answer(world: &World) {
     let rows = host.get("/api/aggregates?stream=exchanges&code=A").json();
     assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
     // Closed and pending are one row.
-    assert_eq!((&rows[0]["records"], &rows[0]["avg_vol"], &rows[0]["is_final"]), (&8.into(), &2.5.into(), &false.into()));
+    assert_eq!(
+        (&rows[0]["records"], &rows[0]["avg_vol"], &rows[0]["is_final"]),
+        (&8.into(), &2.5.into(), &false.into())
+    );
     assert_eq!(host.get("/api/aggregates?from=2000-01-01T00:00:00Z&to=2000-01-02T00:00:00Z").body, "[]");
     let encoded: String = HOSTILE.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let hostile = host.get(&format!("/api/aggregates?code={encoded}")).json();
@@ -79,7 +82,10 @@ pub fn pages_json_and_probes_answer(world: &World) {
         .output()
         .unwrap();
     let text = String::from_utf8(status.stdout).unwrap();
-    assert!(text.contains("exchange-agg-spin (ready)") && text.contains("1 open windows, 1 rejected records"), "{text}");
+    assert!(
+        text.contains("exchange-agg-spin (ready)") && text.contains("1 open windows, 1 rejected records"),
+        "{text}"
+    );
     assert!(!metrics.contains(&database.url) && !text.contains(&database.url));
 }
 

@@ -89,4 +89,3 @@ pub fn nothing_is_doubled_or_orphaned_by_kill_9(_: &World) {
     assert!(all.iter().all(|(_, records)| *records <= 5), "{all:?}");
     assert!(host.log().contains("the embedded broker starts empty"), "{}", host.log());
 }
-

@@ -27,13 +27,15 @@ fn send(world: &World, topic: &str, keyed: bool) -> Oracle {
         let code = CODES[index];
         let volume = (random.f64() * 1e12).round() / 100.0;
         // A few seconds of disorder.
-        let time = first + (WINDOWS * 60 - 5) * i64::try_from(number).unwrap() / i64::try_from(RECORDS).unwrap()
+        let time = first
+            + (WINDOWS * 60 - 5) * i64::try_from(number).unwrap() / i64::try_from(RECORDS).unwrap()
             + random.i64(0..5);
         let partition = i32::try_from(if keyed { index } else { number }).unwrap() % PARTITIONS;
         let key = keyed.then_some(code.as_bytes());
         sender.send(topic, partition, key, Some(exchange(code, volume, time).as_bytes()));
         let offset = &mut offsets[usize::try_from(partition).unwrap()];
-        let counted = Counted { code: code.to_owned(), value: volume, time_us: time * 1_000_000, partition, offset: *offset };
+        let counted =
+            Counted { code: code.to_owned(), value: volume, time_us: time * 1_000_000, partition, offset: *offset };
         oracle.count(&counted, 60, 60);
         *offset += 1;
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use e2e::gate::Gate;
 use e2e::wait_for;
 
 use super::{EXCHANGES, World, exchange, now, topic, wait_for_records};
@@ -61,7 +62,12 @@ pub fn skipped_records_are_read_after_all(world: &World) {
     assert_eq!(database.number("SELECT count(*) FROM public.gaps"), 0);
 }
 
-fn make_a_gap(world: &World, name: &str, setup: e2e::host::Setup, database: &e2e::database::Database) -> e2e::host::Host {
+fn make_a_gap(
+    world: &World,
+    name: &str,
+    setup: e2e::host::Setup,
+    database: &e2e::database::Database,
+) -> e2e::host::Host {
     let topic = topic(name);
     world.kafka().create_topic(&topic, 1, &[]);
     let time = now() / 60 * 60 - 600;
@@ -86,7 +92,8 @@ pub fn deleted_records_are_a_gap_and_stop_the_partition(world: &World) {
     assert_eq!(gap(&database), ["exchanges 0 100 300"]);
     assert_eq!(progress(&database), 100);
     let status = host.admin("/status").json();
-    assert_eq!(status["stages"][0]["partitions"][0]["state"], "stopped", "{status}");
+    let partition = status["stages"].as_array().unwrap().iter().find_map(|stage| stage["partitions"].get(0)).unwrap();
+    assert_eq!(partition["state"], "stopped", "{status}");
 }
 
 pub fn deleted_records_are_passed_over_where_told_so(world: &World) {
@@ -98,6 +105,35 @@ pub fn deleted_records_are_passed_over_where_told_so(world: &World) {
     wait_for_records(&database, "exchanges", 300);
     assert_eq!(gap(&database), ["exchanges 0 100 300"]);
     assert_eq!(progress(&database), 500);
+}
+
+/// The reader runs, is held back, and finds its position gone: it must be able to go on.
+pub fn records_deleted_under_a_running_reader_are_passed_over_where_told_so(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("gap-live");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let gate = Gate::closed(&database.host);
+    gate.open();
+    let url = database.url.replace(&database.host, &gate.address());
+    let time = now() / 60 * 60 - 600;
+    send(world, &topic, 0, 100, time);
+    let _host = world
+        .setup(&database, "gap-live")
+        .replace("start = \"earliest\"", "start = \"earliest\"\non_gap = \"continue\"")
+        .variable("postgres_url", &url)
+        .variable("postgres_host", &gate.address())
+        .components(&EXCHANGES)
+        .start();
+    wait_for_records(&database, "exchanges", 100);
+    gate.close();
+    // Far more than is fetched ahead.
+    send(world, &topic, 0, 60_000, time);
+    world.kafka().delete_records(&topic, 0, 60_000);
+    gate.open();
+    wait_for("the end", MINUTE, || (progress(&database) == 60_100).then_some(()));
+    let lost = database.number("SELECT coalesce(sum(next_offset - from_offset), 0)::int8 FROM public.gaps");
+    assert!(lost > 10_000, "{:?}", gap(&database));
+    wait_for_records(&database, "exchanges", 60_100 - lost);
 }
 
 pub fn a_topic_made_again_stops_loudly_until_it_is_reset(world: &World) {
@@ -139,7 +175,9 @@ pub fn partitions_added_later_are_read_from_their_start(world: &World) {
     // A stream first seen starts at its end; partitions added later do not.
     let setup = world.setup(&database, "grown").replace("start = \"earliest\"", "start = \"latest\"");
     let mut host = setup.components(&EXCHANGES).start();
-    wait_for("the first partition", MINUTE, || (database.number("SELECT count(*) FROM public.progress") == 1).then_some(()));
+    wait_for("the first partition", MINUTE, || {
+        (database.number("SELECT count(*) FROM public.progress") == 1).then_some(())
+    });
     send(world, &topic, 0, 100, time);
     wait_for_records(&database, "exchanges", 100);
     host.stop();

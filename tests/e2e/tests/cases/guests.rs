@@ -67,7 +67,7 @@ pub fn traps_are_split_down_to_the_record(world: &World) {
         (0..64).map(|n| if n % 20 == 7 { "trap".to_owned() } else { format!("ok {n}") }).collect();
     send(world, name, &values.iter().map(String::as_str).collect::<Vec<_>>());
     let host = setup.start();
-    wait_for_seen(&database, 60);
+    wait_for_seen(&database, 61);
     wait_for("the commit", MINUTE, || (world.kafka().group_offset(name, &topic(name), 0) == Some(64)).then_some(()));
     let dead = world.kafka().read_all(&format!("{name}.dead"), 1);
     let places: Vec<_> = dead

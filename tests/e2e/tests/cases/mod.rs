@@ -48,6 +48,7 @@ pub fn all() -> Vec<Case> {
         kafka!(fence::skipped_records_are_read_after_all),
         kafka!(fence::deleted_records_are_a_gap_and_stop_the_partition),
         kafka!(fence::deleted_records_are_passed_over_where_told_so),
+        kafka!(fence::records_deleted_under_a_running_reader_are_passed_over_where_told_so),
         kafka!(fence::a_topic_made_again_stops_loudly_until_it_is_reset),
         kafka!(fence::partitions_added_later_are_read_from_their_start),
         kafka!(fence::a_stream_first_seen_starts_at_the_end),
@@ -135,7 +136,8 @@ pub fn utc(seconds: i64) -> String {
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let (day, month) =
+        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }

@@ -60,7 +60,10 @@ pub fn each_bad_record_is_rejected_once_and_its_neighbours_count(world: &World) 
     }
     let mut client = database.client();
     let rows = client
-        .query("SELECT reason, record_offset, value_bytes, value, window_start IS NULL FROM public.rejected_records", &[])
+        .query(
+            "SELECT reason, record_offset, value_bytes, value, window_start IS NULL FROM public.rejected_records",
+            &[],
+        )
         .unwrap();
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for row in &rows {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use e2e::gate::Gate;
 use e2e::host::Setup;
 use e2e::http;
 use e2e::kafka::Kafka;
@@ -59,8 +60,12 @@ pub fn bad_starts_are_one_clear_error(_: &World) {
             vec!["allowed_outbound_hosts", "kafka://"],
         ),
         ("unknown component id", dead(Setup::new()).argument("--component-id").argument("nobody"), vec!["nobody"]),
-        ("bad schedule", dead(Setup::new()).variable("exchanges_schedule", "often"), vec!["fetcher-exchanges", "often"]),
-        ("a reference", Setup::new().argument("--from").argument("registry.example/app:1"), vec!["registry.example/app:1"]),
+        (
+            "bad schedule",
+            dead(Setup::new()).variable("exchanges_schedule", "often"),
+            vec!["fetcher-exchanges", "often"],
+        ),
+        ("a reference", Setup::new().from("registry.example/app:1"), vec!["registry.example/app:1"]),
     ];
     for (what, setup, wanted) in cases {
         let error = setup.refused();
@@ -70,7 +75,7 @@ pub fn bad_starts_are_one_clear_error(_: &World) {
         assert!(!error.contains("secret-word"), "{what}: {error}");
         assert_eq!(error.matches("Error:").count(), 1, "{what}: {error}");
     }
-    let error = dead(Setup::new()).argument("--listen").argument(&taken.to_string()).refused();
+    let error = dead(Setup::new()).listen(&taken.to_string()).refused();
     assert!(error.contains(&taken.port().to_string()) && error.contains("in use"), "{error}");
 }
 
@@ -118,8 +123,7 @@ pub fn a_reference_table_is_kept(world: &World) {
 
 pub fn two_hosts_may_migrate_at_once(world: &World) {
     let database = world.postgres.database();
-    let hosts: Vec<_> =
-        (0..3).map(|_| world.setup(&database, "at-once").components(&["dashboard"]).start()).collect();
+    let hosts: Vec<_> = (0..3).map(|_| world.setup(&database, "at-once").components(&["dashboard"]).start()).collect();
     for host in &hosts {
         host.wait_until_ready();
         assert!(!host.log().contains("Error"), "{}", host.log());
@@ -170,65 +174,4 @@ pub fn without_kafka_or_postgresql_it_waits_and_recovers(world: &World) {
     gate.open();
     wait_for_records(&database, "exchanges", 20);
     assert!(!host.log().contains(&database.url), "the address with its password is in the log");
-}
-
-/// A door before the database: connections pass while it is open, and are cut when it closes.
-struct Gate {
-    port: u16,
-    open: std::sync::Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Gate {
-    fn closed(target: &str) -> Self {
-        use std::sync::atomic::Ordering::Relaxed;
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let open = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (target, is_open) = (target.to_owned(), std::sync::Arc::clone(&open));
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if !is_open.load(Relaxed) {
-                    continue;
-                }
-                let Ok(server) = std::net::TcpStream::connect(&target) else { continue };
-                for (from, to) in [(client.try_clone(), server.try_clone()), (server.try_clone(), client.try_clone())] {
-                    let (from, to, is_open) = (from.unwrap(), to.unwrap(), std::sync::Arc::clone(&is_open));
-                    from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-                    std::thread::spawn(move || pass(&from, &to, &is_open));
-                }
-            }
-        });
-        Self { port, open }
-    }
-
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    fn open(&self) {
-        self.open.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    fn close(&self) {
-        self.open.store(false, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-fn pass(mut from: &std::net::TcpStream, mut to: &std::net::TcpStream, is_open: &std::sync::atomic::AtomicBool) {
-    use std::io::{ErrorKind, Read, Write};
-    let mut buffer = [0; 16 * 1024];
-    while is_open.load(std::sync::atomic::Ordering::Relaxed) {
-        match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                if to.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => break,
-        }
-    }
-    let _ = from.shutdown(std::net::Shutdown::Both);
-    let _ = to.shutdown(std::net::Shutdown::Both);
 }

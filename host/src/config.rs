@@ -23,6 +23,7 @@ const DRAIN_SECONDS_MAX: u64 = 30;
 const POSTGRES_CONNECTIONS_MAX: usize = 16;
 
 /// A run, resolved.
+#[expect(clippy::struct_excessive_bools, reason = "settings, each of its own")]
 pub struct HostConfig {
     pub manifest: PathBuf,
     pub listen: SocketAddr,
@@ -84,6 +85,7 @@ struct KeyValueStore {
 /// `[exagg]`: everything that a flag sets, because in a pod the arguments are fixed.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "settings, each of its own")]
 struct Exagg {
     listen: Option<SocketAddr>,
     admin: Option<SocketAddr>,

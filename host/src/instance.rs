@@ -82,7 +82,7 @@ impl Component {
         }
         Ok(Self {
             id: id.to_owned(),
-            digest: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            digest: hex(&Sha256::digest(&bytes)),
             source: spec.source.clone(),
             limits: engine.limits,
             permits: Arc::clone(&engine.permits),
@@ -157,7 +157,7 @@ fn trapped(error: &wasmtime::Error, time_max: Duration) -> CallError {
 fn one_line(error: &wasmtime::Error) -> String {
     let causes: Vec<String> = error
         .chain()
-        .map(|cause| cause.to_string())
+        .map(ToString::to_string)
         .filter(|cause| !cause.starts_with("error while executing at wasm backtrace"))
         .collect();
     causes.join(": ").replace('\n', " ")
@@ -191,4 +191,14 @@ impl ResourceLimiter for MemoryLimit {
     fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(maximum.is_none_or(|maximum| desired <= maximum))
     }
+}
+
+/// Bytes in hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

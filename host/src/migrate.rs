@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::database::{Database, literal};
+use crate::instance::hex;
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
 const MIGRATIONS: [(&str, &str); 1] = [("0001_pipeline", include_str!("../../migrations/0001_pipeline.sql"))];
@@ -38,7 +39,7 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>> {
 }
 
 async fn apply(client: &Client, name: &str, sql: &str) -> Result<bool> {
-    let digest: String = Sha256::digest(sql).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(sql));
     let known = client
         .simple_query(&format!("SELECT digest FROM public.exagg_migrations WHERE name = {}", literal(name)))
         .await?

@@ -73,7 +73,7 @@ fn present(brokers: &str, topic: &str) -> Result<(String, Vec<i64>)> {
     let consumer: BaseConsumer<LogContext> = client_config(brokers, &Properties::new())
         .create_with_context(LogContext { who: "reset".to_owned() })
         .context("cannot set a Kafka client up")?;
-    let described = describe_topic(consumer.client().native_ptr(), topic, TIMEOUT);
+    let described = describe_topic(consumer.client().native_client(), topic, TIMEOUT);
     let described = described.map_err(|error| {
         anyhow!("the topic {topic} cannot be described: {error}; if it is gone for good: exagg forget")
     })?;

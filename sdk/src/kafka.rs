@@ -1,7 +1,7 @@
 //! The batch that a Kafka function is given.
 
 #[doc(hidden)]
-#[allow(missing_docs, reason = "generated from the WIT, which is documented there")]
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated from the WIT, which is documented there")]
 pub mod bindings {
     use spin_sdk::wit_bindgen;
     wit_bindgen::generate!({

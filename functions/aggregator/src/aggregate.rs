@@ -77,6 +77,12 @@ fn rejected<'a>(message: &Message<'a>, reject: Reject, window_start: Option<i64>
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    reason = "small numbers"
+)]
 mod tests {
     use super::*;
     use crate::settings::Settings;

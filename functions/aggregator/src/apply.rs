@@ -101,6 +101,7 @@ fn place(batch: &Batch) -> String {
     format!("topic {} partition {}", batch.topic, batch.partition)
 }
 
+#[expect(clippy::disallowed_methods, reason = "once a call; the rest is given the time")]
 fn now() -> EventTime {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     EventTime(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))

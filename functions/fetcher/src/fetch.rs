@@ -111,6 +111,7 @@ fn request(settings: &Settings) -> Result<http::Request<Full<Bytes>>, String> {
     Ok(request)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the shell asks; what judges is given the time")]
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -21,12 +21,11 @@ pub enum Verdict {
 pub fn judge(progress: i64, from: i64, next: i64) -> Verdict {
     use std::cmp::Ordering::{Equal, Greater, Less};
     match (progress.cmp(&from), progress.cmp(&next)) {
-        (Less, _) => Verdict::ResumeAt(progress),
         (Equal, _) => Verdict::TryAgain,
         (Greater, Less) => Verdict::DropBefore(progress),
         (Greater, Equal) => Verdict::AlreadyApplied,
-        // Somebody else is further on: no need to read all that again.
-        (Greater, Greater) => Verdict::ResumeAt(progress),
+        // The log was skipped, or somebody else is further on: no need to read all that again.
+        (Less, _) | (Greater, Greater) => Verdict::ResumeAt(progress),
     }
 }
 

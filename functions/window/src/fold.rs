@@ -98,6 +98,12 @@ impl<'a> Fold<'a> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    reason = "small numbers"
+)]
 mod tests {
     use super::*;
 

@@ -14,12 +14,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::sys;
 
 const MAJOR_MIN: u32 = 14;
-const START_MAX: Duration = Duration::from_secs(60);
+const START_MAX: Duration = Duration::from_mins(1);
 const STOP_MAX: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 const USER: &str = "exagg";
 const DATABASE: &str = "postgres";
-/// Where to look beside PG_BIN and the PATH.
+/// Where to look beside `PG_BIN` and the `PATH`.
 const USUAL_FOLDERS: [&str; 4] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt", "/usr/local/opt"];
 
 /// Where it will run.

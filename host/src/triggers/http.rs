@@ -168,8 +168,8 @@ fn spin_headers(
     matched: &Matched,
 ) -> Result<()> {
     // What a client sends under these names is not the host's word.
-    let sent: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();
-    for name in sent {
+    let claimed: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();
+    for name in claimed {
         headers.remove(name);
     }
     let mut set = |name: &str, value: &str| -> Result<()> {
@@ -183,8 +183,8 @@ fn spin_headers(
     set("spin-component-route", pattern.text.trim_end_matches("/..."))?;
     set("spin-base-path", "/")?;
     set("spin-client-addr", &client.to_string())?;
-    for (name, value) in &matched.parameters {
-        set(&format!("spin-path-match-{}", name.to_ascii_lowercase()), value)?;
+    for (parameter, value) in &matched.parameters {
+        set(&format!("spin-path-match-{}", parameter.to_ascii_lowercase()), value)?;
     }
     Ok(())
 }

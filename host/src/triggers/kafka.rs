@@ -1,12 +1,12 @@
 //! The kafka trigger: batches of one partition to a function, a task a partition.
 //!
 //! # Layout
-//! - [`config`]: `[[trigger.kafka]]`.
+//! - [`config`]: the trigger's settings.
 //! - [`consumer`]: group membership, assignment, positions, commits.
 //! - [`partition`]: one partition's loop.
 //! - [`batch`]: records to batches (pure).
 //! - [`dispatch`]: a batch to the function, and what its answer means.
-//! - [`dead_letter`], [`status`], [`sys`].
+//! - [`dead_letter`], [`status`], and [`sys`], which is what the safe binding lacks.
 
 pub mod batch;
 pub mod config;

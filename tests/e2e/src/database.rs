@@ -50,7 +50,7 @@ impl Database {
     /// One number; 0 when the statement fails (a table that is not there yet).
     pub fn number(&self, statement: &str) -> i64 {
         let mut client = self.client();
-        client.query_one(statement, &[]).map(|row| row.get(0)).unwrap_or(0)
+        client.query_one(statement, &[]).map_or(0, |row| row.get(0))
     }
 
     /// The first column of all rows, as text.

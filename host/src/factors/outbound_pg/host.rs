@@ -14,7 +14,7 @@ impl From<Failure> for v4::Error {
         match failure {
             Failure::Connection(text) => Self::ConnectionFailed(text),
             Failure::BadParameter(text) => Self::BadParameter(text),
-            Failure::Query(error) => Self::QueryFailed(error),
+            Failure::Query(error) => Self::QueryFailed(*error),
             Failure::Conversion(text) => Self::ValueConversionFailed(text),
             Failure::Other(text) => Self::Other(text),
         }
@@ -26,8 +26,10 @@ impl From<Failure> for v3::Error {
         match failure {
             Failure::Connection(text) => Self::ConnectionFailed(text),
             Failure::BadParameter(text) => Self::BadParameter(text),
-            Failure::Query(v4::QueryError::Text(text)) => Self::QueryFailed(text),
-            Failure::Query(v4::QueryError::DbError(error)) => Self::QueryFailed(error.as_text),
+            Failure::Query(error) => Self::QueryFailed(match *error {
+                v4::QueryError::Text(text) => text,
+                v4::QueryError::DbError(error) => error.as_text,
+            }),
             Failure::Conversion(text) => Self::ValueConversionFailed(text),
             Failure::Other(text) => Self::Other(text),
         }

@@ -16,7 +16,7 @@ const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub enum Failure {
     Connection(String),
     BadParameter(String),
-    Query(v4::QueryError),
+    Query(Box<v4::QueryError>),
     Conversion(String),
     Other(String),
 }
@@ -68,13 +68,12 @@ async fn collect(rows: tokio_postgres::RowStream) -> Result<(Vec<Row>, u64), Fai
     Ok((collected, rows.rows_affected().unwrap_or_default()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn failed(error: tokio_postgres::Error) -> Failure {
     let Some(db) = error.as_db_error() else {
-        return Failure::Query(v4::QueryError::Text(describe(&error)));
+        return Failure::Query(Box::new(v4::QueryError::Text(describe(&error))));
     };
     let extra = |name: &str, value: Option<&str>| value.map(|value| (name.to_owned(), value.to_owned()));
-    Failure::Query(v4::QueryError::DbError(v4::DbError {
+    Failure::Query(Box::new(v4::QueryError::DbError(v4::DbError {
         as_text: error.to_string(),
         severity: db.severity().to_owned(),
         code: db.code().code().to_owned(),
@@ -91,7 +90,7 @@ fn failed(error: tokio_postgres::Error) -> Failure {
         .into_iter()
         .flatten()
         .collect(),
-    }))
+    })))
 }
 
 /// The error with its causes: the client's own text often says only "error connecting".

@@ -117,15 +117,17 @@ impl BatchBuilder {
     }
 }
 
+/// The next `length` bytes of a column; a negative length is a null.
+fn take<'a>(column: &'a [u8], at: &mut usize, length: i32) -> Option<&'a [u8]> {
+    let length = usize::try_from(length).ok()?;
+    let bytes = &column[*at..*at + length];
+    *at += length;
+    Some(bytes)
+}
+
 /// The records of a batch, in order, with their headers.
 pub fn records(batch: &Batch) -> impl Iterator<Item = (RecordRef<'_>, Vec<&Header>)> {
     let (mut key_at, mut value_at) = (0, 0);
-    fn take<'a>(column: &'a [u8], at: &mut usize, length: i32) -> Option<&'a [u8]> {
-        let length = usize::try_from(length).ok()?;
-        let bytes = &column[*at..*at + length];
-        *at += length;
-        Some(bytes)
-    }
     (0..batch.offsets.len()).map(move |index| {
         let record = RecordRef {
             offset: batch.offsets[index],

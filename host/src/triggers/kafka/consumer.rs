@@ -10,7 +10,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -187,7 +187,7 @@ impl Consumer {
         let known = self.topics_are.clone();
         self.ask(move |inner| match known {
             Some(known) => Ok(TopicDescription { id: format!("{}-{topic}", known.id), ..known }),
-            None => sys::describe_topic(inner.client().native_ptr(), &topic, REQUEST_TIMEOUT),
+            None => sys::describe_topic(inner.client().native_client(), &topic, REQUEST_TIMEOUT),
         })
     }
 
@@ -199,7 +199,7 @@ impl Consumer {
 
     /// The end as the last fetch saw it.
     pub fn cached_end(&self, topic: &str, partition: i32) -> Option<i64> {
-        sys::cached_end(self.inner.client().native_ptr(), topic, partition)
+        sys::cached_end(self.inner.client().native_client(), topic, partition)
     }
 
     /// Where the group stands, by what it committed of this very topic.
@@ -238,7 +238,7 @@ impl Consumer {
             let mut asked = TopicPartitionList::new();
             asked.add_partition_offset(&topic, partition, Offset::Offset(time)).map_err(text)?;
             let answer = inner.offsets_for_times(asked, REQUEST_TIMEOUT).map_err(text)?;
-            match answer.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::offset) {
+            match answer.elements().first().map(TopicPartitionListElem::offset) {
                 Some(Offset::Offset(offset)) => Ok(offset),
                 // No record is that young.
                 _ => Ok(bounds.1),
@@ -254,7 +254,7 @@ impl Consumer {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(&topic, partition, Offset::Offset(offset)).map_err(text)?;
             let answer = inner.seek_partitions(list, REQUEST_TIMEOUT).map_err(text)?;
-            let sought = answer.elements().iter().try_for_each(|element| element.error());
+            let sought = answer.elements().iter().try_for_each(TopicPartitionListElem::error);
             match (sought, restarts) {
                 (Ok(()), _) => inner.resume(&one(&topic, partition)).map_err(text),
                 // An offset out of range has taken the fetcher out of service: only a new
@@ -391,7 +391,7 @@ impl Context {
     /// Takes partitions over, paused: nothing is fetched until the function has said where to go
     /// on.
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) -> KafkaResult<()> {
-        let client = consumer.client().native_ptr();
+        let client = consumer.client().native_client();
         let assignments = list
             .elements()
             .iter()

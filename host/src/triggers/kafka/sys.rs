@@ -7,6 +7,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::client::NativeClient;
 use rdkafka_sys as sys;
 use tokio::sync::Notify;
 
@@ -34,11 +35,11 @@ unsafe extern "C" fn wake(_: *mut sys::rd_kafka_t, notify: *mut c_void) {
 impl PartitionQueue {
     /// Splits the partition's queue off the consumer's. Must be called before the partition is
     /// assigned: the split then holds for the assignment.
-    pub fn split(client: *mut sys::rd_kafka_t, topic: &str, partition: i32) -> Option<Self> {
+    pub fn split(client: &NativeClient, topic: &str, partition: i32) -> Option<Self> {
         let topic = CString::new(topic).ok()?;
         // SAFETY: the client is alive (the caller is in one of its callbacks) and the name ends
         // in a NUL; the queue that comes back is a reference of our own.
-        let queue = unsafe { sys::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition) };
+        let queue = unsafe { sys::rd_kafka_queue_get_partition(client.ptr(), topic.as_ptr(), partition) };
         let queue = NonNull::new(queue)?;
         // SAFETY: the queue is valid; a null destination means "read by the application alone".
         unsafe { sys::rd_kafka_queue_forward(queue.as_ptr(), ptr::null_mut()) };
@@ -163,12 +164,13 @@ impl Message {
 }
 
 /// The end of the partition as the last fetch saw it, without asking the broker.
-pub fn cached_end(client: *mut sys::rd_kafka_t, topic: &str, partition: i32) -> Option<i64> {
+pub fn cached_end(client: &NativeClient, topic: &str, partition: i32) -> Option<i64> {
     let topic = CString::new(topic).ok()?;
     let (mut low, mut high) = (0, 0);
     // SAFETY: the client is alive (the caller holds it) and the places for the answers are ours.
-    let error =
-        unsafe { sys::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high) };
+    let error = unsafe {
+        sys::rd_kafka_get_watermark_offsets(client.ptr(), topic.as_ptr(), partition, &raw mut low, &raw mut high)
+    };
     (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
 
@@ -180,11 +182,7 @@ pub struct TopicDescription {
 }
 
 /// Asks the cluster for a topic. Blocks up to `timeout`.
-pub fn describe_topic(
-    client: *mut sys::rd_kafka_t,
-    topic: &str,
-    timeout: Duration,
-) -> Result<TopicDescription, String> {
+pub fn describe_topic(client: &NativeClient, topic: &str, timeout: Duration) -> Result<TopicDescription, String> {
     let name = CString::new(topic).map_err(|_| "the topic's name has a NUL".to_owned())?;
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: every object made here is destroyed here, after its last use; the client is alive
@@ -193,10 +191,10 @@ pub fn describe_topic(
         let mut names = [name.as_ptr()];
         let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);
         let options =
-            sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+            sys::rd_kafka_AdminOptions_new(client.ptr(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         sys::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
-        let queue = sys::rd_kafka_queue_new(client);
-        sys::rd_kafka_DescribeTopics(client, topics, options, queue);
+        let queue = sys::rd_kafka_queue_new(client.ptr());
+        sys::rd_kafka_DescribeTopics(client.ptr(), topics, options, queue);
         sys::rd_kafka_AdminOptions_destroy(options);
         sys::rd_kafka_TopicCollection_destroy(topics);
         let event = sys::rd_kafka_queue_poll(queue, millis);

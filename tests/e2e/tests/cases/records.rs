@@ -4,22 +4,18 @@ use std::collections::BTreeMap;
 
 use super::{EXCHANGES, World, exchange, now, topic, wait_for_records, wait_until_closed};
 
-pub fn each_bad_record_is_rejected_once_and_its_neighbours_count(world: &World) {
-    let database = world.postgres.database();
-    let topic = topic("bad-records");
-    world.kafka().create_topic(&topic, 1, &[("max.message.bytes", "4000000")]);
-    let time = now() / 60 * 60 - 300;
+/// Reason and value of records that must not count.
+fn bad_records(time: i64) -> Vec<(&'static str, Option<Vec<u8>>)> {
     let with = |code: &str, volume: &str, time: &str| {
         format!(r#"{{"code":{code},"volume":{volume},"time":{time}}}"#).into_bytes()
     };
     let good_time = format!("\"{}\"", super::utc(time));
     let long_code = format!("\"{}\"", "x".repeat(3000));
-    let large = vec![b'x'; 1_000_000];
-    let bad: Vec<(&str, Option<Vec<u8>>)> = vec![
+    vec![
         ("tombstone", None),
         ("not_json", Some(b"nonsense".to_vec())),
         ("not_json", Some(Vec::new())),
-        ("not_json", Some(large.clone())),
+        ("not_json", Some(vec![b'x'; 1_000_000])),
         ("not_utf8", Some(vec![0xff, 0xfe])),
         ("not_an_object", Some(b"[1]".to_vec())),
         ("key_missing", Some(format!(r#"{{"volume":1,"time":{good_time}}}"#).into_bytes())),
@@ -33,12 +29,21 @@ pub fn each_bad_record_is_rejected_once_and_its_neighbours_count(world: &World) 
         ("value_wrong_type", Some(with("\"A\"", "\"1\"", &good_time))),
         ("not_json", Some(with("\"A\"", "NaN", &good_time))),
         ("value_not_finite", Some(with("\"A\"", "1e999", &good_time))),
+        ("value_too_small", Some(with("\"A\"", "5e-324", &good_time))),
         ("value_too_large", Some(with("\"A\"", "1e308", &good_time))),
         ("time_missing", Some(br#"{"code":"A","volume":1}"#.to_vec())),
         ("time_unreadable", Some(with("\"A\"", "1", "\"soon\""))),
         ("time_unreadable", Some(with("\"A\"", "1", "\"99999-01-01 00:00:00\""))),
         ("future", Some(with("\"A\"", "1", &format!("\"{}\"", super::utc(now() + 86_400))))),
-    ];
+    ]
+}
+
+pub fn each_bad_record_is_rejected_once_and_its_neighbours_count(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("bad-records");
+    world.kafka().create_topic(&topic, 1, &[("max.message.bytes", "4000000")]);
+    let time = now() / 60 * 60 - 300;
+    let bad = bad_records(time);
     let sender = world.kafka().producer();
     for (number, (_, value)) in bad.iter().enumerate() {
         let volume = f64::from(u32::try_from(number).unwrap());
@@ -47,7 +52,7 @@ pub fn each_bad_record_is_rejected_once_and_its_neighbours_count(world: &World) 
     }
     // A large record is not a bad one.
     let padding = "x".repeat(1_000_000);
-    let large_good = format!(r#"{{"png64":"{padding}","code":"GOOD","volume":7,"time":{good_time}}}"#);
+    let large_good = format!(r#"{{"png64":"{padding}","code":"GOOD","volume":7,"time":"{}"}}"#, super::utc(time));
     sender.send(&topic, 0, None, Some(large_good.as_bytes()));
     sender.flush();
     let _host = world.setup(&database, "bad-records").components(&EXCHANGES).start();

@@ -71,7 +71,7 @@ pub fn late_records_revise_or_are_rejected(world: &World) {
             (database.number("SELECT count(*) FROM public.aggregates") == 1).then_some(())
         });
         // The window is closed; an earlier and a later value come.
-        sender.send(&topic, 0, None, Some(exchange("A", 11.0, time - 0).as_bytes()));
+        sender.send(&topic, 0, None, Some(exchange("A", 11.0, time).as_bytes()));
         sender.send(&topic, 0, None, Some(exchange("A", 5.0, time + 30).as_bytes()));
         sender.flush();
         let row = "SELECT records::int8 * 1000 + revision FROM public.aggregates";

@@ -68,6 +68,10 @@ test: host functions postgres kafka ## Runs every test: units, and end to end wi
 	cargo test --release -p exagg && \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS)
 
+.PHONY: bench
+bench: ## Measures the pure core beside a baseline of the same run
+	cargo run --release -p bench
+
 .PHONY: fmt
 fmt: ## Formats the code
 	cargo fmt --all

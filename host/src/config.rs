@@ -221,9 +221,11 @@ fn flags(flags: &[String]) -> Result<BTreeMap<String, Secret>> {
             .split_once('=')
             .with_context(|| format!("--variable {flag:?} is not of the form K=V, K=@FILE or @FILE"))?;
         let value = match value.strip_prefix('@') {
-            Some(path) => {
-                std::fs::read_to_string(path).with_context(|| format!("--variable {name}: cannot read {path}"))?
-            }
+            // Editors end a file with a line break; no key or address does.
+            Some(path) => std::fs::read_to_string(path)
+                .with_context(|| format!("--variable {name}: cannot read {path}"))?
+                .trim_end_matches(['\r', '\n'])
+                .to_owned(),
             None => value.to_owned(),
         };
         values.insert(name.to_owned(), Secret::new(value));
@@ -280,6 +282,10 @@ mod tests {
         let values = flags(&["a=1".to_owned(), "b=x=y".to_owned()]).unwrap();
         assert_eq!(values["a"].expose(), "1");
         assert_eq!(values["b"].expose(), "x=y");
+        let file = std::env::temp_dir().join(format!("exagg-variable-{}", std::process::id()));
+        std::fs::write(&file, "key\n").unwrap();
+        assert_eq!(flags(&[format!("a=@{}", file.display())]).unwrap()["a"].expose(), "key");
+        std::fs::remove_file(&file).unwrap();
         assert!(flags(&["a".to_owned()]).is_err());
         assert!(flags(&["a=@/does/not/exist".to_owned()]).is_err());
     }

@@ -332,7 +332,7 @@ async fn look_at_database(database: Database, health: Arc<Health>, stop: Cancell
 
 fn banner(triggers: &Triggers, listen: std::net::SocketAddr, admin: std::net::SocketAddr, embedded: Option<&Embedded>) {
     for (stage, route) in triggers.http.stages() {
-        println!("{stage}: http://{listen}{route}");
+        println!("{stage}: http://{listen}{}", route.trim_end_matches("..."));
     }
     println!("admin: http://{admin}/status (exagg status), /metrics, /livez, /readyz");
     if let Some(embedded) = embedded {

@@ -59,6 +59,8 @@ pub fn all() -> Vec<Case> {
         kafka!(api::the_api_gets_the_documented_request_and_its_answer_becomes_records),
         kafka!(api::bad_answers_give_a_clear_line_and_no_record),
         case!(starts::bad_starts_are_one_clear_error),
+        kafka!(starts::destinations_that_are_not_listed_are_refused),
+        kafka!(starts::a_leased_tick_runs_once),
         case!(starts::a_reference_table_is_kept),
         case!(starts::two_hosts_may_migrate_at_once),
         kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),

@@ -89,6 +89,48 @@ fn tempfile_with(bytes: &[u8]) -> String {
     file.into_temp_path().keep().unwrap().to_string_lossy().into_owned()
 }
 
+/// Kafka and PostgreSQL are destinations as any other.
+pub fn destinations_that_are_not_listed_are_refused(world: &World) {
+    let database = world.postgres.database();
+    world.kafka().create_topic("refused", 1, &[]);
+    let mut host = world
+        .setup(&database, "refused")
+        .variable("exchanges_source", "random")
+        .variable("exchanges_schedule", "* * * * * *")
+        .variable("exchanges_topic", "refused")
+        .variable("kafka_host", "127.0.0.1:1")
+        .variable("postgres_host", "127.0.0.1:2")
+        .components(&["fetcher-exchanges", "aggregator-exchanges"])
+        .start();
+    host.wait_for_log(&format!("kafka://{} is not allowed", world.kafka().brokers), MINUTE);
+    host.wait_for_log(&format!("postgres://{} is not allowed", database.host), MINUTE);
+    assert_eq!(world.kafka().read_all("refused", 1).len(), 0);
+}
+
+/// Two replicas of a cron stage that share leases run each tick once between them.
+pub fn a_leased_tick_runs_once(world: &World) {
+    const TICKS: usize = 6;
+    let database = world.postgres.database();
+    world.kafka().create_topic("leased", 1, &[]);
+    let hosts: Vec<_> = (0..2)
+        .map(|_| {
+            let setup = world.setup(&database, "leased").variable("weather_topic", "leased");
+            let file = setup.folder().join("runtime.toml");
+            std::fs::write(&file, "[exagg.cron]\nlease = \"{{ postgres_url }}\"\n").unwrap();
+            let setup = setup.argument("--runtime-config-file").argument(file.to_str().unwrap());
+            setup.components(&["fetcher-weather"]).start()
+        })
+        .collect();
+    let records = wait_for("some ticks", MINUTE, || {
+        let records = world.kafka().read_all("leased", 1);
+        (records.len() >= TICKS).then_some(records)
+    });
+    let times: std::collections::BTreeSet<_> = records.iter().map(|record| record.value.clone()).collect();
+    assert_eq!(times.len(), records.len(), "a tick ran twice: {records:?}");
+    let ran = |host: &e2e::host::Host| host.admin("/metrics").body.contains("exagg_cron_ticks_total{result=\"ok\"");
+    assert!(hosts.iter().any(ran));
+}
+
 /// A database that holds the reference's own table is migrated without losing a row.
 pub fn a_reference_table_is_kept(world: &World) {
     let database = world.postgres.database();

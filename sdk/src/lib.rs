@@ -7,7 +7,7 @@
 //!
 //! A whole Kafka function:
 //!
-//! ```ignore
+//! ```text
 //! use exagg_sdk::kafka::{Batch, Outcome};
 //!
 //! exagg_sdk::kafka_function!(handle);

@@ -6,12 +6,16 @@ mod cases;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use e2e::database::Server;
 use e2e::kafka::{Kafka, jars};
 use libtest_mimic::{Arguments, Trial};
 
 use cases::World;
+
+/// A test that hangs must not take CI's whole time with it.
+const TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -25,6 +29,11 @@ fn main() -> ExitCode {
         let trials = cases::all().into_iter().map(|case| Trial::test(case.name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
+    std::thread::spawn(|| {
+        std::thread::sleep(TIME_MAX);
+        eprintln!("the suite runs longer than {TIME_MAX:?}: something hangs");
+        std::process::abort();
+    });
     let world = Arc::new(World { postgres: Server::start(), kafka: has_kafka.then(Kafka::start) });
     let trials = cases::all()
         .into_iter()

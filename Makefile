@@ -7,7 +7,7 @@ EXAGG := target/release/exagg
 BROUGHT := $(CURDIR)/target/postgres
 # Tested apart from the host: one selection of crates would bring other features, and wasmtime
 # would be compiled twice.
-PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk
+PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk -p simulation
 TEST_THREADS ?= 3
 
 .PHONY: help

@@ -49,7 +49,10 @@ pub trait Factor {
 /// What a factor may look at while it configures a component.
 pub struct Configure<'a> {
     pub component_id: &'a str,
+    /// The app's variables.
     pub variables: &'a Variables,
+    /// The component's own variables, templates expanded.
+    pub values: Arc<Variables>,
     pub allowed_hosts: Arc<AllowedHosts>,
 }
 
@@ -97,7 +100,8 @@ impl Factors {
     /// Checks and resolves what the manifest says of a component.
     pub fn configure(&self, id: &str, spec: &ComponentSpec, variables: &Variables) -> Result<ComponentFactors> {
         let allowed_hosts = Arc::new(AllowedHosts::parse(&spec.allowed_outbound_hosts, variables)?);
-        let context = Configure { component_id: id, variables, allowed_hosts };
+        let values = Arc::new(variables::expand(spec, variables)?);
+        let context = Configure { component_id: id, variables, values, allowed_hosts };
         Ok(ComponentFactors {
             wasi: self.wasi.configure(spec, &context)?,
             variables: VariablesFactor.configure(spec, &context)?,

@@ -46,6 +46,10 @@ impl Variables {
         self.0.get(name)
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// Puts the values in the places of their names.
     pub fn expand(&self, template: &str) -> Result<String, TemplateError> {
         let mut text = String::with_capacity(template.len());

@@ -8,7 +8,8 @@ use window::time::EventTime;
 
 use crate::aggregate::aggregate;
 use crate::settings::{Late, Settings};
-use crate::store::{Opened, Store, StoreError};
+use crate::statements::{Opened, Statements, StoreError};
+use crate::store::Store;
 
 /// Rounds of "read again and try again" in one call. More than two or three mean contention that
 /// a fresh call handles better.
@@ -17,7 +18,7 @@ const ROUNDS_MAX: usize = 8;
 /// Applies the batch, or says what is to happen instead.
 pub async fn apply(batch: &Batch, settings: &Settings) -> Outcome {
     let outcome = match Store::open(&settings.postgres_url).await {
-        Ok(store) => run(batch, settings, &store).await,
+        Ok(store) => run(batch, settings, &store, now()).await,
         Err(error) => Err(error),
     };
     outcome.unwrap_or_else(|error| match error {
@@ -28,16 +29,22 @@ pub async fn apply(batch: &Batch, settings: &Settings) -> Outcome {
     })
 }
 
-async fn run(batch: &Batch, settings: &Settings, store: &Store) -> Result<Outcome, StoreError> {
+/// The protocol itself: no I/O but by `store`, no clock but `now`.
+pub async fn run(
+    batch: &Batch,
+    settings: &Settings,
+    store: &impl Statements,
+    now: EventTime,
+) -> Result<Outcome, StoreError> {
     if let Some(lost) = &batch.lost {
         return skip_lost(batch, lost, settings, store).await;
     }
     let mut from = batch.from_offset;
     for _ in 0..ROUNDS_MAX {
-        if apply_from(batch, from, settings, store).await? {
+        if apply_from(batch, from, settings, store, now).await? {
             return Ok(Outcome::Applied);
         }
-        let Some(progress) = store.progress(&settings.stream, batch).await? else {
+        let Some(progress) = store.progress(settings, batch).await? else {
             match store.begin_partition(settings, batch).await? {
                 Opened::Begun => continue,
                 Opened::OtherTopicId(id) => return Ok(Outcome::Stop(remade(batch, settings, &id))),
@@ -54,7 +61,13 @@ async fn run(batch: &Batch, settings: &Settings, store: &Store) -> Result<Outcom
 }
 
 /// One try; false when the fence held it back.
-async fn apply_from(batch: &Batch, from: i64, settings: &Settings, store: &Store) -> Result<bool, StoreError> {
+async fn apply_from(
+    batch: &Batch,
+    from: i64,
+    settings: &Settings,
+    store: &impl Statements,
+    now: EventTime,
+) -> Result<bool, StoreError> {
     if batch.is_empty() {
         store.write_settings(settings).await?;
         return store.apply_empty(settings, batch, from).await;
@@ -62,15 +75,20 @@ async fn apply_from(batch: &Batch, from: i64, settings: &Settings, store: &Store
     let closed_before = match settings.late {
         Late::Revise => None,
         // Without a row there is nothing closed; with one the statement checks it once more.
-        Late::Reject => Some(store.closed_before(&settings.stream).await?.unwrap_or(i64::MIN)),
+        Late::Reject => Some(store.closed_before(settings).await?.unwrap_or(i64::MIN)),
     };
-    let aggregate = aggregate(batch, from, &settings.schema, settings.windows, closed_before, now());
+    let aggregate = aggregate(batch, from, &settings.schema, settings.windows, closed_before, now);
     store.apply(settings, batch, from, aggregate).await
 }
 
 /// The log no longer holds a range: it is written down, and passed over only where the trigger
 /// was told to.
-async fn skip_lost(batch: &Batch, lost: &LostRange, settings: &Settings, store: &Store) -> Result<Outcome, StoreError> {
+async fn skip_lost(
+    batch: &Batch,
+    lost: &LostRange,
+    settings: &Settings,
+    store: &impl Statements,
+) -> Result<Outcome, StoreError> {
     store.write_gap(settings, batch, lost).await?;
     if !lost.accepted {
         return Ok(Outcome::Stop(format!(
@@ -80,7 +98,7 @@ async fn skip_lost(batch: &Batch, lost: &LostRange, settings: &Settings, store: 
             lost.next_offset - 1
         )));
     }
-    Ok(match store.progress(&settings.stream, batch).await? {
+    Ok(match store.progress(settings, batch).await? {
         Some(progress) if progress == batch.next_offset => Outcome::Applied,
         Some(progress) => Outcome::ResumeAt(progress),
         None => Outcome::RetryLater(format!("{} has no progress yet", place(batch))),

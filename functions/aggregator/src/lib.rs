@@ -5,11 +5,13 @@
 //! - [`settings`]: the component's variables.
 //! - [`aggregate`]: a batch to partial aggregates and rejects (pure).
 //! - [`apply`]: the protocol around the fence.
+//! - [`statements`]: what the protocol asks of the database.
 //! - [`store`]: the only SQL.
 
 pub mod aggregate;
 pub mod apply;
 pub mod settings;
+pub mod statements;
 pub mod store;
 
 use exagg_sdk::kafka::{Batch, Outcome};

@@ -8,6 +8,7 @@ use spin_sdk::pg::{Connection, Decode, Error, ParameterValue, PgError, QueryErro
 
 use crate::aggregate::{Aggregate, Rejected};
 use crate::settings::{Late, Settings};
+use crate::statements::{Opened, Statements, StoreError};
 
 /// Moves the progress by compare-and-set; everything else in the statement hangs on its row.
 /// Parameters: 1 stream, 2 topic id, 3 partition, 4 from, 5 next, 6 end, 7 partition count,
@@ -133,15 +134,6 @@ SELECT $1, $2, $3, $4, $5, $6, 'deleted from the log before it was read'
 WHERE NOT $7 OR EXISTS (SELECT FROM passed)
 ON CONFLICT DO NOTHING";
 
-/// What a failed statement means.
-#[derive(Debug)]
-pub enum StoreError {
-    /// The database is away, overloaded or not migrated: the records are not to blame.
-    Unavailable(String),
-    /// PostgreSQL refuses the data of this batch (class 22).
-    Data(String),
-}
-
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {
@@ -158,14 +150,6 @@ impl From<Error> for StoreError {
     }
 }
 
-/// What came of beginning a partition.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Opened {
-    Begun,
-    /// The stream has progress under another id of the same topic.
-    OtherTopicId(String),
-}
-
 /// The aggregator's connection.
 pub struct Store {
     connection: Connection,
@@ -176,8 +160,21 @@ impl Store {
         Ok(Self { connection: Connection::open(url).await? })
     }
 
-    /// Applies the batch from offset `from` on; false when the fence held it back.
-    pub async fn apply(
+    async fn rows(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Vec<Row>, StoreError> {
+        Ok(self.connection.query(statement, params).await?.collect().await?)
+    }
+
+    /// The first column of the first row, an int8; none where there is no row or it is null.
+    async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, StoreError> {
+        let mut result = self.connection.query(statement, params).await?;
+        let row = result.rows().next().await;
+        result.result().await?;
+        Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
+    }
+}
+
+impl Statements for Store {
+    async fn apply(
         &self,
         settings: &Settings,
         batch: &Batch,
@@ -208,8 +205,7 @@ impl Store {
         Ok(self.number(&statement, params).await? == Some(1))
     }
 
-    /// Says that the partition is attended and where it ends; false when the fence held it back.
-    pub async fn apply_empty(&self, settings: &Settings, batch: &Batch, from: i64) -> Result<bool, StoreError> {
+    async fn apply_empty(&self, settings: &Settings, batch: &Batch, from: i64) -> Result<bool, StoreError> {
         let params = vec![
             settings.stream.clone().into(),
             batch.topic_id.clone().into(),
@@ -223,15 +219,12 @@ impl Store {
         Ok(self.connection.execute(APPLY_EMPTY, params).await? == 1)
     }
 
-    /// How far the partition is applied, read by a statement of its own: the one that lost its
-    /// compare-and-set still sees the old row.
-    pub async fn progress(&self, stream: &str, batch: &Batch) -> Result<Option<i64>, StoreError> {
-        let params = vec![stream.to_owned().into(), batch.topic_id.clone().into(), batch.partition.into()];
+    async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError> {
+        let params = vec![settings.stream.clone().into(), batch.topic_id.clone().into(), batch.partition.into()];
         self.number(PROGRESS, params).await
     }
 
-    /// Writes down that the partition starts at the batch's first offset.
-    pub async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError> {
+    async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError> {
         let params = vec![
             settings.stream.clone().into(),
             batch.topic_id.clone().into(),
@@ -251,8 +244,7 @@ impl Store {
         })
     }
 
-    /// The closer and the status read the stream's settings from here.
-    pub async fn write_settings(&self, settings: &Settings) -> Result<(), StoreError> {
+    async fn write_settings(&self, settings: &Settings) -> Result<(), StoreError> {
         let params = vec![
             settings.stream.clone().into(),
             settings.windows.window_seconds().into(),
@@ -266,12 +258,11 @@ impl Store {
         Ok(())
     }
 
-    /// Unix microseconds up to which windows are closed for good.
-    pub async fn closed_before(&self, stream: &str) -> Result<Option<i64>, StoreError> {
-        self.number(CLOSED_BEFORE, vec![stream.to_owned().into()]).await
+    async fn closed_before(&self, settings: &Settings) -> Result<Option<i64>, StoreError> {
+        self.number(CLOSED_BEFORE, vec![settings.stream.clone().into()]).await
     }
 
-    pub async fn write_gap(&self, settings: &Settings, batch: &Batch, lost: &LostRange) -> Result<(), StoreError> {
+    async fn write_gap(&self, settings: &Settings, batch: &Batch, lost: &LostRange) -> Result<(), StoreError> {
         let params = vec![
             settings.stream.clone().into(),
             batch.topic_id.clone().into(),
@@ -284,18 +275,6 @@ impl Store {
         ];
         self.connection.execute(WRITE_GAP, params).await?;
         Ok(())
-    }
-
-    async fn rows(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Vec<Row>, StoreError> {
-        Ok(self.connection.query(statement, params).await?.collect().await?)
-    }
-
-    /// The first column of the first row, an int8; none where there is no row or it is null.
-    async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, StoreError> {
-        let mut result = self.connection.query(statement, params).await?;
-        let row = result.rows().next().await;
-        result.result().await?;
-        Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
     }
 }
 

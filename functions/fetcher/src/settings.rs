@@ -37,6 +37,12 @@ impl Settings {
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err(format!("the variable limit is {limit}: 1 to {LIMIT_MAX} is wanted"));
         }
+        let api_key = get("api_key").await?;
+        if source == Source::LiveCoinWatch && api_key.is_empty() {
+            return Err("the variable api_key is empty: livecoinwatch wants a key (the app's variable is \
+                        livecoinwatch_api_key)"
+                .to_owned());
+        }
         Ok(Self {
             source,
             limit,
@@ -44,7 +50,7 @@ impl Settings {
             topic: get("topic").await?,
             kafka_brokers: get("kafka_brokers").await?,
             api_url: get("api_url").await?,
-            api_key: get("api_key").await?,
+            api_key,
             currency: get("currency").await?,
             cities: cities(&get("cities").await?),
             seed: number("seed", &get("seed").await?)?,

@@ -3,7 +3,8 @@
 use window::time::{EventTime, MICROS_PER_SECOND};
 use window::watermark::judge;
 
-use crate::store::{Store, StoreError, Stream};
+use crate::statements::{Statements, StoreError, Stream};
+use crate::store::Store;
 
 /// Window ends that one statement folds: bounds its memory and its locks. Each tick begins with
 /// one and doubles, so that windows of any size get through within the call's time.
@@ -41,7 +42,8 @@ pub async fn tick(url: &str, timestamp: u64, retention: &Retention) -> Result<()
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
-async fn close_stream(store: &Store, stream: &Stream, now: EventTime) -> Result<(), StoreError> {
+/// Moves one stream's watermark and closes what is behind it. `now` is the database's clock.
+pub async fn close_stream(store: &impl Statements, stream: &Stream, now: EventTime) -> Result<(), StoreError> {
     let (judged, holder) = judge(&stream.partitions, stream.idle_timeout_seconds, now);
     let watermark = store.raise_watermark(&stream.stream, judged, &holder.to_string()).await?;
     let Some(watermark) = watermark else { return Ok(()) };

@@ -1,10 +1,9 @@
 //! The window-closer's SQL.
 
-use std::fmt;
-
 use spin_sdk::pg::{Connection, Decode, Error, ParameterValue, PgError, QueryError};
 use window::time::EventTime;
-use window::watermark::PartitionProgress;
+
+use crate::statements::{Statements, StoreError, Stream};
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 
@@ -122,43 +121,6 @@ DELETE FROM public.aggregates WHERE ctid = ANY (ARRAY(
     WHERE window_start < (now() AT TIME ZONE 'UTC') - $1 * interval '1 day'
       AND window_end < (now() AT TIME ZONE 'UTC') - $1 * interval '1 day' LIMIT $2))";
 
-/// A stream's settings and where its partitions stand.
-#[derive(Debug, serde::Deserialize)]
-pub struct Stream {
-    pub stream: String,
-    pub allowed_lateness_seconds: i64,
-    pub idle_timeout_seconds: i64,
-    pub late: String,
-    pub partitions: Vec<PartitionProgress>,
-}
-
-/// A statement that failed; the next tick tries again.
-#[derive(Debug)]
-pub enum StoreError {
-    /// A deadlock or serialization failure: nothing happened, try again at once.
-    Conflict(String),
-    Failed(String),
-}
-
-impl StoreError {
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict(_))
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Conflict(reason) | Self::Failed(reason)) = self;
-        write!(f, "PostgreSQL: {reason}")
-    }
-}
-
-impl From<StoreError> for String {
-    fn from(error: StoreError) -> Self {
-        error.to_string()
-    }
-}
-
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {
@@ -202,34 +164,6 @@ impl Store {
         serde_json::from_value(json).map_err(|error| StoreError::Failed(format!("table streams: {error}")))
     }
 
-    /// Raises the watermark and returns where it is now.
-    pub async fn raise_watermark(
-        &self,
-        stream: &str,
-        watermark: Option<EventTime>,
-        held_by: &str,
-    ) -> Result<Option<EventTime>, StoreError> {
-        let params = vec![stream.to_owned().into(), watermark.map(|time| time.0).into(), held_by.to_owned().into()];
-        Ok(self.number(RAISE_WATERMARK, params).await?.map(EventTime))
-    }
-
-    pub async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError> {
-        let params = vec![stream.to_owned().into(), closed_before.0.into()];
-        self.connection.execute(RAISE_CLOSED_BEFORE, params).await?;
-        Ok(())
-    }
-
-    /// Closes the oldest windows; true when there may be more.
-    pub async fn close_windows(
-        &self,
-        stream: &str,
-        closed_before: EventTime,
-        windows_max: i64,
-    ) -> Result<bool, StoreError> {
-        let params = vec![stream.to_owned().into(), closed_before.0.into(), windows_max.into()];
-        Ok(self.number(CLOSE_WINDOWS, params).await? == Some(windows_max))
-    }
-
     pub async fn delete_rejects(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {
         Ok(self.connection.execute(DELETE_REJECTS, vec![days.into(), rows_max.into()]).await?)
     }
@@ -248,5 +182,33 @@ impl Store {
         let row = result.rows().next().await;
         result.result().await?;
         Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
+    }
+}
+
+impl Statements for Store {
+    async fn raise_watermark(
+        &self,
+        stream: &str,
+        watermark: Option<EventTime>,
+        held_by: &str,
+    ) -> Result<Option<EventTime>, StoreError> {
+        let params = vec![stream.to_owned().into(), watermark.map(|time| time.0).into(), held_by.to_owned().into()];
+        Ok(self.number(RAISE_WATERMARK, params).await?.map(EventTime))
+    }
+
+    async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError> {
+        let params = vec![stream.to_owned().into(), closed_before.0.into()];
+        self.connection.execute(RAISE_CLOSED_BEFORE, params).await?;
+        Ok(())
+    }
+
+    async fn close_windows(
+        &self,
+        stream: &str,
+        closed_before: EventTime,
+        windows_max: i64,
+    ) -> Result<bool, StoreError> {
+        let params = vec![stream.to_owned().into(), closed_before.0.into(), windows_max.into()];
+        Ok(self.number(CLOSE_WINDOWS, params).await? == Some(windows_max))
     }
 }

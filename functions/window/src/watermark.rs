@@ -31,7 +31,9 @@ impl PartitionProgress {
     /// Idle is only who is caught up, attended and silent: a consumer that is merely slow or gone
     /// must hold the watermark, or its records would all come late. Silence counts as far as
     /// somebody listened.
-    fn is_idle(&self, idle_timeout_seconds: f64) -> bool {
+    fn is_idle(&self, idle_timeout_seconds: i64) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a time-out in seconds is far below 2^53")]
+        let idle_timeout_seconds = idle_timeout_seconds as f64;
         self.next_offset >= self.end_offset
             && self.seen_ago <= SEEN_WITHIN_SECONDS
             && self.silent_for - self.seen_ago >= idle_timeout_seconds
@@ -76,6 +78,9 @@ impl fmt::Display for Holder {
 /// It is the least, over the partitions that are not idle, of the highest event time, and never
 /// ahead of the clock (one fast clock must not close the windows that still run); the clock
 /// less the idle time-out when all are idle; and none until each partition has reported.
+///
+/// An idle partition was empty when its consumer was last heard of; what came since then nobody
+/// knows. So the watermark is at most that time, and a consumer that dies makes nothing late.
 pub fn judge(
     partitions: &[PartitionProgress],
     idle_timeout_seconds: i64,
@@ -87,16 +92,32 @@ pub fn judge(
     if let Some(holder) = unreported(partitions) {
         return (None, holder);
     }
-    #[expect(clippy::cast_precision_loss, reason = "a time-out in seconds is far below 2^53")]
-    let idle_timeout = idle_timeout_seconds as f64;
-    let slowest = partitions
-        .iter()
-        .filter(|partition| !partition.is_idle(idle_timeout))
-        .min_by_key(|partition| partition.max_event_time_us);
-    match slowest {
-        Some(partition) => (partition.max_event_time_us.map(|time| EventTime(time.min(now.0))), holder(partition)),
-        None => (Some(EventTime(now.0 - idle_timeout_seconds * MICROS_PER_SECOND)), Holder::Clock),
+    let (idle, busy): (Vec<_>, Vec<_>) =
+        partitions.iter().partition(|partition| partition.is_idle(idle_timeout_seconds));
+    let slowest = busy.into_iter().min_by_key(|partition| partition.max_event_time_us);
+    let (watermark, held_by) = match slowest {
+        Some(partition) => (partition.max_event_time_us.map(|time| time.min(now.0)), holder(partition)),
+        None => (Some(now.0 - idle_timeout_seconds * MICROS_PER_SECOND), Holder::Clock),
+    };
+    let longest_unheard = idle.into_iter().max_by(|a, b| a.seen_ago.total_cmp(&b.seen_ago));
+    match (watermark, longest_unheard) {
+        (Some(watermark), Some(partition)) => {
+            let proven = now.0 - micros(partition.seen_ago);
+            let held_by = if proven < watermark { unheard(partition) } else { held_by };
+            (Some(EventTime(watermark.min(proven))), held_by)
+        }
+        (watermark, _) => (watermark.map(EventTime), held_by),
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an age is far below 2^53 microseconds")]
+fn micros(seconds: f64) -> i64 {
+    (seconds * 1e6) as i64
+}
+
+fn unheard(partition: &PartitionProgress) -> Holder {
+    let why = "idle, and its consumer was not heard of since";
+    Holder::Partition { topic: partition.topic.clone(), partition: partition.partition, why }
 }
 
 fn unreported(partitions: &[PartitionProgress]) -> Option<Holder> {
@@ -183,6 +204,14 @@ mod tests {
     fn silence_counts_only_as_far_as_somebody_listened() {
         let gone = PartitionProgress { silent_for: 25.0, seen_ago: 9.0, ..partition(1, Some(400)) };
         assert_eq!(seconds(&[partition(0, Some(500)), gone]), Some(400));
+    }
+
+    #[test]
+    fn an_idle_partition_proves_nothing_after_it_was_last_heard_of() {
+        let idle = PartitionProgress { silent_for: 40.0, seen_ago: 9.0, ..partition(1, Some(400)) };
+        let (watermark, holder) = judge(&[partition(0, Some(999)), idle], 20, NOW);
+        assert_eq!(watermark, Some(EventTime((1_000 - 9) * MICROS_PER_SECOND)));
+        assert!(holder.to_string().starts_with("topic t partition 1: idle"), "{holder}");
     }
 
     #[test]

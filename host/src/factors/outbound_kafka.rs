@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -26,6 +26,9 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 const DELIVERY_TIMEOUT_MS: &str = "20000";
 /// How long a full queue is waited for, at a time.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// The component variable that names a broker list, by convention.
+const BROKERS_VARIABLE: &str = "kafka_brokers";
 
 /// Messages of one call that are on their way at a time: the gate knows them when they are stored.
 const MESSAGES_AT_ONCE: usize = 500;
@@ -83,7 +86,14 @@ impl Factor for OutboundKafkaFactor {
         wit::add_to_linker::<_, Self>(linker, |state| View(&state.factors.kafka))
     }
 
+    /// The cluster that the variable of this name names is checked now: a wrong one must not show
+    /// first when a function goes there.
     fn configure(&self, _: &ComponentSpec, context: &Configure<'_>) -> Result<ComponentKafka> {
+        if let Some(brokers) = context.values.get(BROKERS_VARIABLE) {
+            let listed = addresses(brokers.expose()).map_err(anyhow::Error::msg);
+            let checked = listed.and_then(|listed| check(&context.allowed_hosts, &listed));
+            checked.with_context(|| format!("variable {BROKERS_VARIABLE}"))?;
+        }
         Ok(ComponentKafka {
             allowed: Arc::clone(&context.allowed_hosts),
             checked: Arc::default(),
@@ -114,6 +124,11 @@ impl<T: Send> wit::HostWithStore<T> for OutboundKafkaFactor {
         let kafka = accessor.with(|mut access| access.get().0.clone());
         Ok(kafka.send(&brokers, messages).await)
     }
+}
+
+fn check(allowed: &AllowedHosts, addresses: &[(String, u16)]) -> Result<()> {
+    let mut destinations = addresses.iter().map(|(host, port)| Destination { scheme: "kafka", host, port: *port });
+    destinations.try_for_each(|destination| allowed.check(destination))
 }
 
 fn failed(error: impl ToString) -> wit::Error {
@@ -160,11 +175,7 @@ impl ComponentKafka {
     }
 
     fn check(&self, addresses: &[(String, u16)]) -> Result<(), wit::Error> {
-        addresses.iter().try_for_each(|(host, port)| {
-            self.allowed
-                .check(Destination { scheme: "kafka", host, port: *port })
-                .map_err(|error| wit::Error::NotAllowed(error.to_string()))
-        })
+        check(&self.allowed, addresses).map_err(|error| wit::Error::NotAllowed(error.to_string()))
     }
 
     /// The brokers that the cluster names are where the records go: they are checked as well,

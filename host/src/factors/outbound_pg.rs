@@ -15,7 +15,7 @@ mod types;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 use self::pool::Pool;
@@ -74,7 +74,15 @@ impl Factor for OutboundPgFactor {
         spin::postgres4_2_0::postgres::add_to_linker::<_, Self>(linker, view)
     }
 
+    /// A database that a variable names is checked now: a wrong one must not show first when a
+    /// function goes there.
     fn configure(&self, _: &ComponentSpec, context: &Configure<'_>) -> Result<ComponentPg> {
+        for (name, value) in context.values.iter().filter(|(_, value)| is_address(value.expose())) {
+            let refused = Pool::new(value.expose(), &context.allowed_hosts, self.connections_max).err();
+            if let Some(query::Failure::Connection(reason)) = refused {
+                bail!("variable {name}: {reason}");
+            }
+        }
         Ok(ComponentPg {
             id: context.component_id.into(),
             allowed: Arc::clone(&context.allowed_hosts),
@@ -86,6 +94,10 @@ impl Factor for OutboundPgFactor {
     fn prepare(&self, component: &ComponentPg) -> InstancePg {
         component.clone()
     }
+}
+
+fn is_address(text: &str) -> bool {
+    text.starts_with("postgres://") || text.starts_with("postgresql://")
 }
 
 impl ComponentPg {

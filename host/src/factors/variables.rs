@@ -22,18 +22,22 @@ impl Factor for VariablesFactor {
         wit::add_to_linker::<_, Self>(linker, |state| View(&state.factors.variables))
     }
 
-    fn configure(&self, spec: &ComponentSpec, context: &Configure<'_>) -> Result<Self::Component> {
-        let value = |(name, template): (&String, &String)| {
-            let value = context.variables.expand(template).with_context(|| format!("variable {name}"))?;
-            Ok((name.clone(), Secret::new(value)))
-        };
-        let values = spec.variables.iter().map(value).collect::<Result<Vec<_>>>()?;
-        Ok(Arc::new(Variables::new(values)))
+    fn configure(&self, _: &ComponentSpec, context: &Configure<'_>) -> Result<Self::Component> {
+        Ok(Arc::clone(&context.values))
     }
 
     fn prepare(&self, component: &Self::Component) -> Self::Instance {
         Arc::clone(component)
     }
+}
+
+/// The component's variables, with the app's in the places of their names.
+pub fn expand(spec: &ComponentSpec, app: &Variables) -> Result<Variables> {
+    let value = |(name, template): (&String, &String)| {
+        let value = app.expand(template).with_context(|| format!("variable {name}"))?;
+        Ok((name.clone(), Secret::new(value)))
+    };
+    Ok(Variables::new(spec.variables.iter().map(value).collect::<Result<Vec<_>>>()?))
 }
 
 /// The component's variables, borrowed from the store.

@@ -1,6 +1,9 @@
 //! A Kafka function that does what its records say: `trap`, `loop`, `allocate`, `poison`, `stop`,
-//! `leak` (traps in an open transaction), `flood`; anything else is written to the table `seen`.
+//! `leak` (traps in an open transaction), `flood`, `reach URL` (what came of it is written);
+//! anything else is written to the table `seen`.
 #![allow(clippy::panic, clippy::expect_used, reason = "misbehaving is this function's job")]
+
+mod reach;
 
 use exagg_sdk::kafka::{Batch, Outcome, Poisoned};
 use spin_sdk::pg::Connection;
@@ -17,7 +20,7 @@ async fn handle(batch: Batch) -> Outcome {
     let mut offsets = Vec::new();
     let mut values = Vec::new();
     for message in batch.messages() {
-        let value = String::from_utf8_lossy(message.value.unwrap_or_default()).into_owned();
+        let mut value = String::from_utf8_lossy(message.value.unwrap_or_default()).into_owned();
         match value.as_str() {
             "trap" => panic!("told to trap"),
             "loop" => spin(),
@@ -33,7 +36,12 @@ async fn handle(batch: Batch) -> Outcome {
                 database.execute(insert, vec![]).await.expect("a row");
                 panic!("told to trap in a transaction");
             }
-            _ => {}
+            text => {
+                if let Some(url) = text.strip_prefix("reach ") {
+                    let came = reach::reach(url).await;
+                    value = format!("{url} {came}");
+                }
+            }
         }
         offsets.push(message.offset);
         values.push(value);

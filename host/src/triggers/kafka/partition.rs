@@ -17,10 +17,12 @@ use super::status::{PartitionState, StageStatus};
 use super::sys::{Message, PartitionQueue};
 use crate::bindings::kafka::exagg::kafka::types::{Batch, LostRange};
 
-/// How often a quiet partition says where it stands.
-const HEARTBEAT: Duration = Duration::from_secs(4);
+/// How often a quiet partition says where it stands: what closes windows may trust it no longer.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often the topic is asked for, to see that it is still the same.
+const DESCRIBE: Duration = Duration::from_secs(4);
 /// Heartbeats in a row that may find records which do not come.
-const STALLED_MAX: u32 = 1;
+const STALLED_MAX: u32 = 2;
 /// Messages taken off the queue at a time; a batch takes several times.
 const TAKE_MAX: usize = 2_000;
 
@@ -251,7 +253,7 @@ impl PartitionTask {
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // Also under steady flow: a topic that was made again must not be read on as the old one.
-            if self.described_at.elapsed() >= HEARTBEAT
+            if self.described_at.elapsed() >= DESCRIBE
                 && let Err(interrupted) = self.describe_again().await
             {
                 return interrupted;
@@ -391,7 +393,6 @@ impl PartitionTask {
     async fn report(&mut self) -> Result<(), Interrupted> {
         let (topic, partition) = self.key.clone();
         let stage = Arc::clone(&self.stage);
-        self.describe_again().await?;
         let (_, high) = self.until("cannot ask for offsets", || stage.consumer.bounds(&topic, partition)).await?;
         self.stalled = if high > self.position { self.stalled + 1 } else { 0 };
         if self.stalled > STALLED_MAX {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use e2e::database::Database;
 use e2e::host::{Host, Setup};
+use e2e::http::{self, Behaviour};
 use e2e::{root, wait_for};
 
 use super::{World, topic};
@@ -116,6 +117,51 @@ pub fn loops_and_floods_harm_no_other_record(world: &World) {
         .map(|letter| String::from_utf8(letter.value.unwrap()).unwrap())
         .collect();
     assert_eq!(reasons, ["loop", "allocate"]);
+}
+
+/// Take out: `allowed.check` in the factor of the scheme, or a socket check of WASI's.
+pub fn forbidden_destinations_and_files_are_out_of_reach(world: &World) {
+    let (database, name) = (world.postgres.database(), "guest-reach");
+    let forbidden = http::Server::start(Behaviour::Answer(200, "", String::new()));
+    let redirect = format!("location: http://127.0.0.1:{}/\r\n", forbidden.port);
+    let allowed = http::Server::start(Behaviour::Answer(302, redirect.leak(), String::new()));
+    let by_name = database.url.replace("127.0.0.1", "localhost");
+    assert_ne!(by_name, database.url);
+    let to_allowed = format!("127.0.0.1:{}", allowed.port);
+    let urls = [
+        format!("http://127.0.0.1:{}/", forbidden.port),
+        // The same place by its name, which is not listed.
+        format!("http://localhost:{}/", allowed.port),
+        format!("follow://{to_allowed}"),
+        by_name,
+        database.url.replace(&database.host, &format!("127.0.0.1:{}", forbidden.port)),
+        format!("kafka://{}", world.kafka().brokers),
+        format!("kafka://127.0.0.1:{}", forbidden.port),
+        format!("tcp://{}", database.host),
+        "read:///etc/passwd".to_owned(),
+        "write:///tmp/exagg-guest".to_owned(),
+        "write://exagg-guest".to_owned(),
+    ];
+    let setup = setup(world, &database, name, "")
+        .replace("allowed_outbound_hosts = [", &format!("allowed_outbound_hosts = [\"http://{to_allowed}\", "));
+    let mut values: Vec<String> = urls.iter().map(|url| format!("reach {url}")).collect();
+    values.push(format!("reach http://{to_allowed}/"));
+    values.push("ok".to_owned());
+    send(world, name, &values.iter().map(String::as_str).collect::<Vec<_>>());
+    let host = setup.start();
+    wait_for_seen(&database, 1);
+    let came = database.texts("SELECT value FROM seen ORDER BY record_offset");
+    for (came, url) in came.iter().zip(&urls) {
+        assert!(came.starts_with(&format!("{url} refused: ")), "{came}");
+    }
+    let first = format!("http://{to_allowed}/ done: 302");
+    assert_eq!(came[urls.len()], first, "what is listed can be reached");
+    assert!(forbidden.requests.try_recv().is_err(), "a request came through");
+    // What the address says beside the place stays out of the message.
+    let password = database.url.split(['@', ':']).nth(2).unwrap().to_owned();
+    assert!(!host.log().contains(&password));
+    let said: Vec<_> = came.iter().map(|came| came.split_once(" refused: ").map_or("", |(_, said)| said)).collect();
+    assert!(said.iter().all(|said| !said.contains(&password)), "{said:?}");
 }
 
 pub fn poison_stops_the_partition_unless_told_otherwise(world: &World) {

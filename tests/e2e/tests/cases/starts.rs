@@ -13,7 +13,11 @@ use super::{EXCHANGES, World, exchange, now, wait_for_records};
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub fn bad_starts_are_one_clear_error(_: &World) {
-    let dead = |setup: Setup| setup.variable("postgres_url", "postgres://u:secret-word@127.0.0.1:1/x");
+    let dead = |setup: Setup| {
+        setup
+            .variable("postgres_url", "postgres://u:secret-word@127.0.0.1:1/x")
+            .variable("postgres_host", "127.0.0.1:1")
+    };
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let taken = taken.local_addr().unwrap();
     let not_wasm = tempfile_with(b"not a component");
@@ -59,6 +63,21 @@ pub fn bad_starts_are_one_clear_error(_: &World) {
             dead(Setup::new()).variable("kafka_host", "a:1,b:2"),
             vec!["allowed_outbound_hosts", "kafka://"],
         ),
+        (
+            "a database that is not listed",
+            Setup::new().variable("postgres_url", "postgres://u:secret-word@127.0.0.1:1/x"),
+            vec!["component aggregator-exchanges", "variable postgres_url", "postgres://127.0.0.1:1 is not allowed"],
+        ),
+        (
+            "an address behind the name of a listed database",
+            Setup::new().variable("postgres_url", "postgres://u:secret-word@localhost:5432/x?hostaddr=10.0.0.1"),
+            vec!["component aggregator-exchanges", "postgres://10.0.0.1:5432 is not allowed"],
+        ),
+        (
+            "a broker that is not listed",
+            dead(Setup::new()).variable("kafka_brokers", "localhost:9092,other:9092"),
+            vec!["component fetcher-exchanges", "variable kafka_brokers", "kafka://other:9092 is not allowed"],
+        ),
         ("unknown component id", dead(Setup::new()).argument("--component-id").argument("nobody"), vec!["nobody"]),
         (
             "bad schedule",
@@ -87,24 +106,6 @@ fn tempfile_with(bytes: &[u8]) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     file.into_temp_path().keep().unwrap().to_string_lossy().into_owned()
-}
-
-/// Kafka and PostgreSQL are destinations as any other.
-pub fn destinations_that_are_not_listed_are_refused(world: &World) {
-    let database = world.postgres.database();
-    world.kafka().create_topic("refused", 1, &[]);
-    let mut host = world
-        .setup(&database, "refused")
-        .variable("exchanges_source", "random")
-        .variable("exchanges_schedule", "* * * * * *")
-        .variable("exchanges_topic", "refused")
-        .variable("kafka_host", "127.0.0.1:1")
-        .variable("postgres_host", "127.0.0.1:2")
-        .components(&["fetcher-exchanges", "aggregator-exchanges"])
-        .start();
-    host.wait_for_log(&format!("kafka://{} is not allowed", world.kafka().brokers), MINUTE);
-    host.wait_for_log(&format!("postgres://{} is not allowed", database.host), MINUTE);
-    assert_eq!(world.kafka().read_all("refused", 1).len(), 0);
 }
 
 /// Two replicas of a cron stage that share leases run each tick once between them.

@@ -1,0 +1,56 @@
+//! What the protocol asks of the database.
+
+use exagg_sdk::kafka::{Batch, LostRange};
+
+use crate::aggregate::Aggregate;
+use crate::settings::Settings;
+
+/// What a failed statement means.
+#[derive(Debug)]
+pub enum StoreError {
+    /// The database is away, overloaded or not migrated: the records are not to blame. Whether
+    /// the statement had its effect is not known.
+    Unavailable(String),
+    /// PostgreSQL refuses the data of this batch (class 22).
+    Data(String),
+}
+
+/// What came of beginning a partition.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    Begun,
+    /// The stream has progress under another id of the same topic.
+    OtherTopicId(String),
+}
+
+/// Each method is one statement, and so one transaction.
+#[expect(async_fn_in_trait, reason = "functions run on one thread")]
+pub trait Statements {
+    /// Applies the batch from offset `from` on; false when the fence held it back.
+    async fn apply(
+        &self,
+        settings: &Settings,
+        batch: &Batch,
+        from: i64,
+        aggregate: Aggregate<'_>,
+    ) -> Result<bool, StoreError>;
+
+    /// Says that the partition is attended and where it ends; false when the fence held it back.
+    async fn apply_empty(&self, settings: &Settings, batch: &Batch, from: i64) -> Result<bool, StoreError>;
+
+    /// How far the partition is applied, read by a statement of its own: the one that lost its
+    /// compare-and-set still sees the old row.
+    async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError>;
+
+    /// Writes down that the partition starts at the batch's first offset.
+    async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError>;
+
+    /// The closer and the status read the stream's settings from here.
+    async fn write_settings(&self, settings: &Settings) -> Result<(), StoreError>;
+
+    /// Unix microseconds up to which windows are closed for good.
+    async fn closed_before(&self, settings: &Settings) -> Result<Option<i64>, StoreError>;
+
+    /// Writes a lost range down and, where it is accepted, moves the progress past it.
+    async fn write_gap(&self, settings: &Settings, batch: &Batch, lost: &LostRange) -> Result<(), StoreError>;
+}

@@ -1,0 +1,62 @@
+//! What closing asks of the database.
+
+use std::fmt;
+
+use window::time::EventTime;
+use window::watermark::PartitionProgress;
+
+/// A stream's settings and where its partitions stand.
+#[derive(Debug, serde::Deserialize)]
+pub struct Stream {
+    pub stream: String,
+    pub allowed_lateness_seconds: i64,
+    pub idle_timeout_seconds: i64,
+    pub late: String,
+    pub partitions: Vec<PartitionProgress>,
+}
+
+/// A statement that failed; the next tick tries again.
+#[derive(Debug)]
+pub enum StoreError {
+    /// A deadlock or serialization failure: nothing happened, try again at once.
+    Conflict(String),
+    Failed(String),
+}
+
+impl StoreError {
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Conflict(reason) | Self::Failed(reason)) = self;
+        write!(f, "PostgreSQL: {reason}")
+    }
+}
+
+impl From<StoreError> for String {
+    fn from(error: StoreError) -> Self {
+        error.to_string()
+    }
+}
+
+/// Each method is one statement, and so one transaction.
+#[expect(async_fn_in_trait, reason = "functions run on one thread")]
+pub trait Statements {
+    /// Raises the watermark and returns where it is now.
+    async fn raise_watermark(
+        &self,
+        stream: &str,
+        watermark: Option<EventTime>,
+        held_by: &str,
+    ) -> Result<Option<EventTime>, StoreError>;
+
+    /// Makes records of windows that end by then late.
+    async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError>;
+
+    /// Closes the oldest windows; true when there may be more.
+    async fn close_windows(&self, stream: &str, closed_before: EventTime, windows_max: i64)
+    -> Result<bool, StoreError>;
+}

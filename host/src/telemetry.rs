@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use tracing_subscriber::EnvFilter;
 
 /// From a quarter of a millisecond to half a minute.
@@ -27,6 +29,7 @@ pub struct Metrics {
     registry: Registry,
     records: IntCounterVec,
     batches: IntCounterVec,
+    in_flight: IntGaugeVec,
     calls: HistogramVec,
     lag: IntGaugeVec,
     dead_letters: IntCounterVec,
@@ -41,6 +44,10 @@ impl Metrics {
             registry: Registry::new(),
             records: counter("exagg_kafka_records_total", "Records in batches that were applied.", &["stage"])?,
             batches: counter("exagg_kafka_batches_total", "Batches by the function's answer.", &["stage", "outcome"])?,
+            in_flight: IntGaugeVec::new(
+                Opts::new("exagg_kafka_batches_in_flight", "Batches given to the function and not answered yet."),
+                &["stage"],
+            )?,
             calls: HistogramVec::new(
                 HistogramOpts::new("exagg_call_seconds", "Time of a call, instance and waiting included.")
                     .buckets(SECONDS.to_vec()),
@@ -62,9 +69,17 @@ impl Metrics {
         {
             metrics.registry.register(Box::new(collector.clone()))?;
         }
+        metrics.registry.register(Box::new(metrics.in_flight.clone()))?;
         metrics.registry.register(Box::new(metrics.calls.clone()))?;
         metrics.registry.register(Box::new(metrics.lag.clone()))?;
         Ok(metrics)
+    }
+
+    /// A batch is given to the function, until the guard goes.
+    pub fn in_flight(&self, stage: &str) -> InFlight {
+        let gauge = self.in_flight.with_label_values(&[stage]);
+        gauge.inc();
+        InFlight(gauge)
     }
 
     /// A batch was answered.
@@ -111,5 +126,14 @@ impl Metrics {
             tracing::warn!("metrics cannot be written: {error}");
         }
         String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// One batch in flight.
+pub struct InFlight(IntGauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

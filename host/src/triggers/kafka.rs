@@ -120,6 +120,7 @@ impl Partitions {
                 event = events.recv() => match event {
                     Some(Event::Assigned(assignments)) => self.assigned(assignments),
                     Some(Event::Revoked(partitions, done)) => self.revoked(&partitions, done),
+                    Some(Event::Reachable(reachable)) => self.stage.status.reachable(reachable),
                     Some(Event::Failed(reason)) => {
                         result = Err(anyhow!("the consumer has failed for good: {reason}"));
                         break;

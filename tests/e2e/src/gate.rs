@@ -1,34 +1,73 @@
-//! A door before a server: connections pass while it is open, and are cut when it closes.
+//! A door before a server: connections pass, are held back, or are cut.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
+
+/// How often a held line looks whether it may go on.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What becomes of connections, old and new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Mode {
+    /// They are cut.
+    Closed,
+    Open,
+    /// They stay, and nothing passes: a network that is gone without a word.
+    Held,
+    /// What clients send passes, the answers are held back.
+    Deaf,
+}
+
+const MODES: [Mode; 4] = [Mode::Closed, Mode::Open, Mode::Held, Mode::Deaf];
 
 /// A door before an address.
 pub struct Gate {
     port: u16,
-    open: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    mode: Arc<AtomicU8>,
+}
+
+/// One direction of one connection.
+struct Line {
+    from: TcpStream,
+    to: TcpStream,
+    is_answer: bool,
+    mode: Arc<AtomicU8>,
 }
 
 impl Gate {
     pub fn closed(target: &str) -> Self {
-        use std::sync::atomic::Ordering::Relaxed;
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let open = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (target, is_open) = (target.to_owned(), std::sync::Arc::clone(&open));
+        let mode = Arc::new(AtomicU8::new(Mode::Closed as u8));
+        let (target, shared) = (target.to_owned(), Arc::clone(&mode));
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                if !is_open.load(Relaxed) {
+                if now(&shared) == Mode::Closed {
                     continue;
                 }
-                let Ok(server) = std::net::TcpStream::connect(&target) else { continue };
-                for (from, to) in [(client.try_clone(), server.try_clone()), (server.try_clone(), client.try_clone())] {
-                    let (from, to, is_open) = (from.unwrap(), to.unwrap(), std::sync::Arc::clone(&is_open));
-                    from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-                    std::thread::spawn(move || pass(&from, &to, &is_open));
+                let Ok(server) = TcpStream::connect(&target) else { continue };
+                let line = |from: &TcpStream, to: &TcpStream, is_answer| Line {
+                    from: from.try_clone().unwrap(),
+                    to: to.try_clone().unwrap(),
+                    is_answer,
+                    mode: Arc::clone(&shared),
+                };
+                for line in [line(&client, &server, false), line(&server, &client, true)] {
+                    std::thread::spawn(move || line.pass());
                 }
             }
         });
-        Self { port, open }
+        Self { port, mode }
+    }
+
+    pub fn opened(target: &str) -> Self {
+        let gate = Self::closed(target);
+        gate.open();
+        gate
     }
 
     pub fn address(&self) -> String {
@@ -36,29 +75,60 @@ impl Gate {
     }
 
     pub fn open(&self) {
-        self.open.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.set(Mode::Open);
     }
 
     pub fn close(&self) {
-        self.open.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.set(Mode::Closed);
+    }
+
+    pub fn hold(&self) {
+        self.set(Mode::Held);
+    }
+
+    pub fn hold_answers(&self) {
+        self.set(Mode::Deaf);
+    }
+
+    fn set(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::SeqCst);
     }
 }
 
-fn pass(mut from: &std::net::TcpStream, mut to: &std::net::TcpStream, is_open: &std::sync::atomic::AtomicBool) {
-    use std::io::{ErrorKind, Read, Write};
-    let mut buffer = [0; 16 * 1024];
-    while is_open.load(std::sync::atomic::Ordering::Relaxed) {
-        match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                if to.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
+fn now(mode: &AtomicU8) -> Mode {
+    MODES[usize::from(mode.load(Ordering::SeqCst))]
+}
+
+impl Line {
+    /// Waits while this direction is held; false when the connection is cut.
+    fn may_pass(&self) -> bool {
+        loop {
+            match now(&self.mode) {
+                Mode::Closed => return false,
+                Mode::Open => return true,
+                Mode::Deaf if !self.is_answer => return true,
+                Mode::Held | Mode::Deaf => std::thread::sleep(LOOK),
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => break,
         }
     }
-    let _ = from.shutdown(std::net::Shutdown::Both);
-    let _ = to.shutdown(std::net::Shutdown::Both);
+
+    fn pass(mut self) {
+        let mut buffer = [0; 64 * 1024];
+        self.from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        while self.may_pass() {
+            match self.from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    // The door may have moved while the read waited.
+                    if !self.may_pass() || self.to.write_all(&buffer[..count]).is_err() {
+                        break;
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => break,
+            }
+        }
+        let _ = self.from.shutdown(Shutdown::Both);
+        let _ = self.to.shutdown(Shutdown::Both);
+    }
 }

@@ -193,6 +193,15 @@ impl Host {
         http::get(self.admin, path)
     }
 
+    /// Waits until a batch is given to a function and not answered yet.
+    pub fn wait_until_busy(&self) {
+        wait_for("a batch in flight", Duration::from_secs(60), || {
+            let metrics = http::try_get(self.admin, "/metrics")?.body;
+            let busy = |line: &&str| line.starts_with("exagg_kafka_batches_in_flight") && !line.ends_with(" 0");
+            metrics.lines().find(busy).map(|_| ())
+        });
+    }
+
     pub fn wait_until_ready(&self) {
         wait_for("readiness", Duration::from_secs(60), || {
             http::try_get(self.admin, "/readyz").filter(|answer| answer.status == 200)

@@ -22,6 +22,7 @@ const REQUEST: Duration = Duration::from_secs(30);
 pub struct Kafka {
     folder: tempfile::TempDir,
     child: Option<Child>,
+    controller: u16,
     pub brokers: String,
 }
 
@@ -33,24 +34,40 @@ pub fn jars() -> PathBuf {
 impl Kafka {
     /// Formats a folder and starts a broker in it.
     pub fn start() -> Self {
-        let (port, controller) = (free_port(), free_port());
+        Self::start_with("")
+    }
+
+    /// The same with settings that win over the usual ones.
+    pub fn start_with(settings: &str) -> Self {
+        let controller = free_port();
+        Self::node(1, "broker,controller", controller, settings)
+    }
+
+    /// Another broker of the same cluster.
+    pub fn join(&self, settings: &str) -> Self {
+        Self::node(2, "broker", self.controller, settings)
+    }
+
+    fn node(id: u32, roles: &str, controller: u16, more: &str) -> Self {
+        let port = free_port();
         let folder = tempfile::tempdir().unwrap();
         let log_dir = folder.path().join("logs");
+        let listens = if id == 1 { format!(",CONTROLLER://127.0.0.1:{controller}") } else { String::new() };
         let settings = format!(
-            "process.roles=broker,controller\nnode.id=1\n\
+            "process.roles={roles}\nnode.id={id}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port}{listens}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
              controller.listener.names=CONTROLLER\n\
              listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
-             log.retention.check.interval.ms=1000\nlog.dirs={}\n",
+             log.retention.check.interval.ms=1000\nlog.cleaner.backoff.ms=500\nlog.dirs={}\n{more}\n",
             log_dir.display()
         );
         std::fs::write(folder.path().join("server.properties"), settings).unwrap();
-        let mut kafka = Self { folder, child: None, brokers: format!("127.0.0.1:{port}") };
+        let mut kafka = Self { folder, child: None, controller, brokers: format!("127.0.0.1:{port}") };
         let formatted = kafka
             .java(&["kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
             .arg(kafka.folder.path().join("server.properties"))
@@ -103,9 +120,18 @@ impl Kafka {
         runtime().block_on(work(&admin, &options))
     }
 
+    pub fn broker_count(&self) -> usize {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        consumer.fetch_metadata(None, REQUEST).map_or(0, |metadata| metadata.brokers().len())
+    }
+
     pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        self.create_replicated_topic(name, partitions, 1, settings);
+    }
+
+    pub fn create_replicated_topic(&self, name: &str, partitions: i32, replicas: i32, settings: &[(&str, &str)]) {
         self.admin(async |admin, options| {
-            let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
             for (key, value) in settings {
                 topic = topic.set(key, value);
             }
@@ -159,10 +185,28 @@ impl Kafka {
         let consumer: BaseConsumer = self.config().set("group.id", group).create().unwrap();
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, partition);
-        match consumer.committed_offsets(list, REQUEST).unwrap().elements()[0].offset() {
+        // A coordinator that moves or starts is asked again.
+        let answer = wait_for("the group's offset", REQUEST, || consumer.committed_offsets(list.clone(), REQUEST).ok());
+        match answer.elements()[0].offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,
         }
+    }
+
+    /// Forgets a group and all its offsets, as a broker does when they expire.
+    pub fn delete_group(&self, group: &str) {
+        self.admin(async |admin, options| {
+            for result in admin.delete_groups(&[group], options).await.unwrap() {
+                result.unwrap();
+            }
+        });
+    }
+
+    /// A producer whose records come in transactions.
+    pub fn transactions(&self, id: &str) -> Sender {
+        let producer: BaseProducer = self.config().set("transactional.id", id).create().unwrap();
+        producer.init_transactions(REQUEST).unwrap();
+        Sender(producer)
     }
 
     pub fn producer(&self) -> Sender {
@@ -246,6 +290,19 @@ impl Sender {
             self.0.poll(Duration::from_millis(10));
             record = back;
         }
+    }
+
+    pub fn begin(&self) {
+        self.0.begin_transaction().unwrap();
+    }
+
+    pub fn commit(&self) {
+        self.0.commit_transaction(REQUEST).unwrap();
+    }
+
+    pub fn abort(&self) {
+        self.flush();
+        self.0.abort_transaction(REQUEST).unwrap();
     }
 
     /// Waits until all records are stored.

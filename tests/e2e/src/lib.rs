@@ -5,6 +5,7 @@
 //! - [`database`]: a database a test.
 //! - [`host`]: `exagg` as a process, and the manifests that it runs.
 //! - [`gate`]: a door before a server.
+//! - [`feed`]: records that are sent and counted at once.
 //! - [`http`]: a small client, and a server that answers as it is told.
 //! - [`oracle`]: an independent computation of the rows.
 //!
@@ -19,6 +20,7 @@
 )]
 
 pub mod database;
+pub mod feed;
 pub mod gate;
 pub mod host;
 pub mod http;
@@ -59,4 +61,35 @@ pub fn bound_command(program: &str) -> std::process::Command {
     } else {
         std::process::Command::new(program)
     }
+}
+
+/// A record of the exchange's shape.
+pub fn exchange(code: &str, volume: f64, time_seconds: i64) -> String {
+    serde_json::json!({
+        "code": code, "markets": 100, "volume": volume, "bidTotal": 1.5, "askTotal": 2.5, "depth": 3.5,
+        "visitors": 4, "volumePerVisitor": 5.5, "time": utc(time_seconds),
+    })
+    .to_string()
+}
+
+/// Unix seconds as the reference writes them, by a computation of this test's own (Howard
+/// Hinnant's civil-from-days).
+pub fn utc(seconds: i64) -> String {
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) =
+        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Now, in Unix seconds.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
 }

@@ -23,12 +23,6 @@ pub struct RecordRef<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-impl RecordRef<'_> {
-    fn bytes(&self) -> usize {
-        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len)
-    }
-}
-
 /// What all batches of a partition have in common for a while.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
@@ -72,11 +66,10 @@ impl BatchBuilder {
         Self { records_max, bytes_max, header_bytes: 0, batch: empty(place, from, from) }
     }
 
-    /// True when the record must wait for the next batch. One record always fits.
-    pub fn is_full_for(&self, record: &RecordRef<'_>) -> bool {
-        let count = self.batch.offsets.len();
+    /// True when it holds as much as it may: the record that reaches a limit is still taken.
+    pub fn is_full(&self) -> bool {
         let bytes = self.batch.keys.len() + self.batch.values.len() + self.header_bytes;
-        count >= self.records_max || (count > 0 && bytes + record.bytes() > self.bytes_max)
+        self.batch.offsets.len() >= self.records_max || bytes >= self.bytes_max
     }
 
     /// Adds the record; false for one below the batch's position, which was applied before and is
@@ -202,15 +195,17 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_closes_by_count_and_by_bytes_but_takes_one_record_of_any_size() {
-        let mut full = builder(1, 1000);
+    fn a_batch_closes_by_count_and_by_bytes() {
+        let mut full = builder(2, 1000);
         full.push(&record(5, "a"));
-        assert!(full.is_full_for(&record(6, "a")));
+        assert!(!full.is_full());
+        full.push(&record(6, "a"));
+        assert!(full.is_full());
         let mut full = builder(10, 4);
-        assert!(!full.is_full_for(&record(5, "longer than four")));
         full.push(&record(5, "abc"));
-        assert!(!full.is_full_for(&record(6, "d")));
-        assert!(full.is_full_for(&record(6, "de")));
+        assert!(!full.is_full());
+        full.push(&record(6, "longer than what is left"));
+        assert!(full.is_full());
     }
 
     #[test]

@@ -27,6 +27,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
 /// How long one look for events waits.
 const POLL: Duration = Duration::from_millis(100);
+/// While no broker can be reached: how often one is looked for, and how long a look waits.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 /// How long a revoke waits for batches in flight: well below the group's time to rejoin.
 const REVOKE_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -43,6 +46,8 @@ pub enum Event {
     Assigned(Vec<Assignment>),
     /// The partitions go when the sender is used or dropped.
     Revoked(Vec<TopicPartition>, mpsc::Sender<()>),
+    /// No broker can be reached, or one can again.
+    Reachable(bool),
     /// The client is of no use any more (another member has its instance id, say).
     Failed(String),
 }
@@ -151,14 +156,12 @@ impl Consumer {
         let who = inner.context().who.clone();
         let serve = move || {
             let mut committed_at = Instant::now();
+            let mut looked_at = None;
             while !stop.is_cancelled() {
                 if let Some(Err(error)) = inner.poll(POLL) {
-                    tracing::warn!(client = %inner.context().who, "kafka: {error}");
-                    if let Some((code, why)) = inner.client().fatal_error() {
-                        // Without this the stage would be deaf and look alive.
-                        let _ = inner.context().events.send(Event::Failed(format!("{code}: {why}")));
-                    }
+                    inner.context().failed(&inner, &error, &mut looked_at);
                 }
+                look_for_brokers(&inner, &mut looked_at);
                 for restart in restarts.try_iter() {
                     restart.run(&inner);
                 }
@@ -352,6 +355,19 @@ fn not_committed(who: &str, applied: &AppliedOffsets, list: &TopicPartitionList,
     }
 }
 
+/// While no broker can be reached, looks now and then whether one can. `looked_at` is none while
+/// all is well.
+fn look_for_brokers(consumer: &BaseConsumer<Context>, looked_at: &mut Option<Instant>) {
+    if looked_at.is_some_and(|at| at.elapsed() >= LOOK_EVERY) {
+        *looked_at = Some(Instant::now());
+        if consumer.fetch_metadata(None, LOOK).is_ok() {
+            *looked_at = None;
+            tracing::info!(client = %consumer.context().who, "kafka: a broker can be reached again");
+            consumer.context().tell(Event::Reachable(true));
+        }
+    }
+}
+
 /// What librdkafka calls back on.
 pub struct Context {
     who: String,
@@ -364,8 +380,9 @@ impl ClientContext for Context {
         log(&self.who, level, facility, message);
     }
 
+    /// The poll gives the same errors, and the log has had its line of each connection.
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(client = %self.who, "kafka: {error}: {reason}");
+        tracing::debug!(client = %self.who, "kafka: {error}: {reason}");
     }
 }
 
@@ -388,6 +405,30 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
+    fn tell(&self, event: Event) {
+        // The receiver is gone when the trigger stops; then nothing is to be done.
+        let _ = self.events.send(event);
+    }
+
+    /// An error that concerns the client as a whole.
+    fn failed(&self, consumer: &BaseConsumer<Self>, error: &KafkaError, looked_at: &mut Option<Instant>) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                if looked_at.replace(Instant::now()).is_none() {
+                    tracing::warn!(client = %self.who, "kafka: no broker can be reached; tried again until one can");
+                    self.tell(Event::Reachable(false));
+                }
+            }
+            // The log's line says more.
+            Some(RDKafkaErrorCode::BrokerTransportFailure) => {}
+            _ => tracing::warn!(client = %self.who, "kafka: {error}"),
+        }
+        if let Some((code, why)) = consumer.client().fatal_error() {
+            // Without this the stage would be deaf and look alive.
+            self.tell(Event::Failed(format!("{code}: {why}")));
+        }
+    }
+
     /// Takes partitions over, paused: nothing is fetched until the function has said where to go
     /// on.
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) -> KafkaResult<()> {
@@ -409,8 +450,7 @@ impl Context {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(list)?,
             _ => consumer.assign(list)?,
         }
-        // The receiver is gone when the trigger stops; then nothing is to be done.
-        let _ = self.events.send(Event::Assigned(assignments));
+        self.tell(Event::Assigned(assignments));
         Ok(())
     }
 

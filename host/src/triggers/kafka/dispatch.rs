@@ -146,6 +146,7 @@ impl Dispatcher {
 
     async fn call(&self, batch: &Arc<Batch>) -> Result<Outcome, CallError> {
         let started = Instant::now();
+        let _in_flight = self.metrics.in_flight(&self.subscription.trigger_id);
         let pre = self.component.pre().clone();
         let batch = Arc::clone(batch);
         let records = batch.offsets.len();

@@ -1,6 +1,5 @@
 //! One partition: where it goes on, its batches in order, one in flight.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::config::{OnGap, Subscription};
 use super::consumer::{Answer, Assignment, Consumer, TopicPartition};
 use super::dispatch::{Backoff, Dispatched, Dispatcher};
 use super::status::{PartitionState, StageStatus};
-use super::sys::{Message, PartitionQueue};
+use super::sys::{PartitionQueue, Taken};
 use crate::bindings::kafka::exagg::kafka::types::{Batch, LostRange};
 
 /// How often a quiet partition says where it stands: what closes windows may trust it no longer.
@@ -23,8 +22,6 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const DESCRIBE: Duration = Duration::from_secs(4);
 /// Heartbeats in a row that may find records which do not come.
 const STALLED_MAX: u32 = 2;
-/// Messages taken off the queue at a time; a batch takes several times.
-const TAKE_MAX: usize = 2_000;
 
 /// Told of each partition's applied offsets; the embedded broker's guard listens.
 pub trait Follower: Send + Sync {
@@ -51,10 +48,10 @@ enum Interrupted {
 }
 
 pub struct PartitionTask {
-    /// Taken off the queue and not in a batch yet. Fields are dropped in this order: messages and
-    /// queue must go before the consumer that the stage holds.
-    waiting: VecDeque<Message>,
+    /// Fields are dropped in this order: the queue must go before the consumer that the stage holds.
     queue: PartitionQueue,
+    /// An error that came behind the last batch's records.
+    error: Option<(ErrorCode, String)>,
     stage: Arc<Stage>,
     key: TopicPartition,
     place: Place,
@@ -79,8 +76,8 @@ impl PartitionTask {
         let place =
             Place { topic: topic.clone(), partition, group: stage.subscription.group.clone(), ..Place::default() };
         Self {
-            waiting: VecDeque::new(),
             queue,
+            error: None,
             errors: Backoff::new(&stage.subscription),
             stage,
             key: (topic, partition),
@@ -162,7 +159,7 @@ impl PartitionTask {
     /// Finds out where to go on: the function is asked by an empty batch, and its own progress
     /// wins over Kafka's. Then the partition is read from there.
     async fn begin(&mut self, from: Option<i64>) -> Result<(), Interrupted> {
-        self.waiting.clear();
+        self.error = None;
         self.beginning = true;
         let stage = Arc::clone(&self.stage);
         let (topic, partition) = self.key.clone();
@@ -290,44 +287,38 @@ impl PartitionTask {
 
     /// What is there now as a batch; none when there is nothing.
     fn next_batch(&mut self) -> Result<Option<Batch>, Interrupted> {
+        if let Some((error, text)) = self.error.take() {
+            return Err(self.failed(error, &text));
+        }
         let subscription = &self.stage.subscription;
         let mut builder =
             BatchBuilder::new(&self.place, self.position, subscription.batch_records_max, subscription.batch_bytes_max);
-        'filling: loop {
-            if self.waiting.is_empty() {
-                self.waiting.extend(self.queue.take(TAKE_MAX));
-                if self.waiting.is_empty() {
-                    break;
+        let error = &mut self.error;
+        self.queue.visit(|mut message| match message.error() {
+            ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                let record = RecordRef {
+                    offset: message.offset(),
+                    timestamp: message.timestamp(),
+                    key: message.key(),
+                    value: message.value(),
+                };
+                if builder.push(&record) {
+                    message.headers(|name, value| builder.push_header(name, value));
                 }
+                if builder.is_full() { Taken::Enough } else { Taken::More }
             }
-            while let Some(message) = self.waiting.front_mut() {
-                match message.error() {
-                    ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                        let record = RecordRef {
-                            offset: message.offset(),
-                            timestamp: message.timestamp(),
-                            key: message.key(),
-                            value: message.value(),
-                        };
-                        if builder.is_full_for(&record) {
-                            break 'filling;
-                        }
-                        if builder.push(&record) {
-                            message.headers(|name, value| builder.push_header(name, value));
-                        }
-                    }
-                    ErrorCode::RD_KAFKA_RESP_ERR__PARTITION_EOF => builder.end_at(message.offset()),
-                    _ if !builder.is_empty() => break 'filling,
-                    error => {
-                        let text = message.value().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-                        return Err(self.failed(error, &text));
-                    }
-                }
-                self.waiting.pop_front();
+            ErrorCode::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                builder.end_at(message.offset());
+                Taken::More
             }
-        }
+            code => {
+                let text = message.value().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                *error = Some((code, text));
+                Taken::Enough
+            }
+        });
         if builder.is_empty() {
-            return Ok(None);
+            return self.error.take().map_or(Ok(None), |(error, text)| Err(self.failed(error, &text)));
         }
         let end = self.stage.consumer.cached_end(&self.key.0, self.key.1);
         Ok(Some(builder.finish(end)))

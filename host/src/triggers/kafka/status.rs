@@ -1,6 +1,7 @@
 //! What a stage's partitions do, for `exagg status` and the readiness probe.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -32,12 +33,13 @@ pub struct PartitionStatus {
 pub struct StageStatus {
     stage: String,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionStatus>>,
+    unreachable: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
 impl StageStatus {
     pub fn new(stage: &str, metrics: Arc<Metrics>) -> Self {
-        Self { stage: stage.to_owned(), partitions: Mutex::default(), metrics }
+        Self { stage: stage.to_owned(), partitions: Mutex::default(), unreachable: AtomicBool::new(false), metrics }
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut BTreeMap<TopicPartition, PartitionStatus>) -> R) -> R {
@@ -69,6 +71,11 @@ impl StageStatus {
         self.metrics.lag(&self.stage, &key.0, key.1, (end_offset - next_offset).max(0));
     }
 
+    /// Whether any broker can be reached: without one there may be no partition that waits.
+    pub fn reachable(&self, reachable: bool) {
+        self.unreachable.store(!reachable, Ordering::Relaxed);
+    }
+
     pub fn remove(&self, key: &TopicPartition) {
         self.with(|partitions| partitions.remove(key));
         self.metrics.forget_lag(&self.stage, &key.0, key.1);
@@ -78,8 +85,11 @@ impl StageStatus {
         self.with(|partitions| partitions.values().cloned().collect())
     }
 
-    /// What keeps a stage from being ready: a partition that waits for the world.
+    /// What keeps a stage from being ready: no broker, or a partition that waits for the world.
     pub fn waiting(&self) -> Option<String> {
+        if self.unreachable.load(Ordering::Relaxed) {
+            return Some("no Kafka broker can be reached".to_owned());
+        }
         self.all().into_iter().find_map(|partition| match partition.state {
             PartitionState::Waiting(reason) => {
                 Some(format!("topic {} partition {}: {reason}", partition.topic, partition.partition))

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "librdkafka's C interface; each use says why it is sound")]
 
 use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,13 +63,35 @@ impl PartitionQueue {
         &self.ready
     }
 
-    /// What is there now, at most `max` messages, without waiting.
-    pub fn take(&self, max: usize) -> Vec<Message> {
-        let mut messages: Vec<*mut sys::rd_kafka_message_t> = vec![ptr::null_mut(); max];
-        // SAFETY: the buffer has room for `max` pointers; the first `count` are ours to destroy.
-        let count = unsafe { sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, messages.as_mut_ptr(), max) };
-        messages.truncate(usize::try_from(count).unwrap_or(0));
-        messages.into_iter().filter_map(NonNull::new).map(Message).collect()
+    /// Shows what is there now, without waiting, until `each` says that it has enough.
+    ///
+    /// Not by `rd_kafka_consume_batch_queue`: that one counts the end of a partition as a record,
+    /// so that after a rebalance librdkafka (2.12) went on one offset too far.
+    pub fn visit<'a>(&'a self, mut each: impl FnMut(Message<'_>) -> Taken + 'a) {
+        let mut visitor: Visitor<'_> = &mut each;
+        let opaque = (&raw mut visitor).cast::<c_void>();
+        // SAFETY: the queue is valid, and the visitor lives until the call returns; librdkafka
+        // calls back on this thread, within the call.
+        unsafe { sys::rd_kafka_consume_callback_queue(self.queue.as_ptr(), 0, Some(show), opaque) };
+    }
+}
+
+/// Whether there is room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    More,
+    Enough,
+}
+
+type Visitor<'a> = &'a mut dyn FnMut(Message<'_>) -> Taken;
+
+unsafe extern "C" fn show(message: *mut sys::rd_kafka_message_t, visitor: *mut c_void) {
+    let Some(message) = NonNull::new(message) else { return };
+    // SAFETY: it is the visitor that `visit` lends for the time of the call.
+    let visitor = unsafe { &mut *visitor.cast::<Visitor<'_>>() };
+    if visitor(Message(message, PhantomData)) == Taken::Enough {
+        // SAFETY: it marks this thread only, and does not look at the client.
+        unsafe { sys::rd_kafka_yield(ptr::null_mut()) };
     }
 }
 
@@ -86,21 +109,8 @@ impl Drop for PartitionQueue {
     }
 }
 
-/// A record, the end of the partition, or an error.
-pub struct Message(NonNull<sys::rd_kafka_message_t>);
-
-// SAFETY: a message is a piece of memory with a reference count, bound to no thread.
-unsafe impl Send for Message {}
-// SAFETY: through a shared reference only plain fields are read; what parses lazily (headers)
-// takes an exclusive one.
-unsafe impl Sync for Message {}
-
-impl Drop for Message {
-    fn drop(&mut self) {
-        // SAFETY: the message is ours and not used again.
-        unsafe { sys::rd_kafka_message_destroy(self.0.as_ptr()) }
-    }
-}
+/// A record, the end of the partition, or an error; valid while it is shown.
+pub struct Message<'a>(NonNull<sys::rd_kafka_message_t>, PhantomData<&'a ()>);
 
 fn bytes<'a>(start: *mut c_void, length: usize) -> Option<&'a [u8]> {
     // SAFETY: librdkafka gives either a null pointer or one to `length` bytes that live as long
@@ -108,9 +118,9 @@ fn bytes<'a>(start: *mut c_void, length: usize) -> Option<&'a [u8]> {
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
 }
 
-impl Message {
+impl Message<'_> {
     fn raw(&self) -> &sys::rd_kafka_message_t {
-        // SAFETY: the pointer is valid until drop.
+        // SAFETY: the pointer is valid while the message is shown.
         unsafe { self.0.as_ref() }
     }
 

@@ -112,8 +112,7 @@ pub fn records_deleted_under_a_running_reader_are_passed_over_where_told_so(worl
     let database = world.postgres.database();
     let topic = topic("gap-live");
     world.kafka().create_topic(&topic, 1, &[]);
-    let gate = Gate::closed(&database.host);
-    gate.open();
+    let gate = Gate::opened(&database.host);
     let url = database.url.replace(&database.host, &gate.address());
     let time = now() / 60 * 60 - 600;
     send(world, &topic, 0, 100, time);

@@ -4,11 +4,15 @@ mod api;
 mod dashboard;
 mod embedded;
 mod equal;
+mod faults;
 mod fence;
 mod guests;
+mod logs;
 mod records;
 mod starts;
 mod windows;
+
+pub use e2e::{exchange, now, utc};
 
 use e2e::database::{Database, Server};
 use e2e::host::Setup;
@@ -44,6 +48,10 @@ pub fn all() -> Vec<Case> {
         kafka!(windows::any_field_names_formats_and_hopping_windows),
         kafka!(windows::late_records_revise_or_are_rejected),
         kafka!(windows::an_idle_partition_does_not_hold_and_a_lagging_one_does),
+        kafka!(windows::a_silent_source_is_closed_by_the_clock),
+        kafka!(windows::a_fast_clock_makes_no_honest_record_late),
+        kafka!(windows::a_day_read_at_full_speed_equals_the_day_read_as_it_came),
+        kafka!(windows::time_zones_and_daylight_saving_change_nothing),
         kafka!(fence::redelivered_records_are_not_counted_again),
         kafka!(fence::skipped_records_are_read_after_all),
         kafka!(fence::deleted_records_are_a_gap_and_stop_the_partition),
@@ -52,6 +60,21 @@ pub fn all() -> Vec<Case> {
         kafka!(fence::a_topic_made_again_stops_loudly_until_it_is_reset),
         kafka!(fence::partitions_added_later_are_read_from_their_start),
         kafka!(fence::a_stream_first_seen_starts_at_the_end),
+        kafka!(faults::kill_9_between_the_write_and_the_commit),
+        kafka!(faults::a_lost_answer_is_not_applied_again),
+        kafka!(faults::sigterm_in_the_middle_of_a_batch_ends_it_first),
+        kafka!(faults::a_partition_is_revoked_with_a_batch_in_flight),
+        kafka!(faults::a_zombie_applies_nothing_twice),
+        kafka!(faults::a_slow_batch_outlives_max_poll),
+        kafka!(faults::postgresql_is_away_under_load),
+        kafka!(faults::kafka_is_away_under_load),
+        kafka!(faults::a_broker_dies_and_another_leads),
+        kafka!(faults::scaled_to_nothing_and_back_without_committed_offsets),
+        kafka!(faults::one_host_three_and_one_again_give_the_same_rows),
+        kafka!(logs::only_committed_transactions_count),
+        kafka!(logs::an_open_transaction_holds_the_watermark),
+        kafka!(logs::a_compacted_topic_is_read_over_its_holes),
+        kafka!(logs::partitions_added_while_it_runs_are_read_from_their_start),
         kafka!(guests::traps_are_split_down_to_the_record),
         kafka!(guests::a_trap_in_a_transaction_does_not_leak_it),
         kafka!(guests::loops_and_floods_harm_no_other_record),
@@ -117,35 +140,4 @@ pub fn wait_until_closed(database: &Database, stream: &str) {
         let statement = format!("SELECT count(*) FROM public.window_state WHERE stream = '{stream}'");
         (database.number(&statement) == 0).then_some(())
     });
-}
-
-/// A record of the exchange's shape.
-pub fn exchange(code: &str, volume: f64, time_seconds: i64) -> String {
-    serde_json::json!({
-        "code": code, "markets": 100, "volume": volume, "bidTotal": 1.5, "askTotal": 2.5, "depth": 3.5,
-        "visitors": 4, "volumePerVisitor": 5.5, "time": utc(time_seconds),
-    })
-    .to_string()
-}
-
-/// Unix seconds as the reference writes them, by a computation of this test's own (Howard
-/// Hinnant's civil-from-days).
-pub fn utc(seconds: i64) -> String {
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) =
-        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
-}
-
-/// Now, in Unix seconds.
-pub fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
 }

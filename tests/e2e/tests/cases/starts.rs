@@ -12,19 +12,16 @@ use super::{EXCHANGES, World, exchange, now, wait_for_records};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-pub fn bad_starts_are_one_clear_error(_: &World) {
-    let dead = |setup: Setup| {
-        setup
-            .variable("postgres_url", "postgres://u:secret-word@127.0.0.1:1/x")
-            .variable("postgres_host", "127.0.0.1:1")
-    };
-    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let taken = taken.local_addr().unwrap();
-    let not_wasm = tempfile_with(b"not a component");
-    let imports = "(component (import \"acme:teapot/brew@1.0.0\" (instance (export \"pour\" (func)))))";
-    let imports = tempfile_with(&wat::parse_str(imports).unwrap());
-    let a_module = tempfile_with(&wat::parse_str("(module)").unwrap());
-    let cases: Vec<(&str, Setup, Vec<&str>)> = vec![
+/// Variables that name a database where nobody is; the password must show nowhere.
+fn dead(setup: Setup) -> Setup {
+    setup.variable("postgres_url", "postgres://u:secret-word@127.0.0.1:1/x").variable("postgres_host", "127.0.0.1:1")
+}
+
+/// What is wrong, the start, and what its error has to say.
+type Refused = (&'static str, Setup, Vec<&'static str>);
+
+fn wrong_manifests() -> Vec<Refused> {
+    vec![
         ("missing variable", Setup::new(), vec!["postgres_url", "SPIN_VARIABLE_POSTGRES_URL"]),
         (
             "unknown trigger type",
@@ -33,31 +30,42 @@ pub fn bad_starts_are_one_clear_error(_: &World) {
         ),
         ("unknown key", dead(Setup::new().append("\n[component.dashboard.tools]\nx = 1\n")), vec!["tools"]),
         ("unknown key of a trigger", dead(Setup::new().replace("start = ", "begin = \"x\"\nstart = ")), vec!["begin"]),
+        ("unknown component id", dead(Setup::new()).argument("--component-id").argument("nobody"), vec!["nobody"]),
+        (
+            "bad schedule",
+            dead(Setup::new()).variable("exchanges_schedule", "often"),
+            vec!["fetcher-exchanges", "often"],
+        ),
+        ("a reference", Setup::new().from("registry.example/app:1"), vec!["registry.example/app:1"]),
+    ]
+}
+
+fn wrong_components() -> Vec<Refused> {
+    let not_wasm = tempfile_with(b"not a component");
+    let imports = "(component (import \"acme:teapot/brew@1.0.0\" (instance (export \"pour\" (func)))))";
+    let imports = tempfile_with(&wat::parse_str(imports).unwrap());
+    let a_module = tempfile_with(&wat::parse_str("(module)").unwrap());
+    let instead = |file: &str| dead(Setup::new().replace(&dashboard(), file));
+    let not_a_component = vec!["component dashboard", "not a component"];
+    vec![
         (
             "missing file",
             dead(Setup::new().replace("function/dashboard.wasm", "function/nothing.wasm")),
             vec!["dashboard", "nothing.wasm"],
         ),
-        (
-            "not a component",
-            dead(Setup::new().replace(&dashboard(), &not_wasm)),
-            vec!["component dashboard", "not a component"],
-        ),
-        (
-            "a module",
-            dead(Setup::new().replace(&dashboard(), &a_module)),
-            vec!["component dashboard", "not a component"],
-        ),
-        (
-            "unsupported import",
-            dead(Setup::new().replace(&dashboard(), &imports)),
-            vec!["component dashboard", "acme:teapot/brew@1.0.0"],
-        ),
+        ("not a component", instead(&not_wasm), not_a_component.clone()),
+        ("a module", instead(&a_module), not_a_component),
+        ("unsupported import", instead(&imports), vec!["component dashboard", "acme:teapot/brew@1.0.0"]),
         (
             "wrong world",
-            dead(Setup::new().replace(&dashboard(), &dashboard().replace("dashboard", "fetcher"))),
+            instead(&dashboard().replace("dashboard", "fetcher")),
             vec!["component dashboard", "http trigger", "wasi:http"],
         ),
+    ]
+}
+
+fn wrong_destinations() -> Vec<Refused> {
+    vec![
         (
             "a list in allowed_outbound_hosts",
             dead(Setup::new()).variable("kafka_host", "a:1,b:2"),
@@ -78,15 +86,12 @@ pub fn bad_starts_are_one_clear_error(_: &World) {
             dead(Setup::new()).variable("kafka_brokers", "localhost:9092,other:9092"),
             vec!["component fetcher-exchanges", "variable kafka_brokers", "kafka://other:9092 is not allowed"],
         ),
-        ("unknown component id", dead(Setup::new()).argument("--component-id").argument("nobody"), vec!["nobody"]),
-        (
-            "bad schedule",
-            dead(Setup::new()).variable("exchanges_schedule", "often"),
-            vec!["fetcher-exchanges", "often"],
-        ),
-        ("a reference", Setup::new().from("registry.example/app:1"), vec!["registry.example/app:1"]),
-    ];
-    for (what, setup, wanted) in cases {
+    ]
+}
+
+pub fn bad_starts_are_one_clear_error(_: &World) {
+    let cases = [wrong_manifests(), wrong_components(), wrong_destinations()];
+    for (what, setup, wanted) in cases.into_iter().flatten() {
         let error = setup.refused();
         for text in wanted {
             assert!(error.contains(text), "{what}: no {text:?} in {error}");
@@ -94,8 +99,10 @@ pub fn bad_starts_are_one_clear_error(_: &World) {
         assert!(!error.contains("secret-word"), "{what}: {error}");
         assert_eq!(error.matches("Error:").count(), 1, "{what}: {error}");
     }
-    let error = dead(Setup::new()).listen(&taken.to_string()).refused();
-    assert!(error.contains(&taken.port().to_string()) && error.contains("in use"), "{error}");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken_port = taken.local_addr().unwrap();
+    let error = dead(Setup::new()).listen(&taken_port.to_string()).refused();
+    assert!(error.contains(&taken_port.port().to_string()) && error.contains("in use"), "{error}");
 }
 
 fn dashboard() -> String {

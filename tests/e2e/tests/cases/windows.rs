@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use e2e::feed::Feed;
 use e2e::oracle::{Counted, Oracle};
 use e2e::wait_for;
 
@@ -132,4 +133,113 @@ pub fn an_idle_partition_does_not_hold_and_a_lagging_one_does(world: &World) {
     });
     assert!(database.number("SELECT count(*) FROM public.window_state") > 0);
     closer.stop();
+}
+
+/// The last windows of a source that falls silent are closed by the clock.
+/// Take out: the `None` arm of `window::watermark::judge`.
+pub fn a_silent_source_is_closed_by_the_clock(world: &World) {
+    let (database, name) = (world.postgres.database(), "silent");
+    world.kafka().create_topic(&topic(name), 3, &[]);
+    let mut feed = Feed::new(world.kafka(), &topic(name), 3);
+    // The latest event alone closes nothing: its own window is the last one.
+    feed.send(1, "A", 1.0, now() / 60 * 60 - 90);
+    feed.flush();
+    let _host = world.setup(&database, name).components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", 1);
+    wait_until_closed(&database, "exchanges");
+    feed.oracle.assert_equal(&database, "exchanges");
+    let held = database.texts("SELECT watermark_held_by FROM public.streams");
+    assert!(held[0].contains("idle"), "{held:?}");
+}
+
+/// One clock that is ahead, by a day or by less than is allowed, makes no honest record late.
+/// Take out: `max_future_seconds` in `Schema::read`, or the clock's bound in `watermark::judge`.
+pub fn a_fast_clock_makes_no_honest_record_late(world: &World) {
+    let (database, name) = (world.postgres.database(), "fast-clock");
+    world.kafka().create_topic(&topic(name), 1, &[]);
+    let mut feed = Feed::new(world.kafka(), &topic(name), 1);
+    let _host = world.setup(&database, name).variable("late", "reject").components(&EXCHANGES).start();
+    feed.put(0, Some(exchange("A", 1.0, now() + 86_400).as_bytes()));
+    feed.send(0, "FAST", 1.0, now() + 50);
+    feed.flush();
+    wait_for_records(&database, "exchanges", 1);
+    wait_for("the closer's look", Duration::from_secs(60), || {
+        (database.number("SELECT count(*) FROM public.streams WHERE watermark IS NOT NULL") == 1).then_some(())
+    });
+    for _ in 0..10 {
+        feed.send(0, "A", 2.0, now());
+    }
+    feed.flush();
+    wait_for_records(&database, "exchanges", 11);
+    let ahead = "SELECT count(*) FROM public.streams WHERE watermark > clock_timestamp() AT TIME ZONE 'UTC'";
+    assert_eq!(database.number(ahead), 0);
+    assert_eq!(database.texts("SELECT reason::text FROM public.rejected_records"), ["future"]);
+}
+
+/// 24 hours of a feed: read at full speed after the fact, and read as it comes (compressed time).
+/// Take out: the least over the partitions in `watermark::judge` (let the fastest decide).
+pub fn a_day_read_at_full_speed_equals_the_day_read_as_it_came(world: &World) {
+    const PARTITIONS: i32 = 4;
+    const STEPS: i64 = 24 * 12;
+    let first = now() / 60 * 60 - 26 * 3600;
+    // Punctual but for a few seconds, so late ones would show in either reading.
+    let step = |feed: &mut Feed, step: i64| {
+        for second in (0..300).step_by(5) {
+            for partition in 0..PARTITIONS {
+                let code = ["A", "B", "C"][usize::try_from((second / 5 + i64::from(partition)) % 3).unwrap()];
+                let disorder = (second * 7 + i64::from(partition)) % 4;
+                let value = f64::from(i32::try_from(step * 300 + second).unwrap()) / 7.0;
+                feed.send(partition, code, value, first + step * 300 + second - disorder);
+            }
+        }
+        feed.flush();
+    };
+    let run = |name: &str, as_it_came: bool| {
+        let database = world.postgres.database();
+        world.kafka().create_topic(&topic(name), PARTITIONS, &[]);
+        let mut feed = Feed::new(world.kafka(), &topic(name), PARTITIONS);
+        let setup = || world.setup(&database, name).variable("late", "reject").components(&EXCHANGES);
+        let host = as_it_came.then(|| setup().start());
+        for number in 0..STEPS {
+            step(&mut feed, number);
+            if as_it_came && number % 4 == 3 {
+                wait_for_records(&database, "exchanges", feed.sent);
+            }
+        }
+        let _host = host.unwrap_or_else(|| setup().start());
+        wait_for_records(&database, "exchanges", feed.sent);
+        wait_until_closed(&database, "exchanges");
+        assert_eq!(database.number("SELECT count(*) FROM public.rejected_records"), 0, "{name}: late");
+        feed.oracle.assert_equal(&database, "exchanges");
+        database.texts(
+            "SELECT concat_ws(' ', window_start, window_end, code, records, min_vol, max_vol, first_vol, last_vol)
+             FROM public.aggregates ORDER BY 1",
+        )
+    };
+    let (came, replayed) = (run("day-live", true), run("day-replayed", false));
+    // The disorder reaches into the minute before.
+    assert_eq!(came.len(), (24 * 60 + 1) * 3);
+    assert!(came == replayed, "the two readings differ");
+}
+
+/// Neither the host's zone nor the database's is anybody's business, also when clocks change.
+pub fn time_zones_and_daylight_saving_change_nothing(world: &World) {
+    let (database, name) = (world.postgres.database(), "zones");
+    let server = database.url.rsplit_once('/').unwrap().1.to_owned();
+    database.execute(&format!("ALTER DATABASE {server} SET timezone = 'America/New_York'"));
+    world.kafka().create_topic(&topic(name), 1, &[]);
+    let mut feed = Feed::new(world.kafka(), &topic(name), 1);
+    // Around 2025-10-26 01:00 UTC, when Europe sets its clocks back, and 2025-03-30 01:00 UTC;
+    // the strings are UTC.
+    for hour in [1_743_296_400i64, 1_761_440_400] {
+        for minute in -90..90 {
+            feed.send(0, "A", f64::from(i32::try_from(minute).unwrap()), hour + minute * 60);
+        }
+    }
+    feed.flush();
+    let setup = world.setup(&database, name).env("TZ", "Asia/Tehran").env("PGTZ", "Asia/Tokyo");
+    let _host = setup.components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", feed.sent);
+    wait_until_closed(&database, "exchanges");
+    feed.oracle.assert_equal(&database, "exchanges");
 }

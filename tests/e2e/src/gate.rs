@@ -113,7 +113,7 @@ impl Line {
     }
 
     fn pass(mut self) {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = vec![0; 64 * 1024];
         self.from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         while self.may_pass() {
             match self.from.read(&mut buffer) {

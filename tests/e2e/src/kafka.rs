@@ -44,6 +44,7 @@ impl Kafka {
     }
 
     /// Another broker of the same cluster.
+    #[must_use]
     pub fn join(&self, settings: &str) -> Self {
         Self::node(2, "broker", self.controller, settings)
     }

@@ -281,7 +281,7 @@ pub fn scaled_to_nothing_and_back_without_committed_offsets(world: &World) {
 }
 
 /// Every host has a closer: two and three close at once while others add.
-/// Take out: `gone` in CLOSE_WINDOWS (fold a second read of the table), or the merge.
+/// Take out: `gone` in `CLOSE_WINDOWS` (fold a second read of the table), or the merge.
 pub fn one_host_three_and_one_again_give_the_same_rows(world: &World) {
     let (database, name) = (world.postgres.database(), "scaled");
     world.kafka().create_topic(&topic(name), 6, &[]);

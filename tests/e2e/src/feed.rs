@@ -1,5 +1,7 @@
 //! Records that are sent and counted at once.
 
+use std::collections::BTreeMap;
+
 use crate::kafka::{Kafka, Sender};
 use crate::oracle::{Counted, Oracle};
 
@@ -10,6 +12,8 @@ pub struct Feed {
     offsets: Vec<i64>,
     pub oracle: Oracle,
     pub sent: i64,
+    /// By partition and offset.
+    pub rejects: BTreeMap<(i32, i64), String>,
     window_seconds: i64,
 }
 
@@ -22,6 +26,7 @@ impl Feed {
             offsets: vec![0; usize::try_from(partitions).unwrap()],
             oracle: Oracle::default(),
             sent: 0,
+            rejects: BTreeMap::new(),
             window_seconds: 60,
         }
     }
@@ -48,6 +53,12 @@ impl Feed {
         self.sent += 1;
     }
 
+    /// One record that is rejected for this reason.
+    pub fn send_bad(&mut self, partition: i32, reason: &'static str, value: &[u8]) {
+        self.rejects.insert((partition, self.next_offset(partition)), reason.to_owned());
+        self.put(partition, Some(value));
+    }
+
     /// One record that does not count.
     pub fn put(&mut self, partition: i32, value: Option<&[u8]>) {
         self.sender.send(&self.topic, partition, None, value);
@@ -57,6 +68,11 @@ impl Feed {
     /// Where the next record of a partition goes.
     pub fn next_offset(&self, partition: i32) -> i64 {
         self.offsets[usize::try_from(partition).unwrap()]
+    }
+
+    /// Records in the log, counting ones or not.
+    pub fn total(&self) -> i64 {
+        self.offsets.iter().sum()
     }
 
     /// `count` records of three codes over all partitions, one a second from `first` on, in a span

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{bound_command, free_port, http, root, wait_for};
+use crate::database::Database;
+use crate::{bound_command, free_port, http, root, topic, wait_for};
 
 /// Path of the program under test.
 pub fn exagg() -> PathBuf {
@@ -55,6 +56,22 @@ impl Setup {
             from: None,
             listen: None,
         }
+    }
+
+    /// The app against a Kafka and a database, with topics and groups of its own and short
+    /// time-outs.
+    #[must_use]
+    pub fn against(brokers: &str, database: &Database, name: &str) -> Self {
+        Self::new()
+            .replace("exchange-agg-exchanges", &format!("{name}-exchanges"))
+            .replace("exchange-agg-weather", &format!("{name}-weather"))
+            .replace("start = \"latest\"", "start = \"earliest\"\nrdkafka = { \"session.timeout.ms\" = \"6000\" }")
+            .variable("kafka_brokers", brokers)
+            .variable("kafka_host", brokers)
+            .variable("postgres_url", &database.url)
+            .variable("postgres_host", &database.host)
+            .variable("exchanges_topic", &topic(name))
+            .variable("idle_timeout_seconds", "3")
     }
 
     /// Changes the manifest; what is to be replaced must be there.

@@ -9,7 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -175,10 +175,16 @@ impl Kafka {
 
     /// Commits offsets of a group that nobody is a member of, as an operator's tool does.
     pub fn set_group_offset(&self, group: &str, topic: &str, partition: i32, offset: i64) {
-        let consumer: BaseConsumer = self.config().set("group.id", group).create().unwrap();
+        self.try_set_group_offset(group, topic, partition, offset).unwrap();
+    }
+
+    /// # Errors
+    /// While somebody is a member of the group.
+    pub fn try_set_group_offset(&self, group: &str, topic: &str, partition: i32, offset: i64) -> KafkaResult<()> {
+        let consumer: BaseConsumer = self.config().set("group.id", group).create()?;
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
-        consumer.commit(&list, CommitMode::Sync).unwrap();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        consumer.commit(&list, CommitMode::Sync)
     }
 
     /// The group's committed offset.

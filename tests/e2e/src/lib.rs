@@ -63,6 +63,11 @@ pub fn bound_command(program: &str) -> std::process::Command {
     }
 }
 
+/// The exchanges' topic of a test.
+pub fn topic(name: &str) -> String {
+    format!("{name}.exchanges")
+}
+
 /// A record of the exchange's shape.
 pub fn exchange(code: &str, volume: f64, time_seconds: i64) -> String {
     serde_json::json!({

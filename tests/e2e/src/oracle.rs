@@ -80,39 +80,74 @@ impl Oracle {
 
     /// Compares with the final rows of a stream; panics with the first differences.
     pub fn assert_equal(&self, database: &Database, stream: &str) {
+        let difference = self.compare(database, stream);
+        assert!(difference.is_none(), "stream {stream}, {} rows expected: {difference:#?}", self.0.len());
+    }
+
+    /// Compares with the final rows of a stream.
+    pub fn compare(&self, database: &Database, stream: &str) -> Difference {
         let mut client = database.client();
         let found = client
             .query(
                 "SELECT extract(epoch FROM window_start)::int8, code, records, sum_vol, min_vol, max_vol, first_vol,
-                        last_vol, avg_vol, extract(epoch FROM window_end)::int8
+                        last_vol, avg_vol
                  FROM public.aggregates WHERE stream = $1",
                 &[&stream],
             )
             .unwrap();
-        let mut differences = Vec::new();
+        let mut difference = Difference::default();
         let mut missing = self.0.clone();
         for row in &found {
             let key: Key = (row.get(0), row.get(1));
+            let records: i64 = row.get(2);
             let Some(expected) = missing.remove(&key) else {
-                differences.push(format!("{key:?} is too much, or there twice"));
+                difference.doubled += records;
+                difference.note(format!("{key:?} is too much, or there twice"));
                 continue;
             };
-            let exact = (row.get::<_, i64>(2), [4, 5, 6, 7].map(|column| row.get::<_, f64>(column)));
-            let wanted = (expected.records, [expected.min, expected.max, expected.first, expected.last]);
-            if exact != wanted {
-                differences.push(format!("{key:?} is {exact:?}, not {wanted:?}"));
-            }
+            difference.lost += (expected.records - records).max(0);
+            difference.doubled += (records - expected.records).max(0);
+            let values = [4, 5, 6, 7].map(|column| row.get::<_, f64>(column));
+            let wanted = [expected.min, expected.max, expected.first, expected.last];
             #[expect(clippy::cast_precision_loss, reason = "counts are small")]
             let average = expected.sum / expected.records as f64;
-            for (what, found, wanted) in [("sum", row.get::<_, f64>(3), expected.sum), ("average", row.get(8), average)]
-            {
-                if (found - wanted).abs() > 1e-9 * wanted.abs().max(f64::MIN_POSITIVE) {
-                    differences.push(format!("{key:?}: {what} is {found}, not {wanted}"));
-                }
+            let near = |found: f64, wanted: f64| (found - wanted).abs() <= 1e-9 * wanted.abs().max(f64::MIN_POSITIVE);
+            let differs = values != wanted || !near(row.get(3), expected.sum) || !near(row.get(8), average);
+            if differs || records != expected.records {
+                difference.wrong += i64::from(differs);
+                difference
+                    .note(format!("{key:?}: {records} records, {values:?}, not {}, {wanted:?}", expected.records));
             }
         }
-        differences.extend(missing.keys().map(|key| format!("{key:?} is missing")));
-        differences.truncate(10);
-        assert!(differences.is_empty(), "stream {stream}, {} rows for {}: {differences:#?}", found.len(), self.0.len());
+        for (key, expected) in &missing {
+            difference.lost += expected.records;
+            difference.note(format!("{key:?} is missing"));
+        }
+        difference
+    }
+}
+
+/// What is wrong with the rows.
+#[derive(Debug, Default)]
+pub struct Difference {
+    /// Records that count nowhere.
+    pub lost: i64,
+    /// Records that count more than once.
+    pub doubled: i64,
+    /// Rows with another sum, average, least, most, first or last.
+    pub wrong: i64,
+    /// The first of them in words.
+    pub examples: Vec<String>,
+}
+
+impl Difference {
+    pub fn is_none(&self) -> bool {
+        (self.lost, self.doubled, self.wrong) == (0, 0, 0) && self.examples.is_empty()
+    }
+
+    fn note(&mut self, example: String) {
+        if self.examples.len() < 10 {
+            self.examples.push(example);
+        }
     }
 }

@@ -12,7 +12,7 @@ mod records;
 mod starts;
 mod windows;
 
-pub use e2e::{exchange, now, utc};
+pub use e2e::{exchange, now, topic, utc};
 
 use e2e::database::{Database, Server};
 use e2e::host::Setup;
@@ -102,22 +102,8 @@ impl World {
     /// short time-outs.
     pub fn setup(&self, database: &Database, name: &str) -> Setup {
         let brokers = self.kafka.as_ref().map_or("127.0.0.1:1", |kafka| kafka.brokers.as_str());
-        Setup::new()
-            .replace("exchange-agg-exchanges", &format!("{name}-exchanges"))
-            .replace("exchange-agg-weather", &format!("{name}-weather"))
-            .replace("start = \"latest\"", "start = \"earliest\"\nrdkafka = { \"session.timeout.ms\" = \"6000\" }")
-            .variable("kafka_brokers", brokers)
-            .variable("kafka_host", brokers)
-            .variable("postgres_url", &database.url)
-            .variable("postgres_host", &database.host)
-            .variable("exchanges_topic", &topic(name))
-            .variable("idle_timeout_seconds", "3")
+        Setup::against(brokers, database, name)
     }
-}
-
-/// The exchanges' topic of a test.
-pub fn topic(name: &str) -> String {
-    format!("{name}.exchanges")
 }
 
 /// The reader of one stream and the closer: what most tests need.

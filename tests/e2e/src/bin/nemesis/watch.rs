@@ -1,0 +1,58 @@
+//! How far the pipeline is, and the longest time in which it did not move.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use e2e::database::Database;
+
+const LOOK: Duration = Duration::from_millis(50);
+
+/// None while the database is away.
+fn number(database: &Database, statement: &str) -> Option<i64> {
+    let mut client = postgres::Client::connect(&database.url, postgres::NoTls).ok()?;
+    client.query_one(statement, &[]).ok().map(|row| row.get(0))
+}
+
+pub fn progress(database: &Database) -> Option<i64> {
+    number(database, "SELECT coalesce(sum(next_offset), 0)::int8 FROM public.progress")
+}
+
+pub fn pending(database: &Database) -> Option<i64> {
+    number(database, "SELECT count(*) FROM public.window_state")
+}
+
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Watch {
+    pub fn start(database: &Database) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, database) = (Arc::clone(&stop), database.clone());
+        let thread = std::thread::spawn(move || {
+            let (mut known, mut since, mut worst) = (None, Instant::now(), Duration::ZERO);
+            while !stopped.load(Ordering::Relaxed) {
+                let found = progress(&database);
+                if found.is_some() && found != known {
+                    // The time before the first record is the start's.
+                    if known.is_some_and(|progress| progress > 0) {
+                        worst = worst.max(since.elapsed());
+                    }
+                    (known, since) = (found, Instant::now());
+                }
+                std::thread::sleep(LOOK);
+            }
+            worst
+        });
+        Self { stop, thread }
+    }
+
+    /// The longest time between two looks in which the progress moved.
+    pub fn stop(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}

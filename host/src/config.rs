@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::app::Provider;
 use crate::cli::{ADMIN_DEFAULT, AppArgs, Up};
 use crate::engine::Limits;
+use crate::postgres::Authorities;
 use crate::template::Secret;
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:3000";
@@ -25,11 +26,10 @@ const POSTGRES_CONNECTIONS_MAX: usize = 16;
 /// A run, resolved.
 #[expect(clippy::struct_excessive_bools, reason = "settings, each of its own")]
 pub struct HostConfig {
-    pub manifest: PathBuf,
+    pub app: AppSettings,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
     pub component_ids: Vec<String>,
-    pub providers: Vec<Provider>,
     pub state_dir: PathBuf,
     pub log_dir: Option<PathBuf>,
     pub build: bool,
@@ -37,8 +37,6 @@ pub struct HostConfig {
     pub migrate: bool,
     pub cache: bool,
     pub limits: Limits,
-    /// librdkafka properties of all consumers and producers; templates.
-    pub kafka: BTreeMap<String, String>,
     /// Address of the database that cron ticks are leased in; a template.
     pub cron_lease: Option<String>,
     pub key_value_stores: Vec<String>,
@@ -102,6 +100,8 @@ struct Exagg {
     instances_max: Option<u32>,
     drain_seconds_max: Option<u64>,
     postgres_connections_max: Option<usize>,
+    /// Certificates of authorities (PEM): whom to believe of PostgreSQL servers.
+    postgres_ca_file: Option<PathBuf>,
     kafka: BTreeMap<String, String>,
     cron: Cron,
 }
@@ -117,9 +117,9 @@ pub type Environment = BTreeMap<OsString, OsString>;
 
 impl HostConfig {
     pub fn new(flags: Up, environment: &Environment) -> Result<Self> {
-        let (manifest, runtime, providers) = app(&flags.app, environment)?;
+        let (app, runtime) = app(&flags.app, environment)?;
         let exagg = runtime.exagg;
-        let folder = manifest.parent().unwrap_or(Path::new("")).to_owned();
+        let folder = app.manifest.parent().unwrap_or(Path::new("")).to_owned();
         let state_dir = flags.state_dir.or(exagg.state_dir).or(runtime.state_dir);
         let default = |text: &str| text.parse().context("a default that cannot be read");
         let listen = flags.listen.or(exagg.listen).map_or_else(|| default(LISTEN_DEFAULT), Ok)?;
@@ -135,11 +135,10 @@ impl HostConfig {
         ensure!(limits.instances_max > 0, "[exagg] instances_max is 0");
         ensure!(!limits.call_time_max.is_zero(), "[exagg] call_seconds_max is 0");
         Ok(Self {
-            manifest,
+            app,
             listen,
             admin,
             component_ids: if flags.component_ids.is_empty() { exagg.component_ids } else { flags.component_ids },
-            providers,
             // Absolute: the cache of compiled code and PostgreSQL both want it so.
             state_dir: std::path::absolute(state_dir.unwrap_or_else(|| folder.join(STATE_DIR_DEFAULT)))?,
             log_dir: flags.log_dir.or(exagg.log_dir),
@@ -148,7 +147,6 @@ impl HostConfig {
             migrate: !flags.no_migrate && !exagg.no_migrate,
             cache: !flags.disable_cache && !exagg.disable_cache,
             limits,
-            kafka: exagg.kafka,
             cron_lease: exagg.cron.lease,
             key_value_stores: runtime.key_value_store.into_keys().collect(),
             drain_max: Duration::from_secs(exagg.drain_seconds_max.unwrap_or(DRAIN_SECONDS_MAX)),
@@ -157,13 +155,24 @@ impl HostConfig {
     }
 }
 
-/// What every command needs of an app: its manifest and where its variables' values come from.
-pub fn manifest_and_providers(args: &AppArgs, environment: &Environment) -> Result<(PathBuf, Vec<Provider>)> {
-    let (manifest, _, providers) = app(args, environment)?;
-    Ok((manifest, providers))
+/// What every command needs of an app.
+pub struct AppSettings {
+    pub manifest: PathBuf,
+    /// Where its variables' values come from.
+    pub providers: Vec<Provider>,
+    /// librdkafka's properties of all consumers and producers (`[exagg.kafka]`); templates.
+    pub kafka: BTreeMap<String, String>,
+    /// Whom to believe of PostgreSQL servers.
+    pub authorities: Option<Authorities>,
 }
 
-fn app(args: &AppArgs, environment: &Environment) -> Result<(PathBuf, RuntimeConfig, Vec<Provider>)> {
+impl AppSettings {
+    pub fn load(args: &AppArgs, environment: &Environment) -> Result<Self> {
+        Ok(app(args, environment)?.0)
+    }
+}
+
+fn app(args: &AppArgs, environment: &Environment) -> Result<(AppSettings, RuntimeConfig)> {
     let from = Path::new(&args.from);
     if !from.exists() && looks_like_reference(&args.from) {
         bail!("--from {}: there is no such file, and this version does not pull apps from registries", args.from);
@@ -185,7 +194,15 @@ fn app(args: &AppArgs, environment: &Environment) -> Result<(PathBuf, RuntimeCon
             }
         }
     }
-    Ok((manifest, runtime, providers))
+    let authorities = runtime.exagg.postgres_ca_file.as_deref().map(authorities).transpose()?;
+    let kafka = runtime.exagg.kafka.clone();
+    Ok((AppSettings { manifest, providers, kafka, authorities }, runtime))
+}
+
+fn authorities(path: &Path) -> Result<Authorities> {
+    let pem = std::fs::read_to_string(path)
+        .with_context(|| format!("[exagg] postgres_ca_file: cannot read {}", path.display()))?;
+    Ok(pem.into())
 }
 
 /// `registry/name:tag`, which is no path.

@@ -4,36 +4,39 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, SimpleQueryRow};
+
+use crate::postgres::{Address, Authorities};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An address; every use is a connection of its own, for they are rare.
 #[derive(Clone)]
-pub struct Database(Config);
+pub struct Database(Address);
 
 impl Database {
-    pub fn parse(url: &str) -> Result<Self> {
-        let mut config: Config = url.parse().context("the address of PostgreSQL (postgres_url) cannot be read")?;
+    pub fn parse(url: &str, authorities: Option<&Authorities>) -> Result<Self> {
+        let mut address = Address::parse(url, authorities).context("the address of PostgreSQL (postgres_url)")?;
+        let config = &mut address.config;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.application_name("exagg host");
-        Ok(Self(config))
+        Ok(Self(address))
     }
 
     /// Host and port, for messages: the address itself holds a password.
     pub fn place(&self) -> String {
-        let host = match self.0.get_hosts().first() {
+        let host = match self.0.config.get_hosts().first() {
             Some(tokio_postgres::config::Host::Tcp(name)) => name.clone(),
             _ => "?".to_owned(),
         };
-        format!("{host}:{}", self.0.get_ports().first().copied().unwrap_or(5432))
+        format!("{host}:{}", self.0.config.get_ports().first().copied().unwrap_or(5432))
     }
 
     /// A connection whose notices are logged.
     pub async fn connect(&self) -> Result<Client> {
-        let (client, mut connection) = self.0.connect(NoTls).await.map_err(|error| {
+        let (client, mut connection) = self.0.config.connect(self.0.tls.clone()).await.map_err(|error| {
             anyhow::anyhow!(
                 "PostgreSQL at {} does not answer: {}",
                 self.place(),

@@ -2,15 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context as _, Result};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
-use crate::template::Secret;
+use crate::template::{Secret, Variables};
 
 /// librdkafka properties, of which any may be a secret.
 pub type Properties = BTreeMap<String, Secret>;
+
+/// The host's properties (`[exagg.kafka]`), with the app's variables in the places of their names.
+pub fn properties(variables: &Variables, templates: &BTreeMap<String, String>) -> Result<Properties> {
+    let expand = |(name, template): (&String, &String)| {
+        let value = variables.expand(template).with_context(|| format!("[exagg.kafka] {name}"))?;
+        Ok((name.clone(), Secret::new(value)))
+    };
+    templates.iter().map(expand).collect()
+}
 
 /// A client's configuration: the host's properties (`[exagg.kafka]`) first, the caller's on top.
 pub fn client_config(brokers: &str, shared: &Properties) -> ClientConfig {

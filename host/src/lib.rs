@@ -6,7 +6,8 @@
 //! - [`engine`], [`bindings`], [`instance`]: wasmtime, the WIT, and a fresh instance a call.
 //! - [`factors`]: what a component may import, one factor an interface.
 //! - [`triggers`]: what starts calls, one module a trigger.
-//! - [`kafka`], [`database`]: what consumers and producers share; the host's own SQL.
+//! - [`kafka`], [`postgres`], [`database`]: what Kafka's clients share; what PostgreSQL's do; the host's
+//!   own SQL.
 //! - [`migrate`], [`lease`], [`topics`]: the host's uses of the database.
 //! - [`server`], [`admin`], [`status`]: the listeners and what they answer.
 //! - [`embedded`]: a broker and a PostgreSQL for trying out.
@@ -29,6 +30,7 @@ pub mod kafka;
 pub mod lease;
 pub mod manifest;
 pub mod migrate;
+pub mod postgres;
 pub mod run;
 pub mod server;
 pub mod shutdown;

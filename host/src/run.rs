@@ -12,7 +12,7 @@ use crate::admin::Admin;
 use crate::app::{App, LoadedApp, Provider};
 use crate::cli::Up;
 use crate::clock::SystemClock;
-use crate::config::{Environment, HostConfig, manifest_and_providers};
+use crate::config::{AppSettings, Environment, HostConfig};
 use crate::database::Database;
 use crate::embedded::broker::Guard;
 use crate::embedded::postgres::Postgres;
@@ -25,7 +25,6 @@ use crate::factors::outbound_kafka::{OutboundKafkaFactor, ProduceGate};
 use crate::factors::outbound_pg::OutboundPgFactor;
 use crate::factors::wasi::WasiFactor;
 use crate::health::Health;
-use crate::kafka::Properties;
 use crate::lease::Leases;
 use crate::migrate::migrate;
 use crate::shutdown::Shutdown;
@@ -76,22 +75,15 @@ pub async fn up(flags: Up, environment: &Environment) -> Result<()> {
 
 /// `exagg migrate`.
 pub async fn migrate_command(args: &crate::cli::AppArgs, environment: &Environment) -> Result<()> {
-    let (manifest, providers) = manifest_and_providers(args, environment)?;
-    let variables = crate::manifest::load(&manifest)?.resolve(&providers)?;
-    let database = database(&variables)?.context("the app has no variable postgres_url")?;
+    let settings = AppSettings::load(args, environment)?;
+    let variables = crate::manifest::load(&settings.manifest)?.resolve(&settings.providers)?;
+    let database =
+        database(&variables, settings.authorities.as_ref())?.context("the app has no variable postgres_url")?;
     match migrate(&database).await?.as_slice() {
         [] => println!("the database at {} is up to date", database.place()),
         applied => println!("the database at {} has {} now", database.place(), applied.join(", ")),
     }
     Ok(())
-}
-
-fn expand(variables: &Variables, templates: &std::collections::BTreeMap<String, String>) -> Result<Properties> {
-    let expand = |(name, template): (&String, &String)| {
-        let value = variables.expand(template).with_context(|| format!("[exagg.kafka] {name}"))?;
-        Ok((name.clone(), Secret::new(value)))
-    };
-    templates.iter().map(expand).collect()
 }
 
 /// Topics of the app's kafka triggers, templates expanded.
@@ -111,23 +103,23 @@ fn topics_read(app: &App, variables: &Variables) -> Result<Vec<String>> {
 
 async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
     let config = HostConfig::new(flags, environment)?;
-    let mut app = crate::manifest::load(&config.manifest)?;
+    let mut app = crate::manifest::load(&config.app.manifest)?;
     if config.build {
         crate::manifest::build(&app)?;
     }
     app.retain(&config.component_ids)?;
     let embedded = if config.embedded { Some(Embedded::plan(&config.state_dir)?) } else { None };
     let mut providers: Vec<Provider> = embedded.iter().map(Embedded::provider).collect();
-    providers.extend(config.providers.iter().cloned());
+    providers.extend(config.app.providers.iter().cloned());
     let variables = app.resolve(&providers)?;
     let topics = topics_read(&app, &variables)?;
     let guard = embedded.as_ref().map(|_| Guard::new(topics.clone()));
-    let mut kafka = expand(&variables, &config.kafka)?;
+    let mut kafka = crate::kafka::properties(&variables, &config.app.kafka)?;
     let gate = guard.as_ref().map(|guard| Arc::clone(guard) as Arc<dyn ProduceGate>);
     let factors = Arc::new(Factors {
         wasi: WasiFactor { log_dir: config.log_dir.clone() },
         http: OutboundHttpFactor,
-        pg: OutboundPgFactor::new(config.postgres_connections_max),
+        pg: OutboundPgFactor::new(config.postgres_connections_max, config.app.authorities.clone()),
         kafka: OutboundKafkaFactor::new(kafka.clone(), gate),
         key_value: KeyValueFactor::new(&config.state_dir, config.key_value_stores.iter().cloned()),
     });
@@ -147,9 +139,10 @@ async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
         topics_are: embedded.as_ref().map(|embedded| embedded.broker.description()),
     };
     let triggers = Arc::new(Triggers::new(&loaded, &context, embedded.is_some())?);
-    let database = database(&variables)?;
+    let authorities = config.app.authorities.as_ref();
+    let database = database(&variables, authorities)?;
     let leases = match &config.cron_lease {
-        Some(template) => Some(Arc::new(Leases::new(Database::parse(&variables.expand(template)?)?))),
+        Some(template) => Some(Arc::new(Leases::new(Database::parse(&variables.expand(template)?, authorities)?))),
         None => None,
     };
     let listeners =

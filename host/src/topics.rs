@@ -7,9 +7,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::app::App;
 use crate::cli::Topic;
-use crate::config::{Environment, manifest_and_providers};
+use crate::config::{AppSettings, Environment};
 use crate::database::{Database, literal};
 use crate::kafka::{LogContext, Properties, client_config};
+use crate::postgres::Authorities;
 use crate::template::Variables;
 use crate::triggers::kafka::describe_topic;
 
@@ -18,28 +19,31 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 struct Target {
     database: Database,
     brokers: String,
+    kafka: Properties,
 }
 
 fn target(args: &Topic, environment: &Environment) -> Result<Target> {
-    let (manifest, providers) = manifest_and_providers(&args.app, environment)?;
-    let app: App = crate::manifest::load(&manifest)?;
-    let variables = app.resolve(&providers)?;
+    let settings = AppSettings::load(&args.app, environment)?;
+    let app: App = crate::manifest::load(&settings.manifest)?;
+    let variables = app.resolve(&settings.providers)?;
     Ok(Target {
-        database: database(&variables)?.context("the app has no variable postgres_url")?,
+        kafka: crate::kafka::properties(&variables, &settings.kafka)?,
+        database: database(&variables, settings.authorities.as_ref())?
+            .context("the app has no variable postgres_url")?,
         brokers: variables.get("kafka_brokers").context("the app has no variable kafka_brokers")?.expose().to_owned(),
     })
 }
 
 /// The pipeline's database, where the app names one.
-pub fn database(variables: &Variables) -> Result<Option<Database>> {
-    variables.get("postgres_url").map(|url| Database::parse(url.expose())).transpose()
+pub fn database(variables: &Variables, authorities: Option<&Authorities>) -> Result<Option<Database>> {
+    variables.get("postgres_url").map(|url| Database::parse(url.expose(), authorities)).transpose()
 }
 
 /// Retires what is known of the topic's earlier lives and begins its present one at its start.
 pub async fn reset(args: &Topic, environment: &Environment) -> Result<()> {
     let target = target(args, environment)?;
-    let (brokers, topic) = (target.brokers.clone(), args.topic.clone());
-    let (id, starts) = tokio::task::spawn_blocking(move || present(&brokers, &topic)).await??;
+    let (brokers, kafka, topic) = (target.brokers, target.kafka, args.topic.clone());
+    let (id, starts) = tokio::task::spawn_blocking(move || present(&brokers, &kafka, &topic)).await??;
     let mut statements = format!(
         "BEGIN; SELECT public.exagg_retire({stream}, {topic}, {id}, 'the topic was made again');",
         stream = literal(&args.stream),
@@ -69,8 +73,8 @@ pub async fn reset(args: &Topic, environment: &Environment) -> Result<()> {
 }
 
 /// The topic's id and the first offset of each partition.
-fn present(brokers: &str, topic: &str) -> Result<(String, Vec<i64>)> {
-    let consumer: BaseConsumer<LogContext> = client_config(brokers, &Properties::new())
+fn present(brokers: &str, kafka: &Properties, topic: &str) -> Result<(String, Vec<i64>)> {
+    let consumer: BaseConsumer<LogContext> = client_config(brokers, kafka)
         .create_with_context(LogContext { who: "reset".to_owned() })
         .context("cannot set a Kafka client up")?;
     let described = describe_topic(consumer.client().native_client(), topic, TIMEOUT);

@@ -25,15 +25,17 @@ use super::{Configure, Factor};
 use crate::app::ComponentSpec;
 use crate::bindings::imports::spin;
 use crate::instance::State;
+use crate::postgres::Authorities;
 
 pub struct OutboundPgFactor {
     /// Connections of one component to one address.
     connections_max: usize,
+    authorities: Option<Authorities>,
     pools: Arc<Mutex<Pools>>,
 }
 
 /// Pools are kept apart by component: what one leaves behind no other can meet.
-type Pools = HashMap<(Arc<str>, String), Arc<Pool>>;
+type Pools = HashMap<(Arc<str>, String, Option<Authorities>), Arc<Pool>>;
 
 /// One component's allow-list and pools.
 #[derive(Clone)]
@@ -41,6 +43,7 @@ pub struct ComponentPg {
     id: Arc<str>,
     allowed: Arc<AllowedHosts>,
     connections_max: usize,
+    authorities: Option<Authorities>,
     pools: Arc<Mutex<Pools>>,
 }
 
@@ -54,11 +57,13 @@ pub struct Connection(Arc<PooledClient>);
 #[derive(Clone)]
 pub struct ConnectionBuilder {
     address: String,
+    /// The guest's own, in place of the host's.
+    authorities: Option<Authorities>,
 }
 
 impl OutboundPgFactor {
-    pub fn new(connections_max: usize) -> Self {
-        Self { connections_max, pools: Arc::default() }
+    pub fn new(connections_max: usize, authorities: Option<Authorities>) -> Self {
+        Self { connections_max, authorities, pools: Arc::default() }
     }
 }
 
@@ -78,7 +83,7 @@ impl Factor for OutboundPgFactor {
     /// function goes there.
     fn configure(&self, _: &ComponentSpec, context: &Configure<'_>) -> Result<ComponentPg> {
         for (name, value) in context.values.iter().filter(|(_, value)| is_address(value.expose())) {
-            let refused = Pool::new(value.expose(), &context.allowed_hosts, self.connections_max).err();
+            let refused = Pool::new(value.expose(), self.authorities.as_ref(), &context.allowed_hosts, 1).err();
             if let Some(query::Failure::Connection(reason)) = refused {
                 bail!("variable {name}: {reason}");
             }
@@ -87,6 +92,7 @@ impl Factor for OutboundPgFactor {
             id: context.component_id.into(),
             allowed: Arc::clone(&context.allowed_hosts),
             connections_max: self.connections_max,
+            authorities: self.authorities.clone(),
             pools: Arc::clone(&self.pools),
         })
     }
@@ -101,13 +107,14 @@ fn is_address(text: &str) -> bool {
 }
 
 impl ComponentPg {
-    fn pool(&self, address: &str) -> Result<Arc<Pool>, query::Failure> {
+    fn pool(&self, address: &str, own: Option<Authorities>) -> Result<Arc<Pool>, query::Failure> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (Arc::clone(&self.id), address.to_owned());
+        let authorities = own.or_else(|| self.authorities.clone());
+        let key = (Arc::clone(&self.id), address.to_owned(), authorities.clone());
         if let Some(pool) = pools.get(&key) {
             return Ok(Arc::clone(pool));
         }
-        let pool = Arc::new(Pool::new(address, &self.allowed, self.connections_max)?);
+        let pool = Arc::new(Pool::new(address, authorities.as_ref(), &self.allowed, self.connections_max)?);
         pools.insert(key, Arc::clone(&pool));
         Ok(pool)
     }

@@ -14,6 +14,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::certificates::Certificate;
 use crate::{bound_command, free_port, root, wait_for};
 
 const START: Duration = Duration::from_secs(90);
@@ -24,6 +25,17 @@ pub struct Kafka {
     child: Option<Child>,
     controller: u16,
     pub brokers: String,
+}
+
+/// What a broker has beside the usual.
+#[derive(Default)]
+struct Shape<'a> {
+    /// Lines that win over the usual ones.
+    settings: &'a str,
+    /// One more listener.
+    door: Option<&'a str>,
+    /// Arguments of the tool that formats the folder.
+    format: &'a [&'a str],
 }
 
 /// Where `make kafka` puts Kafka's jars.
@@ -40,25 +52,46 @@ impl Kafka {
     /// The same with settings that win over the usual ones.
     pub fn start_with(settings: &str) -> Self {
         let controller = free_port();
-        Self::node(1, "broker,controller", controller, settings)
+        Self::node(1, "broker,controller", controller, &Shape { settings, ..Shape::default() })
+    }
+
+    /// A broker with a second door: TLS by this certificate, and SCRAM-SHA-512 for one user.
+    pub fn start_secured(certificate: &Certificate, user: &str, password: &str) -> (Self, String) {
+        let port = free_port();
+        let one_line = |pem: &str| pem.trim().replace('\n', "\\n");
+        let settings = format!(
+            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL\n\
+             sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+             listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+             org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             ssl.keystore.type=PEM\nssl.keystore.certificate.chain={}\nssl.keystore.key={}\n",
+            one_line(&certificate.chain),
+            one_line(&certificate.key)
+        );
+        let door = format!("SASL_SSL://localhost:{port}");
+        let scram = format!("SCRAM-SHA-512=[name={user},password={password}]");
+        let shape = Shape { settings: &settings, door: Some(&door), format: &["--add-scram", &scram] };
+        (Self::node(1, "broker,controller", free_port(), &shape), format!("localhost:{port}"))
     }
 
     /// Another broker of the same cluster.
     #[must_use]
     pub fn join(&self, settings: &str) -> Self {
-        Self::node(2, "broker", self.controller, settings)
+        Self::node(2, "broker", self.controller, &Shape { settings, ..Shape::default() })
     }
 
-    fn node(id: u32, roles: &str, controller: u16, more: &str) -> Self {
+    fn node(id: u32, roles: &str, controller: u16, shape: &Shape<'_>) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().unwrap();
         let log_dir = folder.path().join("logs");
+        let more = shape.settings;
+        let door = shape.door.map(|door| format!(",{door}")).unwrap_or_default();
         let listens = if id == 1 { format!(",CONTROLLER://127.0.0.1:{controller}") } else { String::new() };
         let settings = format!(
             "process.roles={roles}\nnode.id={id}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port}{listens}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port}{listens}{door}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}{door}\n\
              controller.listener.names=CONTROLLER\n\
              listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
@@ -72,6 +105,7 @@ impl Kafka {
         let formatted = kafka
             .java(&["kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
             .arg(kafka.folder.path().join("server.properties"))
+            .args(shape.format)
             .status()
             .expect("java runs");
         assert!(formatted.success(), "Kafka's folder cannot be formatted");

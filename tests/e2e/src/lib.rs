@@ -7,6 +7,7 @@
 //! - [`gate`]: a door before a server.
 //! - [`feed`]: records that are sent and counted at once.
 //! - [`http`]: a small client, and a server that answers as it is told.
+//! - [`certificates`]: an authority of the tests' own.
 //! - [`oracle`]: an independent computation of the rows.
 //!
 //! Support code panics: a test that cannot be set up has failed, with a backtrace.
@@ -19,6 +20,7 @@
     reason = "test support"
 )]
 
+pub mod certificates;
 pub mod database;
 pub mod feed;
 pub mod gate;

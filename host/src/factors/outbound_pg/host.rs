@@ -6,6 +6,7 @@ use super::query::{Failure, execute, query};
 use super::{Connection, ConnectionBuilder, InstancePg, OutboundPgFactor, View};
 use crate::bindings::imports::spin::postgres3_0_0::postgres as v3;
 use crate::bindings::imports::spin::postgres4_2_0::postgres as v4;
+use crate::postgres::Authorities;
 
 type Answer<T, E> = wasmtime::Result<Result<T, E>>;
 
@@ -36,8 +37,8 @@ impl From<Failure> for v3::Error {
     }
 }
 
-async fn open(pg: &InstancePg, address: &str) -> Result<Connection, Failure> {
-    let client = pg.pool(address)?.get().await?;
+async fn open(pg: &InstancePg, address: &str, authorities: Option<Authorities>) -> Result<Connection, Failure> {
+    let client = pg.pool(address, authorities)?.get().await?;
     Ok(Connection(client.into()))
 }
 
@@ -46,8 +47,12 @@ impl View<'_> {
         Ok(self.table.get(connection)?.clone())
     }
 
-    async fn open<E: From<Failure>>(&mut self, address: &str) -> Answer<Resource<Connection>, E> {
-        match open(self.pg, address).await {
+    async fn open<E: From<Failure>>(
+        &mut self,
+        address: &str,
+        authorities: Option<Authorities>,
+    ) -> Answer<Resource<Connection>, E> {
+        match open(self.pg, address, authorities).await {
             Ok(connection) => Ok(Ok(self.table.push(connection)?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -64,9 +69,10 @@ fn connection<T: Send>(
 async fn open_async<T: Send>(
     accessor: &Accessor<T, OutboundPgFactor>,
     address: &str,
+    authorities: Option<Authorities>,
 ) -> Answer<Resource<Connection>, v4::Error> {
     let pg = accessor.with(|mut access| access.get().pg.clone());
-    match open(&pg, address).await {
+    match open(&pg, address, authorities).await {
         Ok(connection) => Ok(Ok(accessor.with(|mut access| access.get().table.push(connection))?)),
         Err(failure) => Ok(Err(failure.into())),
     }
@@ -76,7 +82,7 @@ impl v4::Host for View<'_> {}
 
 impl v4::HostConnection for View<'_> {
     async fn open(&mut self, address: String) -> Answer<Resource<Connection>, v4::Error> {
-        self.open(&address).await
+        self.open(&address, None).await
     }
 
     async fn query(
@@ -110,7 +116,7 @@ type Rows = (Vec<v4::Column>, StreamReader<Vec<v4::DbValue>>, FutureReader<Resul
 
 impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
     async fn open_async(accessor: &Accessor<T, Self>, address: String) -> Answer<Resource<Connection>, v4::Error> {
-        open_async(accessor, &address).await
+        open_async(accessor, &address, None).await
     }
 
     async fn query_async(
@@ -143,16 +149,17 @@ impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
 
 impl v4::HostConnectionBuilder for View<'_> {
     async fn new(&mut self, address: String) -> wasmtime::Result<Resource<ConnectionBuilder>> {
-        Ok(self.table.push(ConnectionBuilder { address })?)
+        Ok(self.table.push(ConnectionBuilder { address, authorities: None })?)
     }
 
-    async fn set_ca_root(&mut self, _: Resource<ConnectionBuilder>, _: String) -> Answer<(), v4::Error> {
-        Ok(Err(v4::Error::Other("connections with TLS are not served by this host yet".to_owned())))
+    async fn set_ca_root(&mut self, this: Resource<ConnectionBuilder>, pem: String) -> Answer<(), v4::Error> {
+        self.table.get_mut(&this)?.authorities = Some(pem.into());
+        Ok(Ok(()))
     }
 
     async fn build(&mut self, this: Resource<ConnectionBuilder>) -> Answer<Resource<Connection>, v4::Error> {
-        let address = self.table.get(&this)?.address.clone();
-        self.open(&address).await
+        let ConnectionBuilder { address, authorities } = self.table.get(&this)?.clone();
+        self.open(&address, authorities).await
     }
 
     async fn drop(&mut self, this: Resource<ConnectionBuilder>) -> wasmtime::Result<()> {
@@ -166,9 +173,9 @@ impl<T: Send + 'static> v4::HostConnectionBuilderWithStore<T> for OutboundPgFact
         accessor: &Accessor<T, Self>,
         this: Resource<ConnectionBuilder>,
     ) -> Answer<Resource<Connection>, v4::Error> {
-        let address =
-            accessor.with(|mut access| wasmtime::error::Ok(access.get().table.get(&this)?.address.clone()))?;
-        open_async(accessor, &address).await
+        let ConnectionBuilder { address, authorities } =
+            accessor.with(|mut access| wasmtime::error::Ok(access.get().table.get(&this)?.clone()))?;
+        open_async(accessor, &address, authorities).await
     }
 }
 
@@ -176,7 +183,7 @@ impl v3::Host for View<'_> {}
 
 impl v3::HostConnection for View<'_> {
     async fn open(&mut self, address: String) -> Answer<Resource<Connection>, v3::Error> {
-        self.open(&address).await
+        self.open(&address, None).await
     }
 
     async fn query(

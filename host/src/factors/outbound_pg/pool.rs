@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::config::Host;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
 use super::query::Failure;
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
+use crate::postgres::{Address, Authorities};
 
 /// How long a connection may take to open, where the address does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,18 +28,23 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connections of one component to one address.
 pub struct Pool {
-    config: Config,
+    address: Address,
     idle: Mutex<Vec<Client>>,
     permits: Arc<Semaphore>,
 }
 
 impl Pool {
     /// Checks the address against the allow-list; nothing connects yet.
-    pub fn new(address: &str, allowed: &AllowedHosts, connections_max: usize) -> Result<Self, Failure> {
-        // The parser's own error names the part at fault, never the password.
-        let mut config: Config =
-            address.parse().map_err(|error| Failure::Connection(format!("the address cannot be read: {error}")))?;
-        check(&config, allowed)?;
+    pub fn new(
+        address: &str,
+        authorities: Option<&Authorities>,
+        allowed: &AllowedHosts,
+        connections_max: usize,
+    ) -> Result<Self, Failure> {
+        let mut address =
+            Address::parse(address, authorities).map_err(|error| Failure::Connection(error.to_string()))?;
+        check(&address.config, allowed)?;
+        let config = &mut address.config;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
@@ -46,7 +52,7 @@ impl Pool {
         if config.get_application_name().is_none() {
             config.application_name("exagg");
         }
-        Ok(Self { config, idle: Mutex::default(), permits: Arc::new(Semaphore::new(connections_max)) })
+        Ok(Self { address, idle: Mutex::default(), permits: Arc::new(Semaphore::new(connections_max)) })
     }
 
     /// A clean connection: an idle one, or a new one.
@@ -79,8 +85,9 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Client, Failure> {
+        let Address { config, tls } = &self.address;
         let (client, connection) =
-            self.config.connect(NoTls).await.map_err(|error| Failure::Connection(super::query::describe(&error)))?;
+            config.connect(tls.clone()).await.map_err(|error| Failure::Connection(super::query::describe(&error)))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("a connection to PostgreSQL ended: {error}");
@@ -145,7 +152,9 @@ impl Drop for PooledClient {
         runtime.spawn(async move {
             if cut_off {
                 // The statement must not go on holding locks; closing alone does not end it.
-                let _ = tokio::time::timeout(CLEAN_TIMEOUT, client.cancel_token().cancel_query(NoTls)).await;
+                let _ =
+                    tokio::time::timeout(CLEAN_TIMEOUT, client.cancel_token().cancel_query(pool.address.tls.clone()))
+                        .await;
             } else if let Ok(Ok(())) = tokio::time::timeout(CLEAN_TIMEOUT, client.batch_execute("DISCARD ALL")).await {
                 pool.put_idle(client);
             }

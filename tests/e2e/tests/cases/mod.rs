@@ -7,6 +7,7 @@ mod equal;
 mod faults;
 mod fence;
 mod guests;
+mod links;
 mod logs;
 mod records;
 mod starts;
@@ -80,6 +81,8 @@ pub fn all() -> Vec<Case> {
         kafka!(guests::loops_and_floods_harm_no_other_record),
         kafka!(guests::forbidden_destinations_and_files_are_out_of_reach),
         kafka!(guests::poison_stops_the_partition_unless_told_otherwise),
+        kafka!(links::postgresql_over_tls),
+        kafka!(links::kafka_over_tls_with_scram),
         kafka!(api::the_api_gets_the_documented_request_and_its_answer_becomes_records),
         kafka!(api::bad_answers_give_a_clear_line_and_no_record),
         case!(starts::bad_starts_are_one_clear_error),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
 /// Where the admin interface listens unless told otherwise.
@@ -27,6 +28,10 @@ pub enum Command {
     Reset(Topic),
     /// Retires a stream's progress in a topic that is gone
     Forget(Topic),
+    /// Computes a stream's closed windows anew from Kafka, while the pipeline runs
+    Replay(Replay),
+    /// Lists a stream's rejected and late records
+    Rejects(Rejects),
 }
 
 /// Which app, and the values of its variables.
@@ -98,4 +103,64 @@ pub struct Topic {
     pub stream: String,
     #[arg(long)]
     pub topic: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Replay {
+    /// A spin.toml, or the folder of one
+    #[arg(short = 'f', long, value_name = "FILE|DIR", default_value = ".")]
+    pub app: String,
+    /// Value of a variable; K=@FILE reads it from a file
+    #[arg(long = "variable", value_name = "K=V")]
+    pub variables: Vec<String>,
+    /// Runtime configuration (TOML); a file that is not there is passed over
+    #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
+    pub runtime_config_file: Option<PathBuf>,
+    #[arg(long)]
+    pub stream: String,
+    /// Windows that start then or later (RFC 3339), or all that the log holds
+    #[arg(long, value_name = "TIME|earliest", value_parser = moment)]
+    pub from: Moment,
+    /// Windows that end by then (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub to: Option<Moment>,
+}
+
+impl Replay {
+    pub fn app_args(&self) -> AppArgs {
+        AppArgs {
+            from: self.app.clone(),
+            variables: self.variables.clone(),
+            runtime_config_file: self.runtime_config_file.clone(),
+        }
+    }
+}
+
+/// A point in time, or as early as there is anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Earliest,
+    At(DateTime<Utc>),
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    if text == "earliest" {
+        return Ok(Moment::Earliest);
+    }
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| Moment::At(time.to_utc())).map_err(|error| format!("{error} (2026-01-31T12:00:00Z is wanted)"))
+}
+
+#[derive(Args, Debug)]
+pub struct Rejects {
+    #[command(flatten)]
+    pub app: AppArgs,
+    #[arg(long)]
+    pub stream: String,
+    /// Only those of this reason
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// The youngest so many
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
 }

@@ -17,9 +17,6 @@ use crate::template::Secret;
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:3000";
 const STATE_DIR_DEFAULT: &str = ".spin";
-const MEMORY_BYTES_MAX: usize = 128 * 1024 * 1024;
-const CALL_SECONDS_MAX: u64 = 30;
-const INSTANCES_MAX: u32 = 64;
 const DRAIN_SECONDS_MAX: u64 = 30;
 const POSTGRES_CONNECTIONS_MAX: usize = 16;
 
@@ -127,10 +124,11 @@ impl HostConfig {
         if let Some((label, _)) = runtime.key_value_store.iter().find(|(_, store)| store.r#type != "spin") {
             bail!("[key_value_store.{label}]: this host has stores of type \"spin\" only");
         }
+        let default_limits = Limits::default();
         let limits = Limits {
-            memory_bytes_max: exagg.instance_memory_bytes_max.unwrap_or(MEMORY_BYTES_MAX),
-            call_time_max: Duration::from_secs(exagg.call_seconds_max.unwrap_or(CALL_SECONDS_MAX)),
-            instances_max: exagg.instances_max.unwrap_or(INSTANCES_MAX),
+            memory_bytes_max: exagg.instance_memory_bytes_max.unwrap_or(default_limits.memory_bytes_max),
+            call_time_max: exagg.call_seconds_max.map_or(default_limits.call_time_max, Duration::from_secs),
+            instances_max: exagg.instances_max.unwrap_or(default_limits.instances_max),
         };
         ensure!(limits.instances_max > 0, "[exagg] instances_max is 0");
         ensure!(!limits.call_time_max.is_zero(), "[exagg] call_seconds_max is 0");

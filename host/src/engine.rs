@@ -25,6 +25,12 @@ pub struct Limits {
     pub instances_max: u32,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory_bytes_max: 128 * 1024 * 1024, call_time_max: Duration::from_secs(30), instances_max: 64 }
+    }
+}
+
 /// The engine and its ticking thread.
 pub struct Engine {
     pub wasmtime: wasmtime::Engine,

@@ -8,7 +8,7 @@
 //! - [`triggers`]: what starts calls, one module a trigger.
 //! - [`kafka`], [`postgres`], [`database`]: what Kafka's clients share; what PostgreSQL's do; the host's
 //!   own SQL.
-//! - [`migrate`], [`lease`], [`topics`]: the host's uses of the database.
+//! - [`migrate`], [`lease`], [`topics`], [`replay`], [`rejects`]: the host's uses of the database.
 //! - [`server`], [`admin`], [`status`]: the listeners and what they answer.
 //! - [`embedded`]: a broker and a PostgreSQL for trying out.
 //! - [`run`]: a run from its start to its end.
@@ -31,6 +31,8 @@ pub mod lease;
 pub mod manifest;
 pub mod migrate;
 pub mod postgres;
+pub mod rejects;
+pub mod replay;
 pub mod run;
 pub mod server;
 pub mod shutdown;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use exagg::cli::{Cli, Command};
 use exagg::config::Environment;
-use exagg::{run, status, telemetry, topics};
+use exagg::{rejects, replay, run, status, telemetry, topics};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
             Command::Status(args) => status::show(args.admin, args.json).await,
             Command::Reset(args) => topics::reset(&args, &environment).await,
             Command::Forget(args) => topics::forget(&args, &environment).await,
+            Command::Replay(args) => replay::replay(&args, &environment).await,
+            Command::Rejects(args) => rejects::list(&args, &environment).await,
         }
     });
     // A thread that waits for a broker must not hold the exit.

@@ -8,7 +8,10 @@ use crate::database::{Database, literal};
 use crate::instance::hex;
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
-const MIGRATIONS: [(&str, &str); 1] = [("0001_pipeline", include_str!("../../migrations/0001_pipeline.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_pipeline", include_str!("../../migrations/0001_pipeline.sql")),
+    ("0002_replay", include_str!("../../migrations/0002_replay.sql")),
+];
 
 /// The lock that migrating hosts share; any number does that nobody else uses.
 const LOCK: i64 = 0x0065_7861_6767_0001;

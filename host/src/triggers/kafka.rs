@@ -5,14 +5,16 @@
 //! - [`consumer`]: group membership, assignment, positions, commits.
 //! - [`partition`]: one partition's loop.
 //! - [`batch`]: records to batches (pure).
+//! - [`backlog`]: a partition's past as batches, for a replay.
 //! - [`dispatch`]: a batch to the function, and what its answer means.
 //! - [`dead_letter`], [`status`], and [`sys`], which is what the safe binding lacks.
 
+pub mod backlog;
 pub mod batch;
 pub mod config;
 pub mod consumer;
 mod dead_letter;
-mod dispatch;
+pub mod dispatch;
 pub mod partition;
 pub mod status;
 mod sys;

@@ -146,9 +146,10 @@ pub fn kafka_over_tls_with_scram(world: &World) {
     assert!(!host.log().contains(good));
     host.stop();
     let database = world.postgres.database();
-    for (trusted, password, wrong) in
-        [(authority.pem(), PASSWORD, "authentication"), (Authority::new("theirs").pem(), good, "certificate verify failed")]
-    {
+    for (trusted, password, wrong) in [
+        (authority.pem(), PASSWORD, "authentication"),
+        (Authority::new("theirs").pem(), good, "certificate verify failed"),
+    ] {
         let setup = secured(setup(&database), &trusted, password).components(&EXCHANGES);
         assert_refused(&mut setup.start(), wrong);
     }

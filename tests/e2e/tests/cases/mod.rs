@@ -10,6 +10,7 @@ mod guests;
 mod links;
 mod logs;
 mod records;
+mod replay;
 mod starts;
 mod windows;
 
@@ -81,6 +82,8 @@ pub fn all() -> Vec<Case> {
         kafka!(guests::loops_and_floods_harm_no_other_record),
         kafka!(guests::forbidden_destinations_and_files_are_out_of_reach),
         kafka!(guests::poison_stops_the_partition_unless_told_otherwise),
+        kafka!(replay::what_a_wrong_setting_spoilt_is_rebuilt),
+        kafka!(replay::what_cannot_be_rebuilt_whole_is_listed_and_left),
         kafka!(links::postgresql_over_tls),
         kafka!(links::kafka_over_tls_with_scram),
         kafka!(api::the_api_gets_the_documented_request_and_its_answer_becomes_records),

@@ -9,12 +9,12 @@
 //! - [`dispatch`]: a batch to the function, and what its answer means.
 //! - [`dead_letter`], [`status`], and [`sys`], which is what the safe binding lacks.
 
-pub mod backlog;
+pub(crate) mod backlog;
 pub mod batch;
 pub mod config;
 pub mod consumer;
 mod dead_letter;
-pub mod dispatch;
+pub(crate) mod dispatch;
 pub mod partition;
 pub mod status;
 mod sys;

@@ -112,7 +112,10 @@ impl Oracle {
             #[expect(clippy::cast_precision_loss, reason = "counts are small")]
             let average = expected.sum / expected.records as f64;
             let near = |found: f64, wanted: f64| (found - wanted).abs() <= 1e-9 * wanted.abs().max(f64::MIN_POSITIVE);
-            let differs = values != wanted || !near(row.get(3), expected.sum) || !near(row.get(8), average);
+            // To the last bit.
+            let differs = values.map(f64::to_bits) != wanted.map(f64::to_bits)
+                || !near(row.get(3), expected.sum)
+                || !near(row.get(8), average);
             if differs || records != expected.records {
                 difference.wrong += i64::from(differs);
                 difference

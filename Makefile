@@ -68,6 +68,29 @@ test: host functions postgres kafka ## Runs every test: units, and end to end wi
 	cargo test --release -p exagg && \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS)
 
+SEED ?= 1
+SEEDS ?= 1
+MINUTES ?= 2
+.PHONY: nemesis
+nemesis: host functions postgres kafka ## Kills, freezes and cuts off at random (SEED=n SEEDS=n MINUTES=m) and recomputes every row
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	SEED=$(SEED) SEEDS=$(SEEDS) MINUTES=$(MINUTES) cargo run --release -p e2e --bin nemesis
+
+OUTAGE_SECONDS ?= 300
+.PHONY: soak
+soak: host functions postgres kafka ## Outages of PostgreSQL and Kafka under load (OUTAGE_SECONDS=n), minutes long
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo test --release -p e2e --test suite -- --test-threads 1 under_load
+
+.PHONY: mutants
+mutants: host functions postgres kafka ## Takes mechanisms out, one at a time, and sees that their tests fail (ONLY=name)
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; bash tests/mutants.sh $(ONLY)
+
+.PHONY: sbom
+sbom: ## Writes the software bill of materials of the host (installs cargo-cyclonedx)
+	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --version 0.5.7 --locked
+	cargo cyclonedx --manifest-path host/Cargo.toml --format json --override-filename exagg.sbom
+
 .PHONY: bench
 bench: ## Measures the pure core beside a baseline of the same run
 	cargo run --release -p bench
@@ -92,6 +115,7 @@ advisories: ## Checks dependencies against the advisory database, which has to b
 
 .PHONY: ci
 ci: lint test deny ## What CI runs
+	$(MAKE) nemesis SEEDS=2 MINUTES=0.4
 
 .PHONY: clean
 clean: ## Removes what was built and the embedded state

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# make mutants: takes one mechanism out at a time and sees that the test which guards it fails.
+# Each line: file | what stands there | what stands there instead | test. Files are put back.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mutants=(
+'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4";| AND partition = $3 AND $4::int8 IS NOT NULL";|kill_9_between'
+'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4";| AND partition = $3 AND $4::int8 IS NOT NULL";|redelivered'
+'functions/window/src/fence.rs|(Less, _) \| (Greater, Greater) => Verdict::ResumeAt(progress)|(Less, _) \| (Greater, Greater) => Verdict::AlreadyApplied|skipped'
+'functions/window-closer/src/store.rs|records = a.records + excluded.records,|records = excluded.records,|one_host_three'
+'functions/window/src/watermark.rs|.min_by_key(\|partition\| partition.max_event_time_us)|.max_by_key(\|partition\| partition.max_event_time_us)|full_speed'
+'functions/window/src/watermark.rs|time.min(now.0)|time|fast_clock'
+'functions/window/src/watermark.rs|None => (Some(now.0 - idle_timeout_seconds \* MICROS_PER_SECOND), Holder::Clock)|None => (None, Holder::Clock)|silent_source'
+'host/src/factors/outbound_pg/pool.rs|client.batch_execute("DISCARD ALL")|client.batch_execute("SELECT 1")|trap_in_a_transaction'
+'host/src/triggers/kafka/consumer.rs|.set("isolation.level", "read_committed")|.set("isolation.level", "read_uncommitted")|only_committed'
+'host/src/triggers/kafka/partition.rs|high.max(stage.consumer.cached_end(&topic, partition).unwrap_or_default())|high|open_transaction'
+'migrations/0002_replay.sql|THEN '"'records of it are pending'"'|THEN '"'rebuilt'"'|listed_and_left'
+)
+
+restore() { if [ -n "${file:-}" ] && [ -f "$file.kept" ]; then mv "$file.kept" "$file"; fi; }
+trap restore EXIT
+
+build() {
+    cargo build --quiet --profile function --target wasm32-wasip2 -p aggregator -p window-closer -p fetcher -p dashboard -p guest
+    cargo build --quiet --release -p exagg
+}
+
+survived=0
+for mutant in "${mutants[@]}"; do
+    # A bar within a field is written \|.
+    IFS=$'\x1f' read -r file from to filter <<<"$(sed 's/\\|/\x1e/g; s/|/\x1f/g; s/\x1e/|/g' <<<"$mutant")"
+    [ -z "${1:-}" ] || [[ "$file$filter" == *"$1"* ]] || continue
+    cp "$file" "$file.kept"
+    FROM=${from//\\\*/*} TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/' "$file"
+    if cmp -s "$file" "$file.kept"; then
+        echo "not found in $file: $from"
+        exit 1
+    fi
+    build
+    if cargo test --quiet --release -p e2e --test suite -- "$filter" >target/mutant.log 2>&1; then
+        echo "SURVIVED  $filter: $file"
+        survived=$((survived + 1))
+    else
+        echo "noticed   $filter: $file"
+    fi
+    restore
+done
+build
+exit "$survived"

@@ -5,8 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mutants=(
-'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4";| AND partition = $3 AND $4::int8 IS NOT NULL";|kill_9_between'
-'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4";| AND partition = $3 AND $4::int8 IS NOT NULL";|redelivered'
+'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4";| AND partition = $3 AND $4::int8 IS NOT NULL";|lost_answer'
+'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4";| AND partition = $3 AND $4::int8 IS NOT NULL";|zombie'
+'functions/aggregator/src/store.rs|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND $4::int8 IS NOT NULL|kill_9_between'
+'functions/aggregator/src/store.rs|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND $4::int8 IS NOT NULL|redelivered'
 'functions/window/src/fence.rs|(Less, _) \| (Greater, Greater) => Verdict::ResumeAt(progress)|(Less, _) \| (Greater, Greater) => Verdict::AlreadyApplied|skipped'
 'functions/window-closer/src/store.rs|records = a.records + excluded.records,|records = excluded.records,|one_host_three'
 'functions/window/src/watermark.rs|.min_by_key(\|partition\| partition.max_event_time_us)|.max_by_key(\|partition\| partition.max_event_time_us)|full_speed'
@@ -28,11 +30,13 @@ build() {
 
 survived=0
 for mutant in "${mutants[@]}"; do
-    # A bar within a field is written \|.
+    # A bar within a field is written \|, a line break \n.
     IFS=$'\x1f' read -r file from to filter <<<"$(sed 's/\\|/\x1e/g; s/|/\x1f/g; s/\x1e/|/g' <<<"$mutant")"
     [ -z "${1:-}" ] || [[ "$file$filter" == *"$1"* ]] || continue
     cp "$file" "$file.kept"
-    FROM=${from//\\\*/*} TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/' "$file"
+    FROM=${from//\\\*/*} TO=$to perl -0pi -e '
+        BEGIN { ($from, $to) = map { s/\\n/\n/gr } $ENV{FROM}, $ENV{TO} }
+        s/\Q$from\E/$to/' "$file"
     if cmp -s "$file" "$file.kept"; then
         echo "not found in $file: $from"
         exit 1

@@ -75,7 +75,7 @@ fn closer(world: &World, database: &Database, name: &str) -> Host {
     world.setup(database, name).components(&["window-closer"]).start()
 }
 
-/// Take out: `AND next_offset = $4` in the aggregator's FENCE.
+/// Take out: `AND next_offset = $4` in the aggregator's `APPLY_EMPTY`, by which a reader begins.
 pub fn kill_9_between_the_write_and_the_commit(world: &World) {
     let name = "killed-between";
     let (database, gate, feed, mut host) = written_and_not_answered(world, name);
@@ -88,7 +88,7 @@ pub fn kill_9_between_the_write_and_the_commit(world: &World) {
     assert_exact(&database, &feed);
 }
 
-/// Take out: the second look at the progress (`Verdict::AlreadyApplied` in `window::fence`).
+/// Take out: `AND next_offset = $4` in the aggregator's FENCE.
 pub fn a_lost_answer_is_not_applied_again(world: &World) {
     let name = "lost-answer";
     let (database, gate, feed, _host) = written_and_not_answered(world, name);

@@ -23,7 +23,7 @@ fn progress(database: &e2e::database::Database) -> i64 {
     database.number("SELECT coalesce(sum(next_offset), 0)::int8 FROM public.progress")
 }
 
-/// Take out: `AND next_offset = $4` in the aggregator's FENCE.
+/// Take out: `AND next_offset = $4` in the aggregator's `APPLY_EMPTY`, by which a reader begins.
 pub fn redelivered_records_are_not_counted_again(world: &World) {
     let database = world.postgres.database();
     let topic = topic("redelivered");

@@ -20,7 +20,7 @@ mutants=(
 'migrations/0002_replay.sql|THEN '"'records of it are pending'"'|THEN '"'rebuilt'"'|listed_and_left'
 )
 
-restore() { if [ -n "${file:-}" ] && [ -f "$file.kept" ]; then mv "$file.kept" "$file"; fi; }
+restore() { if [ -n "${file:-}" ] && [ -f "$file.kept" ]; then mv "$file.kept" "$file"; touch "$file"; fi; }
 trap restore EXIT
 
 build() {

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often a held line looks whether it may go on.
@@ -27,7 +27,13 @@ const MODES: [Mode; 4] = [Mode::Closed, Mode::Open, Mode::Held, Mode::Deaf];
 /// A door before an address.
 pub struct Gate {
     port: u16,
-    mode: Arc<AtomicU8>,
+    state: Arc<State>,
+}
+
+struct State {
+    mode: AtomicU8,
+    /// How often it was closed: a connection of before is cut, however short that was.
+    closings: AtomicU64,
 }
 
 /// One direction of one connection.
@@ -35,18 +41,21 @@ struct Line {
     from: TcpStream,
     to: TcpStream,
     is_answer: bool,
-    mode: Arc<AtomicU8>,
+    state: Arc<State>,
+    /// When the connection was made.
+    closings: u64,
 }
 
 impl Gate {
     pub fn closed(target: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mode = Arc::new(AtomicU8::new(Mode::Closed as u8));
-        let (target, shared) = (target.to_owned(), Arc::clone(&mode));
+        let state = Arc::new(State { mode: AtomicU8::new(Mode::Closed as u8), closings: AtomicU64::new(0) });
+        let (target, shared) = (target.to_owned(), Arc::clone(&state));
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                if now(&shared) == Mode::Closed {
+                let closings = shared.closings.load(Ordering::SeqCst);
+                if shared.mode() == Mode::Closed {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(&target) else { continue };
@@ -54,14 +63,15 @@ impl Gate {
                     from: from.try_clone().unwrap(),
                     to: to.try_clone().unwrap(),
                     is_answer,
-                    mode: Arc::clone(&shared),
+                    state: Arc::clone(&shared),
+                    closings,
                 };
                 for line in [line(&client, &server, false), line(&server, &client, true)] {
                     std::thread::spawn(move || line.pass());
                 }
             }
         });
-        Self { port, mode }
+        Self { port, state }
     }
 
     pub fn opened(target: &str) -> Self {
@@ -80,6 +90,7 @@ impl Gate {
 
     pub fn close(&self) {
         self.set(Mode::Closed);
+        self.state.closings.fetch_add(1, Ordering::SeqCst);
     }
 
     pub fn hold(&self) {
@@ -91,19 +102,24 @@ impl Gate {
     }
 
     fn set(&self, mode: Mode) {
-        self.mode.store(mode as u8, Ordering::SeqCst);
+        self.state.mode.store(mode as u8, Ordering::SeqCst);
     }
 }
 
-fn now(mode: &AtomicU8) -> Mode {
-    MODES[usize::from(mode.load(Ordering::SeqCst))]
+impl State {
+    fn mode(&self) -> Mode {
+        MODES[usize::from(self.mode.load(Ordering::SeqCst))]
+    }
 }
 
 impl Line {
     /// Waits while this direction is held; false when the connection is cut.
     fn may_pass(&self) -> bool {
         loop {
-            match now(&self.mode) {
+            if self.state.closings.load(Ordering::SeqCst) != self.closings {
+                return false;
+            }
+            match self.state.mode() {
                 Mode::Closed => return false,
                 Mode::Open => return true,
                 Mode::Deaf if !self.is_answer => return true,

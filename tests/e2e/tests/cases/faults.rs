@@ -91,9 +91,10 @@ pub fn kill_9_between_the_write_and_the_commit(world: &World) {
 /// Take out: `AND next_offset = $4` in the aggregator's FENCE.
 pub fn a_lost_answer_is_not_applied_again(world: &World) {
     let name = "lost-answer";
-    let (database, gate, feed, _host) = written_and_not_answered(world, name);
+    let (database, gate, feed, mut host) = written_and_not_answered(world, name);
     gate.close();
     gate.open();
+    host.wait_for_log("batch not applied", MINUTE);
     wait_for_commit(world, name, 0, 500);
     let _closer = closer(world, &database, name);
     assert_exact(&database, &feed);

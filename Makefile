@@ -62,7 +62,7 @@ kafka: ## Brings Apache Kafka for the tests, where Java and Maven are there
 
 .PHONY: test
 test: host functions postgres kafka ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
-	cargo build --profile function --target wasm32-wasip2 -p guest
+	cargo build --profile function --target wasm32-wasip2 -p guest -p guest-p2
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
 	cargo test --release -p exagg && \

@@ -164,6 +164,34 @@ pub fn forbidden_destinations_and_files_are_out_of_reach(world: &World) {
     assert!(said.iter().all(|said| !said.contains(&password)), "{said:?}");
 }
 
+/// Older components: `wasi:http` 0.2 and `spin:postgres` 3.0; and the key-value store's own list.
+pub fn components_of_wasi_0_2_and_the_key_value_store_are_served(world: &World) {
+    let database = world.postgres.database();
+    let host = Setup::new()
+        .manifest(&format!(
+            "spin_manifest_version = 2\n[application]\nname = \"older\"\n\
+             [[trigger.http]]\ncomponent = \"older\"\nroute = \"/...\"\n\
+             [component.older]\nsource = \"{}/target/wasm32-wasip2/function/guest_p2.wasm\"\n\
+             environment = {{ POSTGRES_URL = \"{}\" }}\n\
+             allowed_outbound_hosts = [\"postgres://{}\"]\n",
+            root().display(),
+            database.url,
+            database.host,
+        ))
+        .start();
+    host.wait_until_ready();
+    let answer = host.get("/some/where?x=1");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "at /some/where?x=1: 42"));
+    let name = "guest-keys";
+    let setup = setup(world, &database, name, "")
+        .replace("allowed_outbound_hosts", "key_value_stores = [\"default\"]\nallowed_outbound_hosts");
+    send(world, name, &["reach keys://b", "reach keys://a", "ok"]);
+    let _host = setup.start();
+    wait_for_seen(&database, 1);
+    let came = database.texts("SELECT value FROM seen WHERE value LIKE 'keys%' ORDER BY record_offset");
+    assert_eq!(came, ["keys://b done: b", "keys://a done: a,b"]);
+}
+
 pub fn poison_stops_the_partition_unless_told_otherwise(world: &World) {
     for (name, value) in [("guest-poison", "poison"), ("guest-stop", "stop")] {
         let database = world.postgres.database();

@@ -81,6 +81,7 @@ pub fn all() -> Vec<Case> {
         kafka!(guests::a_trap_in_a_transaction_does_not_leak_it),
         kafka!(guests::loops_and_floods_harm_no_other_record),
         kafka!(guests::forbidden_destinations_and_files_are_out_of_reach),
+        kafka!(guests::components_of_wasi_0_2_and_the_key_value_store_are_served),
         kafka!(guests::poison_stops_the_partition_unless_told_otherwise),
         kafka!(replay::what_a_wrong_setting_spoilt_is_rebuilt),
         kafka!(replay::what_cannot_be_rebuilt_whole_is_listed_and_left),

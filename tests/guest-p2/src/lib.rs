@@ -1,0 +1,54 @@
+//! Answers `wasi:http` 0.2 requests with what PostgreSQL says through `spin:postgres` 3.0.
+#![cfg(target_family = "wasm")]
+
+#[allow(clippy::all, clippy::pedantic, unsafe_code, reason = "generated from the WIT")]
+mod bindings {
+    use spin_sdk::wit_bindgen;
+    wit_bindgen::generate!({
+        runtime_path: "::spin_sdk::wit_bindgen::rt",
+        inline: "package exagg:guest; world p2 { import spin:postgres/postgres@3.0.0; }",
+        path: "../../wit/deps/spin-postgres@3.0.0",
+        generate_all,
+    });
+}
+
+use std::io::Write;
+
+use bindings::spin::postgres::postgres::{Connection, DbValue, ParameterValue};
+use wasip2::exports::http::incoming_handler::Guest;
+use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+
+struct Component;
+
+wasip2::http::proxy::export!(Component);
+
+impl Guest for Component {
+    fn handle(request: IncomingRequest, answer: ResponseOutparam) {
+        let path = request.path_with_query().unwrap_or_default();
+        let (status, text) = match ask(&path) {
+            Ok(text) => (200, text),
+            Err(error) => (500, error),
+        };
+        let response = OutgoingResponse::new(Fields::new());
+        let _ = response.set_status_code(status);
+        let body = response.body();
+        ResponseOutparam::set(answer, Ok(response));
+        if let Ok(body) = body {
+            if let Ok(mut stream) = body.write() {
+                let _ = stream.write_all(text.as_bytes());
+            }
+            let _ = OutgoingBody::finish(body, None);
+        }
+    }
+}
+
+fn ask(path: &str) -> Result<String, String> {
+    let url = std::env::var("POSTGRES_URL").map_err(|error| error.to_string())?;
+    let database = Connection::open(&url).map_err(|error| format!("{error:?}"))?;
+    let parameter = ParameterValue::Str(path.to_owned());
+    let rows = database.query("SELECT 'at ' || $1, 6 * 7", &[parameter]).map_err(|error| format!("{error:?}"))?;
+    match rows.rows.first().map(Vec::as_slice) {
+        Some([DbValue::Str(text), DbValue::Int32(number)]) => Ok(format!("{text}: {number}")),
+        other => Err(format!("{other:?}")),
+    }
+}

@@ -1,5 +1,6 @@
-//! The admin interface: `/livez`, `/readyz`, `/metrics`, `/status`. Nothing here changes
-//! anything.
+//! The admin interface: `/livez`, `/readyz`, `/metrics`, `/status`; and what changes things
+//! (`POST /swap/…`, `/swap-back/…`), for who may open the socket in the state directory or has the
+//! token.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,18 +9,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::app::LoadedApp;
 use crate::database::Database;
 use crate::health::Health;
+use crate::swap::Swaps;
 use crate::telemetry::Metrics;
+use crate::template::Secret;
 use crate::triggers::Triggers;
 use crate::triggers::http::plain;
 
+/// The largest component that is taken.
+const CODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long the database may take to answer a scrape or a status.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -30,14 +36,61 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The pipeline's tables, where the app has a `postgres_url`.
     pub database: Option<Database>,
+    pub swaps: Arc<Swaps>,
+    pub token: Option<Secret>,
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// The socket in the state directory: the file system says who may.
+    Socket,
+    Network,
 }
 
 impl Admin {
-    pub async fn handle(&self, request: &Request<Incoming>) -> Response<WasiBody> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+    pub async fn handle(&self, request: Request<Incoming>, through: Through) -> Response<WasiBody> {
+        match *request.method() {
+            Method::GET | Method::HEAD => self.tell(request.uri().path()).await,
+            Method::POST if through == Through::Socket || self.has_token(&request) => self.change(request).await,
+            Method::POST => plain(
+                StatusCode::UNAUTHORIZED,
+                "changing things needs the host's admin token (EXAGG_ADMIN_TOKEN on both sides), or its socket\n",
+            ),
+            _ => plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST\n"),
         }
-        match request.uri().path() {
+    }
+
+    /// Digests are compared, so that the time it takes tells nothing of the token.
+    fn has_token(&self, request: &Request<Incoming>) -> bool {
+        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.strip_prefix("Bearer "));
+        match (&self.token, given) {
+            (Some(token), Some(given)) => Sha256::digest(token.expose()) == Sha256::digest(given),
+            _ => false,
+        }
+    }
+
+    async fn change(&self, request: Request<Incoming>) -> Response<WasiBody> {
+        let path = request.uri().path().to_owned();
+        let changed = if let Some(id) = path.strip_prefix("/swap-back/") {
+            self.swaps.back(id)
+        } else if let Some(id) = path.strip_prefix("/swap/") {
+            match Limited::new(request.into_body(), CODE_BYTES_MAX).collect().await {
+                Ok(code) => self.swaps.swap(id, code.to_bytes()).await,
+                Err(error) => Err(anyhow::anyhow!("the code did not arrive: {error}")),
+            }
+        } else {
+            return plain(StatusCode::NOT_FOUND, "there is /swap/COMPONENT and /swap-back/COMPONENT\n");
+        };
+        match changed {
+            Ok(digest) => plain(StatusCode::OK, &format!("{digest}\n")),
+            Err(error) => plain(StatusCode::UNPROCESSABLE_ENTITY, &format!("{error:#}\n")),
+        }
+    }
+
+    async fn tell(&self, path: &str) -> Response<WasiBody> {
+        match path {
             "/livez" => plain(StatusCode::OK, "OK\n"),
             "/readyz" => self.ready(),
             "/metrics" => plain(StatusCode::OK, &self.metrics().await),
@@ -62,9 +115,13 @@ impl Admin {
     /// The host's own metrics, then what the database's view of metrics says.
     async fn metrics(&self) -> String {
         let mut text = self.metrics.text();
-        for (component, digest) in self.app.components.values().map(|c| (&c.id, &c.digest)) {
+        for (component, slot) in &self.app.components {
+            let standings = slot.standings();
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "exagg_component_info{{component=\"{component}\",digest=\"{digest}\"}} 1");
+            let _ =
+                writeln!(text, "exagg_component_info{{component=\"{component}\",digest=\"{}\"}} 1", standings.digest);
+            let taken_back = i32::from(standings.rolled_back.is_some());
+            let _ = writeln!(text, "exagg_component_rolled_back{{component=\"{component}\"}} {taken_back}");
         }
         let Some(database) = &self.database else { return text };
         let rows = database.rows("SELECT name, help, stream, value FROM public.exagg_metrics ORDER BY name, stream");
@@ -111,14 +168,17 @@ impl Admin {
             .map(|trigger| (trigger.subscription().trigger_id.as_str(), json!(trigger.status.all())))
             .collect();
         let stage = |trigger: &crate::app::TriggerSpec| {
-            let component = self.app.components.get(&trigger.component);
-            json!({
+            let standings = self.app.components.get(&trigger.component).map(|slot| slot.standings());
+            let mut stage = json!({
                 "id": trigger.id,
                 "trigger": trigger.kind,
                 "component": trigger.component,
-                "digest": component.map(|component| &component.digest),
                 "partitions": partitions.get(trigger.id.as_str()),
-            })
+            });
+            if let (Value::Object(stage), Value::Object(standings)) = (&mut stage, json!(standings)) {
+                stage.extend(standings);
+            }
+            stage
         };
         self.app.triggers.iter().map(stage).collect()
     }

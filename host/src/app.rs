@@ -10,10 +10,11 @@ use anyhow::{Context, Result, bail};
 use crate::engine::Engine;
 use crate::factors::Factors;
 use crate::instance::Component;
+use crate::slot::Slot;
 use crate::template::{Secret, Variables};
 
 /// What the manifest says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct App {
     pub name: String,
     pub version: String,
@@ -22,14 +23,14 @@ pub struct App {
     pub components: BTreeMap<String, ComponentSpec>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariableSpec {
     /// None: somebody has to give a value.
     pub default: Option<String>,
     pub secret: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TriggerSpec {
     pub id: String,
     /// `kafka`, `cron` or `http`.
@@ -39,17 +40,27 @@ pub struct TriggerSpec {
     pub config: serde_json::Map<String, serde_json::Value>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComponentSpec {
     pub source: PathBuf,
     pub allowed_outbound_hosts: Vec<String>,
     pub key_value_stores: Vec<String>,
     pub environment: BTreeMap<String, String>,
+    pub files: Vec<Files>,
     pub variables: BTreeMap<String, String>,
     pub build: Option<Build>,
 }
 
-#[derive(Clone, Debug)]
+/// Files that a component sees, read-only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// A folder (before it is staged also a file), and the path where the component sees it.
+    Mount { folder: PathBuf, path: String },
+    /// Files below `base` that match, at their paths from there.
+    Pattern { base: PathBuf, pattern: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     pub commands: Vec<String>,
     pub workdir: PathBuf,
@@ -121,7 +132,7 @@ impl Provider {
 pub struct LoadedApp {
     pub name: String,
     pub triggers: Vec<TriggerSpec>,
-    pub components: BTreeMap<String, Arc<Component>>,
+    pub components: BTreeMap<String, Arc<Slot>>,
 }
 
 impl LoadedApp {
@@ -138,7 +149,7 @@ impl LoadedApp {
             let kinds: Vec<_> = app.triggers.iter().filter(|t| t.component == *id).map(|t| t.kind.as_str()).collect();
             let component = Component::load(id, spec, &kinds, variables, engine, factors)
                 .with_context(|| format!("component {id}"))?;
-            components.insert(id.clone(), Arc::new(component));
+            components.insert(id.clone(), Arc::new(Slot::new(component)));
         }
         Ok(Self { name: app.name.clone(), triggers, components })
     }

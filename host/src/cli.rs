@@ -24,6 +24,8 @@ pub enum Command {
     Migrate(AppArgs),
     /// Shows what a running host does: stages, lag, watermarks and what holds them
     Status(Status),
+    /// Lets other code run in a component's place, without a stop and without losing a record
+    Swap(Swap),
     /// Lets a topic that was deleted and made again start afresh for a stream
     Reset(Topic),
     /// Retires a stream's progress in a topic that is gone
@@ -32,13 +34,23 @@ pub enum Command {
     Replay(Replay),
     /// Lists a stream's rejected and late records
     Rejects(Rejects),
+    /// Apps in OCI registries
+    #[command(subcommand)]
+    Registry(Registry),
+    /// Runs as a trigger that spin up starts (also by the name trigger-kafka or trigger-cron)
+    #[command(hide = true)]
+    Trigger {
+        kind: String,
+        #[command(flatten)]
+        plugin: Plugin,
+    },
 }
 
 /// Which app, and the values of its variables.
 #[derive(Args, Clone, Debug)]
 pub struct AppArgs {
-    /// A spin.toml, or the folder of one
-    #[arg(short = 'f', long, value_name = "FILE|DIR", default_value = ".")]
+    /// A spin.toml, the folder of one, or an app in a registry
+    #[arg(short = 'f', long, value_name = "FILE|DIR|OCI-REFERENCE", default_value = ".")]
     pub from: String,
     /// Value of a variable; K=@FILE reads it from a file
     #[arg(long = "variable", value_name = "K=V")]
@@ -51,8 +63,14 @@ pub struct AppArgs {
 #[derive(Args, Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Up {
+    /// A spin.toml, the folder of one, or an app in a registry
+    #[arg(short = 'f', long, value_name = "FILE|DIR|OCI-REFERENCE", default_value = ".")]
+    pub from: String,
+    /// Speaks to the registry without TLS
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
     #[command(flatten)]
-    pub app: AppArgs,
+    pub run: RunFlags,
     /// Where http triggers and the probes listen [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDR", env = "SPIN_HTTP_LISTEN_ADDR")]
     pub listen: Option<SocketAddr>,
@@ -62,12 +80,6 @@ pub struct Up {
     /// Runs only the stages of this component; may be given several times
     #[arg(short = 'c', long = "component-id", value_name = "ID")]
     pub component_ids: Vec<String>,
-    /// State of the host: key-value store, embedded database, compiled code [default: .spin beside the manifest]
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// Writes each component's output to files there as well
-    #[arg(short = 'L', long, value_name = "DIR", env = "SPIN_LOG_DIR")]
-    pub log_dir: Option<PathBuf>,
     /// Builds the components first
     #[arg(long)]
     pub build: bool,
@@ -77,12 +89,99 @@ pub struct Up {
     /// Does not apply the migrations
     #[arg(long)]
     pub no_migrate: bool,
-    /// Compiles components anew instead of using the cache
+    /// Swaps a component when its file changes
     #[arg(long)]
-    pub disable_cache: bool,
-    /// Logs warnings and errors only
-    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// The flags that every trigger of Spin's takes.
+#[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct RunFlags {
+    /// Value of a variable; K=@FILE reads it from a file
+    #[arg(long = "variable", value_name = "K=V")]
+    pub variables: Vec<String>,
+    /// Runtime configuration (TOML); a file that is not there is passed over
+    #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
+    pub runtime_config_file: Option<PathBuf>,
+    /// State of the host: key-value store, embedded database, compiled code [default: .spin beside the manifest]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Writes each component's output to files there as well
+    #[arg(short = 'L', long, value_name = "DIR", env = "SPIN_LOG_DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Empties the files of --log-dir first
+    #[arg(long)]
+    pub truncate_logs: bool,
+    /// Prints the output of these components only; may be given several times
+    #[arg(long, value_name = "ID", conflicts_with = "quiet")]
+    pub follow: Vec<String>,
+    /// Prints warnings and errors only, and no component's output
+    #[arg(short, long, aliases = ["sh", "shush"])]
     pub quiet: bool,
+    /// Compiles components anew instead of using the cache
+    #[arg(long, env = "DISABLE_WASMTIME_CACHE", value_parser = clap::builder::BoolishValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub disable_cache: bool,
+    /// wasmtime's own configuration of the cache of compiled code
+    #[arg(long, value_name = "FILE", env = "WASMTIME_CACHE_FILE", conflicts_with = "disable_cache")]
+    pub cache: Option<PathBuf>,
+    /// Makes instances without a pool: slower, with less memory held
+    #[arg(long)]
+    pub disable_pooling: bool,
+    /// Keeps what a debugger needs of the components' code
+    #[arg(long)]
+    pub debug_info: bool,
+    /// Sets a key of the default key-value store; may be given several times
+    #[arg(long = "key-value", value_name = "K=V")]
+    pub key_values: Vec<String>,
+    /// Memory of one instance in bytes
+    #[arg(long, value_name = "BYTES", env = "SPIN_MAX_INSTANCE_MEMORY")]
+    pub max_instance_memory: Option<usize>,
+}
+
+/// A trigger as `spin up` starts it: `trigger-kafka` and `trigger-cron`.
+#[derive(Debug, Parser)]
+#[command(version, about = "A trigger of Spin's, started by spin up", override_usage = "spin up [OPTIONS]")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct Plugin {
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Where /livez, /readyz, /metrics and /status listen [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "EXAGG_ADMIN_ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Applies the pipeline's migrations to the database of the variable `postgres_url`
+    #[arg(long, env = "EXAGG_MIGRATE", action = clap::ArgAction::SetTrue)]
+    pub migrate: bool,
+    #[arg(long, hide = true)]
+    pub help_args_only: bool,
+    #[arg(long, hide = true)]
+    pub launch_metadata_only: bool,
+    #[arg(long, hide = true)]
+    pub precompose_only: bool,
+    #[arg(long, hide = true)]
+    pub precompose_component_id: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Registry {
+    /// Pushes an app, as spin registry push does
+    Push(RegistryPush),
+}
+
+#[derive(Args, Debug)]
+pub struct RegistryPush {
+    /// Where to: registry/name:tag
+    pub reference: String,
+    /// A spin.toml, or the folder of one
+    #[arg(short = 'f', long, value_name = "FILE|DIR", default_value = ".")]
+    pub from: String,
+    /// Speaks to the registry without TLS
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
+    /// Builds the components first
+    #[arg(long)]
+    pub build: bool,
 }
 
 #[derive(Args, Debug)]
@@ -93,6 +192,34 @@ pub struct Status {
     /// Prints the JSON as it came
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Swap {
+    /// The component's id in the manifest
+    pub component: String,
+    /// The new code: a component (.wasm), or the reference of an app in a registry that has it
+    #[arg(value_name = "FILE|OCI-REFERENCE", required_unless_present = "back", conflicts_with = "back")]
+    pub code: Option<String>,
+    /// Lets the version before run again
+    #[arg(long)]
+    pub back: bool,
+    /// Speaks to the registry without TLS
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
+    #[command(flatten)]
+    pub door: AdminDoor,
+}
+
+/// Where a running host can be told to change something.
+#[derive(Args, Debug)]
+pub struct AdminDoor {
+    /// The host's state directory, with its admin socket
+    #[arg(long, value_name = "DIR", default_value = ".spin")]
+    pub state_dir: PathBuf,
+    /// The host's admin address instead; its token is taken from `EXAGG_ADMIN_TOKEN`
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
 }
 
 #[derive(Args, Debug)]

@@ -1,13 +1,13 @@
 //! The wasmtime engine: its limits, its clock for time-outs, and the cache of compiled code.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::sync::Semaphore;
-use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How often a running function is looked at: the grain of its time-out.
 const EPOCH: Duration = Duration::from_millis(10);
@@ -31,6 +31,32 @@ impl Default for Limits {
     }
 }
 
+/// Where compiled code is kept.
+#[derive(Clone, Debug)]
+pub enum Cache {
+    Off,
+    Folder(PathBuf),
+    /// As a file of wasmtime's own says.
+    ConfiguredBy(PathBuf),
+}
+
+/// How the engine is made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub limits: Limits,
+    pub cache: Cache,
+    /// Instances come from a pool that is reserved at the start.
+    pub pooling: bool,
+    /// Compiled code can be debugged.
+    pub debug_info: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { limits: Limits::default(), cache: Cache::Off, pooling: true, debug_info: false }
+    }
+}
+
 /// The engine and its ticking thread.
 pub struct Engine {
     pub wasmtime: wasmtime::Engine,
@@ -41,20 +67,16 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// `cache` is the folder for compiled code; none compiles anew each time.
-    pub fn new(limits: Limits, cache: Option<&Path>) -> Result<Self> {
+    pub fn new(settings: &Settings) -> Result<Self> {
+        let limits = settings.limits;
         let mut config = Config::new();
         config.wasm_component_model_async(true);
         config.epoch_interruption(true);
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(limits)));
-        if let Some(folder) = cache {
-            let mut cache = CacheConfig::new();
-            cache.with_directory(folder);
-            let cache = Cache::new(cache)
-                .map_err(|error| anyhow!(error))
-                .with_context(|| format!("cannot use {} as cache of compiled code", folder.display()))?;
-            config.cache(Some(cache));
+        config.debug_info(settings.debug_info);
+        if settings.pooling {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(limits)));
         }
+        config.cache(cache(&settings.cache)?);
         let wasmtime =
             wasmtime::Engine::new(&config).map_err(|error| anyhow!(error)).context("cannot start wasmtime")?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -62,6 +84,22 @@ impl Engine {
         let permits = Arc::new(Semaphore::new(limits.instances_max as usize));
         Ok(Self { wasmtime, limits, permits, stop })
     }
+}
+
+fn cache(cache: &Cache) -> Result<Option<wasmtime::Cache>> {
+    let (opened, place) = match cache {
+        Cache::Off => return Ok(None),
+        Cache::Folder(folder) => {
+            let mut config = CacheConfig::new();
+            config.with_directory(folder);
+            (wasmtime::Cache::new(config), folder)
+        }
+        Cache::ConfiguredBy(file) => (wasmtime::Cache::from_file(Some(file)), file),
+    };
+    opened
+        .map(Some)
+        .map_err(|error| anyhow!(error))
+        .with_context(|| format!("cannot use {} for compiled code", place.display()))
 }
 
 impl Drop for Engine {

@@ -32,10 +32,12 @@ pub struct Component {
     /// SHA-256 of the file, in hex.
     pub digest: String,
     pub source: PathBuf,
+    /// Kinds of the triggers that call it.
+    kinds: Vec<String>,
     limits: Limits,
     permits: Arc<Semaphore>,
     factors: Arc<Factors>,
-    config: ComponentFactors,
+    config: Arc<ComponentFactors>,
     pre: InstancePre<State>,
 }
 
@@ -68,28 +70,44 @@ impl Component {
         let bytes = std::fs::read(&spec.source).with_context(|| {
             format!("cannot read {}: build the functions first (make functions)", spec.source.display())
         })?;
-        let component = compile(&engine.wasmtime, &bytes)
-            .with_context(|| format!("{} is not a component", spec.source.display()))?;
-        let mut linker = Linker::new(&engine.wasmtime);
-        Factors::init(&mut linker)?;
-        // The error names the import.
-        let pre = linker
-            .instantiate_pre(&component)
-            .map_err(|error| anyhow!("{error:#}"))
-            .context("it imports what this host does not serve")?;
-        for kind in kinds {
-            check_export(kind, &pre)?;
-        }
+        let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let pre = link(&engine.wasmtime, &bytes, &kinds, &spec.source.display().to_string())?;
         Ok(Self {
             id: id.to_owned(),
             digest: hex(&Sha256::digest(&bytes)),
             source: spec.source.clone(),
+            kinds,
             limits: engine.limits,
             permits: Arc::clone(&engine.permits),
-            config: factors.configure(id, spec, variables)?,
+            config: Arc::new(factors.configure(id, spec, variables)?),
             factors: Arc::clone(factors),
             pre,
         })
+    }
+
+    /// Other code in this component's place: the same triggers, settings, connections and limits.
+    pub fn successor(&self, bytes: &[u8]) -> Result<Self> {
+        Ok(Self {
+            id: self.id.clone(),
+            digest: hex(&Sha256::digest(bytes)),
+            source: self.source.clone(),
+            kinds: self.kinds.clone(),
+            limits: self.limits,
+            permits: Arc::clone(&self.permits),
+            config: Arc::clone(&self.config),
+            factors: Arc::clone(&self.factors),
+            pre: link(self.pre.engine(), bytes, &self.kinds, "what was given")?,
+        })
+    }
+
+    /// Makes an instance for each trigger and drops it: code that traps at its start shows here, and
+    /// exports of the right names with the wrong types.
+    pub async fn try_out(&self) -> Result<(), CallError> {
+        for kind in &self.kinds {
+            let pre = self.pre.clone();
+            self.call(async |store| instantiate(kind, pre, store).await, async |_, ()| Ok(())).await?;
+        }
+        Ok(())
     }
 
     pub fn pre(&self) -> &InstancePre<State> {
@@ -163,6 +181,22 @@ fn one_line(error: &wasmtime::Error) -> String {
     causes.join(": ").replace('\n', " ")
 }
 
+/// Compiles a component and checks that its imports can be served and its exports fit its triggers.
+fn link(engine: &wasmtime::Engine, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
+    let component = compile(engine, bytes).with_context(|| format!("{name} is not a component"))?;
+    let mut linker = Linker::new(engine);
+    Factors::init(&mut linker)?;
+    // The error names the import.
+    let pre = linker
+        .instantiate_pre(&component)
+        .map_err(|error| anyhow!("{error:#}"))
+        .context("it imports what this host does not serve")?;
+    for kind in kinds {
+        check_export(kind, &pre)?;
+    }
+    Ok(pre)
+}
+
 fn compile(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<wasmtime::component::Component> {
     ensure!(bytes.starts_with(b"\0asm"), "it is not a WebAssembly file");
     wasmtime::component::Component::new(engine, bytes).map_err(|error| anyhow!("{error:#}"))
@@ -176,6 +210,14 @@ fn check_export(kind: &str, pre: &InstancePre<State>) -> Result<()> {
         _ => ("wasi:http", crate::triggers::http::proxy(pre).map(|_| ())),
     };
     checked.map_err(|error| anyhow!("the {kind} trigger calls the world {world}, which it does not export: {error:#}"))
+}
+
+async fn instantiate(kind: &str, pre: InstancePre<State>, store: &mut Store<State>) -> wasmtime::Result<()> {
+    match kind {
+        "kafka" => crate::triggers::kafka::instantiate(&pre, store).await.map(|_| ()),
+        "cron" => cron::SpinCronPre::new(pre)?.instantiate_async(store).await.map(|_| ()),
+        _ => crate::triggers::http::proxy(pre)?.instantiate_async(store).await.map(|_| ()),
+    }
 }
 
 /// Refuses memory beyond the limit, so that the function sees a failed allocation.

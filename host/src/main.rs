@@ -3,14 +3,28 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use exagg::cli::{Cli, Command};
+use exagg::cli::{Cli, Command, Plugin, Registry};
 use exagg::config::Environment;
-use exagg::{rejects, replay, run, status, telemetry, topics};
+use exagg::{oci, plugin, rejects, replay, run, status, swap, telemetry, topics};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    telemetry::init(matches!(&cli.command, Command::Up(up) if up.quiet));
     let environment: Environment = std::env::vars_os().collect();
+    let program = std::env::args().next().unwrap_or_default();
+    let command = match plugin::type_of_program(&program) {
+        Some(kind) => Command::Trigger { kind: kind.to_owned(), plugin: Plugin::parse() },
+        None => Cli::parse().command,
+    };
+    let quiet = match &command {
+        Command::Up(up) => up.run.quiet,
+        Command::Trigger { kind, plugin: flags } => {
+            if let Some(answered) = plugin::answer(kind, flags, &environment) {
+                return exit_code(answered);
+            }
+            flags.run.quiet
+        }
+        _ => false,
+    };
+    let tracing = telemetry::init(quiet, &environment);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -18,19 +32,32 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(async {
-        match cli.command {
-            Command::Up(flags) => run::up(flags, &environment).await,
-            Command::Migrate(args) => run::migrate_command(&args, &environment).await,
-            Command::Status(args) => status::show(args.admin, args.json).await,
-            Command::Reset(args) => topics::reset(&args, &environment).await,
-            Command::Forget(args) => topics::forget(&args, &environment).await,
-            Command::Replay(args) => replay::replay(&args, &environment).await,
-            Command::Rejects(args) => rejects::list(&args, &environment).await,
-        }
-    });
+    let result = runtime.block_on(run_command(command, &environment));
     // A thread that waits for a broker must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    drop(tracing);
+    exit_code(result)
+}
+
+async fn run_command(command: Command, environment: &Environment) -> anyhow::Result<()> {
+    match command {
+        Command::Up(flags) => run::up(flags, environment).await,
+        Command::Migrate(args) => run::migrate_command(&args, environment).await,
+        Command::Status(args) => status::show(&args).await,
+        Command::Swap(args) => swap::swap_command(&args, environment).await,
+        Command::Reset(args) => topics::reset(&args, environment).await,
+        Command::Forget(args) => topics::forget(&args, environment).await,
+        Command::Replay(args) => replay::replay(&args, environment).await,
+        Command::Rejects(args) => rejects::list(&args, environment).await,
+        Command::Registry(Registry::Push(args)) => oci::push::push(&args).await,
+        Command::Trigger { kind, plugin: flags } => match plugin::trigger_type(&kind) {
+            Some(kind) => plugin::run(kind, flags, environment).await,
+            None => Err(anyhow::anyhow!("there is no trigger {kind}: there is kafka and cron")),
+        },
+    }
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::app::{App, Build, ComponentSpec, TriggerSpec, VariableSpec};
+use crate::app::{App, Build, ComponentSpec, Files, TriggerSpec, VariableSpec};
 
 /// The trigger types that this host runs.
 pub const TRIGGER_TYPES: [&str; 3] = ["kafka", "cron", "http"];
@@ -74,6 +74,8 @@ struct Component {
     #[serde(default)]
     environment: BTreeMap<String, String>,
     #[serde(default)]
+    files: Vec<FilesEntry>,
+    #[serde(default)]
     variables: BTreeMap<String, String>,
     build: Option<ComponentBuild>,
     #[serde(default, rename = "tool")]
@@ -88,6 +90,13 @@ struct ComponentBuild {
     workdir: PathBuf,
     #[serde(default, rename = "watch")]
     _watch: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum FilesEntry {
+    Pattern(String),
+    Placed { source: PathBuf, destination: String },
 }
 
 #[derive(Deserialize)]
@@ -181,6 +190,7 @@ impl Component {
             allowed_outbound_hosts: self.allowed_outbound_hosts,
             key_value_stores: self.key_value_stores,
             environment: self.environment,
+            files: self.files.into_iter().map(|files| files.into_files(folder)).collect(),
             variables: self.variables,
             build: self.build.map(|build| Build {
                 commands: match build.command {
@@ -189,6 +199,15 @@ impl Component {
                 },
                 workdir: folder.join(build.workdir),
             }),
+        }
+    }
+}
+
+impl FilesEntry {
+    fn into_files(self, folder: &Path) -> Files {
+        match self {
+            Self::Pattern(pattern) => Files::Pattern { base: folder.to_owned(), pattern },
+            Self::Placed { source, destination } => Files::Mount { folder: folder.join(source), path: destination },
         }
     }
 }

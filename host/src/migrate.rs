@@ -8,9 +8,10 @@ use crate::database::{Database, literal};
 use crate::instance::hex;
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_pipeline", include_str!("../../migrations/0001_pipeline.sql")),
     ("0002_replay", include_str!("../../migrations/0002_replay.sql")),
+    ("0003_layout", include_str!("../../migrations/0003_layout.sql")),
 ];
 
 /// The lock that migrating hosts share; any number does that nobody else uses.

@@ -12,7 +12,7 @@ const VALUE_CHARS: usize = 120;
 
 pub async fn list(args: &Rejects, environment: &Environment) -> Result<()> {
     let settings = AppSettings::load(&args.app, environment)?;
-    let variables = crate::manifest::load(&settings.manifest)?.resolve(&settings.providers)?;
+    let variables = settings.app().await?.resolve(&settings.providers)?;
     let database =
         database(&variables, settings.authorities.as_ref())?.context("the app has no variable postgres_url")?;
     let stream = literal(&args.stream);

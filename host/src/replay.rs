@@ -17,7 +17,7 @@ use crate::app::{App, LoadedApp};
 use crate::cli::{Moment, Replay};
 use crate::config::{AppSettings, Environment};
 use crate::database::Database;
-use crate::engine::{Engine, Limits};
+use crate::engine::{Engine, Settings};
 use crate::factors::Factors;
 use crate::factors::key_value::KeyValueFactor;
 use crate::factors::outbound_http::OutboundHttpFactor;
@@ -61,7 +61,7 @@ impl Seen {
 /// `exagg replay`.
 pub async fn replay(args: &Replay, environment: &Environment) -> Result<()> {
     let settings = AppSettings::load(&args.app_args(), environment)?;
-    let app = crate::manifest::load(&settings.manifest)?;
+    let app = settings.app().await?;
     let variables = app.resolve(&settings.providers)?;
     let database =
         database(&variables, settings.authorities.as_ref())?.context("the app has no variable postgres_url")?;
@@ -151,13 +151,13 @@ impl Stage {
         let kafka = crate::kafka::properties(variables, &settings.kafka)?;
         let state_dir = std::env::temp_dir();
         let factors = Arc::new(Factors {
-            wasi: WasiFactor { log_dir: None },
+            wasi: WasiFactor::default(),
             http: OutboundHttpFactor,
             pg: OutboundPgFactor::new(CONNECTIONS_MAX, settings.authorities.clone()),
             kafka: OutboundKafkaFactor::new(kafka.clone(), None),
             key_value: KeyValueFactor::new(&state_dir, std::iter::empty()),
         });
-        let engine = Engine::new(Limits::default(), None)?;
+        let engine = Engine::new(&Settings::default())?;
         let loaded = LoadedApp::load(&app, variables, &engine, &factors)?;
         let trigger = loaded.triggers.first().context("the component has no trigger")?;
         let subscription = Arc::new(Subscription::new(trigger)?);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
@@ -27,7 +28,9 @@ use crate::factors::wasi::WasiFactor;
 use crate::health::Health;
 use crate::lease::Leases;
 use crate::migrate::migrate;
+use crate::server::{AdminSocket, serve_admin, serve_admin_socket, serve_app};
 use crate::shutdown::Shutdown;
+use crate::swap::Swaps;
 use crate::telemetry::Metrics;
 use crate::template::{Secret, Variables};
 use crate::topics::database;
@@ -57,15 +60,64 @@ struct Prepared {
     guard: Option<Arc<Guard>>,
     /// Topics that a stage reads.
     topics: Vec<String>,
-    listeners: (TcpListener, TcpListener),
+    listeners: Listeners,
     /// Ends the epoch's thread when it goes.
     _engine: Engine,
 }
 
+/// Where the host is reached.
+struct Listeners {
+    /// The app's own address; under `spin up` there is none.
+    app: Option<TcpListener>,
+    admin: Option<TcpListener>,
+    socket: Option<AdminSocket>,
+}
+
+impl Listeners {
+    /// Takes the addresses, before anything runs.
+    async fn bind(config: &HostConfig) -> Result<Self> {
+        let app = match config.listen {
+            Some(address) => Some(crate::server::bind("--listen", address).await?),
+            None => None,
+        };
+        let admin = match config.admin {
+            Some(address) => Some(crate::server::bind("--admin", address).await?),
+            None => None,
+        };
+        let path = crate::client::socket(&config.app.state_dir, config.admin_socket);
+        let socket = AdminSocket::bind(&path)
+            .inspect_err(|error| tracing::warn!("exagg swap reaches this host by its admin address only: {error:#}"))
+            .ok();
+        Ok(Self { app, admin, socket })
+    }
+
+    /// Serves all of them until told to stop.
+    fn serve(self, context: &Context, admin: &Arc<Admin>, closing: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let mut servers = Vec::new();
+        if let Some(listener) = self.app {
+            let routes = Arc::clone(&admin.triggers.http);
+            let serving = serve_app(listener, routes, context.clone(), Arc::clone(admin), closing.clone());
+            servers.push(tokio::spawn(serving));
+        }
+        if let Some(listener) = self.admin {
+            servers.push(tokio::spawn(serve_admin(listener, Arc::clone(admin), closing.clone())));
+        }
+        if let Some(socket) = self.socket {
+            servers.push(tokio::spawn(serve_admin_socket(socket, Arc::clone(admin), closing.clone())));
+        }
+        servers
+    }
+}
+
 /// `exagg up`.
 pub async fn up(flags: Up, environment: &Environment) -> Result<()> {
+    host(HostConfig::new(flags, environment)?).await
+}
+
+/// Runs the app until it ends or is told to stop.
+pub async fn host(config: HostConfig) -> Result<()> {
     let shutdown = Shutdown::listen()?;
-    let prepared = prepare(flags, environment).await?;
+    let prepared = prepare(config).await?;
     let run = prepared.run(&shutdown);
     tokio::select! {
         result = run => result,
@@ -76,7 +128,7 @@ pub async fn up(flags: Up, environment: &Environment) -> Result<()> {
 /// `exagg migrate`.
 pub async fn migrate_command(args: &crate::cli::AppArgs, environment: &Environment) -> Result<()> {
     let settings = AppSettings::load(args, environment)?;
-    let variables = crate::manifest::load(&settings.manifest)?.resolve(&settings.providers)?;
+    let variables = settings.app().await?.resolve(&settings.providers)?;
     let database =
         database(&variables, settings.authorities.as_ref())?.context("the app has no variable postgres_url")?;
     match migrate(&database).await?.as_slice() {
@@ -101,14 +153,20 @@ fn topics_read(app: &App, variables: &Variables) -> Result<Vec<String>> {
     Ok(topics)
 }
 
-async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
-    let config = HostConfig::new(flags, environment)?;
-    let mut app = crate::manifest::load(&config.app.manifest)?;
+/// The app, built where that is asked for, with the stages that are to run and their files.
+async fn load(config: &HostConfig) -> Result<App> {
+    let mut app = config.app.app().await?;
     if config.build {
         crate::manifest::build(&app)?;
     }
     app.retain(&config.component_ids)?;
-    let embedded = if config.embedded { Some(Embedded::plan(&config.state_dir)?) } else { None };
+    crate::files::stage(&mut app, &crate::source::assets(&config.app.state_dir))?;
+    Ok(app)
+}
+
+async fn prepare(config: HostConfig) -> Result<Prepared> {
+    let app = load(&config).await?;
+    let embedded = if config.embedded { Some(Embedded::plan(&config.app.state_dir)?) } else { None };
     let mut providers: Vec<Provider> = embedded.iter().map(Embedded::provider).collect();
     providers.extend(config.app.providers.iter().cloned());
     let variables = app.resolve(&providers)?;
@@ -117,15 +175,18 @@ async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
     let mut kafka = crate::kafka::properties(&variables, &config.app.kafka)?;
     let gate = guard.as_ref().map(|guard| Arc::clone(guard) as Arc<dyn ProduceGate>);
     let factors = Arc::new(Factors {
-        wasi: WasiFactor { log_dir: config.log_dir.clone() },
+        wasi: WasiFactor { output: config.output.clone() },
         http: OutboundHttpFactor,
         pg: OutboundPgFactor::new(config.postgres_connections_max, config.app.authorities.clone()),
         kafka: OutboundKafkaFactor::new(kafka.clone(), gate),
-        key_value: KeyValueFactor::new(&config.state_dir, config.key_value_stores.iter().cloned()),
+        key_value: KeyValueFactor::new(&config.app.state_dir, config.key_value_stores.iter().cloned()),
     });
-    let cache = config.state_dir.join("compiled");
-    let engine = Engine::new(config.limits, config.cache.then_some(cache.as_path()))?;
+    factors.key_value.set(&config.key_values).await?;
+    let engine = Engine::new(&config.engine)?;
     let loaded = Arc::new(LoadedApp::load(&app, &variables, &engine, &factors)?);
+    for (id, slot) in &loaded.components {
+        slot.current().try_out().await.with_context(|| format!("component {id} does not start"))?;
+    }
     if embedded.is_some() {
         // The mock cluster rebalances a second before the session would end.
         kafka.insert("session.timeout.ms".to_owned(), Secret::new("6000"));
@@ -145,9 +206,11 @@ async fn prepare(flags: Up, environment: &Environment) -> Result<Prepared> {
         Some(template) => Some(Arc::new(Leases::new(Database::parse(&variables.expand(template)?, authorities)?))),
         None => None,
     };
-    let listeners =
-        (crate::server::bind("--listen", config.listen).await?, crate::server::bind("--admin", config.admin).await?);
+    let listeners = Listeners::bind(&config).await?;
+    let token = config.admin_token.as_ref().map(|token| variables.expand(token.expose())).transpose()?;
     let admin = Arc::new(Admin {
+        swaps: Arc::new(Swaps::new(Arc::clone(&loaded), Arc::clone(&context.metrics))),
+        token: token.filter(|token| !token.is_empty()).map(Secret::new),
         app: loaded,
         triggers: Arc::clone(&triggers),
         health: Arc::clone(&context.health),
@@ -179,20 +242,13 @@ impl Prepared {
             }
             None => None,
         };
-        let (listener, admin_listener) = self.listeners;
-        let (listen, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
+        banner(&self.triggers, &self.listeners, self.embedded.as_ref())?;
         let closing = CancellationToken::new();
-        let servers = [
-            tokio::spawn(crate::server::serve_app(
-                listener,
-                Arc::clone(&self.triggers.http),
-                self.context.clone(),
-                Arc::clone(&self.admin),
-                closing.clone(),
-            )),
-            tokio::spawn(crate::server::serve_admin(admin_listener, Arc::clone(&self.admin), closing.clone())),
-        ];
-        banner(&self.triggers, listen, admin_address, self.embedded.as_ref());
+        let mut servers = self.listeners.serve(&self.context, &self.admin, &closing);
+        if self.config.watch {
+            let (swaps, closing) = (Arc::clone(&self.admin.swaps), closing.clone());
+            servers.push(tokio::spawn(async move { swaps.watch(closing).await }));
+        }
         let stages = Stages {
             triggers: self.triggers,
             context: self.context,
@@ -281,6 +337,11 @@ impl Stages {
 
     /// Migrates the database, waiting until it can be reached; false when the host stops first.
     async fn make_ready(&self, database: &Database, shutdown: &Shutdown) -> Result<bool> {
+        if !self.migrate && self.guard.is_none() {
+            // Nothing is wanted of it before the stages run, and they wait for it themselves.
+            self.context.health.note("database", Some("not reached yet".to_owned()));
+            return Ok(true);
+        }
         self.context.health.note("database", Some("not migrated yet".to_owned()));
         let mut pause = MIGRATE_PAUSE_MIN;
         loop {
@@ -315,19 +376,24 @@ impl Stages {
 /// Readiness follows the database.
 async fn look_at_database(database: Database, health: Arc<Health>, stop: CancellationToken) {
     loop {
+        health.note("database", database.connect().await.err().map(|error| format!("{error:#}")));
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(DATABASE_LOOK) => {}
         }
-        health.note("database", database.connect().await.err().map(|error| format!("{error:#}")));
     }
 }
 
-fn banner(triggers: &Triggers, listen: std::net::SocketAddr, admin: std::net::SocketAddr, embedded: Option<&Embedded>) {
-    for (stage, route) in triggers.http.stages() {
-        println!("{stage}: http://{listen}{}", route.trim_end_matches("..."));
+fn banner(triggers: &Triggers, listeners: &Listeners, embedded: Option<&Embedded>) -> Result<()> {
+    if let Some(listener) = &listeners.app {
+        let address = listener.local_addr()?;
+        for (stage, route) in triggers.http.stages() {
+            println!("{stage}: http://{address}{}", route.trim_end_matches("..."));
+        }
     }
-    println!("admin: http://{admin}/status (exagg status), /metrics, /livez, /readyz");
+    if let Some(listener) = &listeners.admin {
+        println!("admin: http://{}/status (exagg status), /metrics, /livez, /readyz", listener.local_addr()?);
+    }
     if let Some(embedded) = embedded {
         println!(
             "embedded: a broker in memory at {} (for trying out: its records go with this process) and a PostgreSQL in \
@@ -336,4 +402,5 @@ fn banner(triggers: &Triggers, listen: std::net::SocketAddr, admin: std::net::So
             embedded.broker.address()
         );
     }
+    Ok(())
 }

@@ -1,40 +1,23 @@
 //! `exagg status`: what a running host says of itself, for people.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
 use serde_json::Value;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::cli::Status;
+use crate::client::{Door, request};
 
-/// Asks the host at `admin` and prints.
-pub async fn show(admin: SocketAddr, json: bool) -> Result<()> {
-    let text = tokio::time::timeout(TIMEOUT, get(admin))
-        .await
-        .context("no answer in time")
-        .and_then(|text| text)
-        .with_context(|| format!("no host answers on {admin}: name its admin address with --admin"))?;
-    if json {
-        println!("{text}");
+/// Asks the host and prints.
+pub async fn show(args: &Status) -> Result<()> {
+    let answer = request(&Door::Address(args.admin, None), "GET", "/status", Bytes::new()).await?;
+    ensure!(answer.status == 200, "the host answers {}: {}", answer.status, answer.body.trim_end());
+    if args.json {
+        println!("{}", answer.body);
         return Ok(());
     }
-    let status: Value = serde_json::from_str(&text).context("the host's answer is not JSON")?;
+    let status: Value = serde_json::from_str(&answer.body).context("the host's answer is not JSON")?;
     print!("{}", render(&status));
     Ok(())
-}
-
-async fn get(admin: SocketAddr) -> Result<String> {
-    let stream = tokio::net::TcpStream::connect(admin).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = http::Request::get("/status").header("host", admin.to_string()).body(Empty::<bytes::Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    ensure!(response.status().is_success(), "status {}", response.status());
-    let body = response.into_body().collect().await?.to_bytes();
-    Ok(String::from_utf8(body.to_vec())?)
 }
 
 fn text(value: &Value) -> String {
@@ -57,6 +40,12 @@ fn render(status: &Value) -> String {
             text(&stage["component"]),
             text(&stage["digest"])
         );
+        if let Some(reason) = stage["rolled_back"].as_str() {
+            out += &format!("  a new version was taken back: {reason}\n");
+        }
+        if stage["on_trial"] == true {
+            out += &format!("  swapped in lately; before it ran {:.12}\n", text(&stage["previous"]));
+        }
         for p in list(&stage["partitions"]) {
             let lag = p["end_offset"].as_i64().unwrap_or(0) - p["next_offset"].as_i64().unwrap_or(0);
             out += &format!(

@@ -1,27 +1,94 @@
-//! Logs and metrics. Names carry their units.
+//! Logs, metrics, and spans of calls for a collector. Names carry their units.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::config::Environment;
 
 /// From a quarter of a millisecond to half a minute.
 const SECONDS: [f64; 12] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
 
+/// The target of spans that are for a collector, not for the log.
+pub const SPANS: &str = "spans";
+
+/// What asks for spans to be sent, as the OpenTelemetry specification and the SpinKube operator say.
+const COLLECTORS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+
+/// Sends what is left when it goes.
+pub struct Tracing(Option<SdkTracerProvider>);
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        if let Some(provider) = &self.0
+            && let Err(error) = provider.shutdown()
+        {
+            tracing::warn!("not all spans were sent: {error}");
+        }
+    }
+}
+
+/// A call of a function, as a span for a collector.
+#[macro_export]
+macro_rules! call_span {
+    ($stage:expr, $kind:literal) => {
+        tracing::debug_span!(target: $crate::telemetry::SPANS, "call", otel.name = $kind, stage = $stage)
+    };
+}
+
+/// Where the environment names a collector: OTLP over HTTP (protobuf), with the other `OTEL_…`
+/// variables as the exporter reads them.
+fn collector(environment: &Environment) -> Option<Result<SdkTracerProvider, String>> {
+    let given = |name: &str| environment.get(std::ffi::OsStr::new(name)).is_some_and(|value| !value.is_empty());
+    if !COLLECTORS.iter().any(|name| given(name)) {
+        return None;
+    }
+    // The exporter's TLS is what the process has installed; a second time is no error.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
+    let mut resource = Resource::builder();
+    if !given("OTEL_SERVICE_NAME") {
+        resource = resource.with_service_name("exagg");
+    }
+    let provider =
+        |exporter| SdkTracerProvider::builder().with_resource(resource.build()).with_batch_exporter(exporter).build();
+    Some(exporter.map(provider).map_err(|error| error.to_string()))
+}
+
 /// Sets logging up: `RUST_LOG` where it is set, else information of this host and warnings of
-/// the rest.
-pub fn init(quiet: bool) {
+/// the rest; and spans, where a collector is named.
+pub fn init(quiet: bool, environment: &Environment) -> Tracing {
     let default = if quiet { "warn" } else { "warn,exagg=info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .init();
+        .with_filter(filter);
+    let (provider, refused) = match collector(environment) {
+        Some(Ok(provider)) => (Some(provider), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
+    let spans = provider.as_ref().map(|provider| {
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("exagg"));
+        layer.with_filter(filter_fn(|metadata| metadata.target() == SPANS))
+    });
+    tracing_subscriber::registry().with(log).with(spans).init();
+    if let Some(error) = refused {
+        tracing::warn!("no spans are sent: {error}");
+    }
+    Tracing(provider)
 }
 
 /// The host's own metrics.
@@ -35,6 +102,7 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     ticks: IntCounterVec,
     requests: IntCounterVec,
+    swaps: IntCounterVec,
 }
 
 impl Metrics {
@@ -64,9 +132,17 @@ impl Metrics {
             )?,
             ticks: counter("exagg_cron_ticks_total", "Cron ticks by result.", &["stage", "result"])?,
             requests: counter("exagg_http_requests_total", "Requests by status.", &["stage", "status"])?,
+            swaps: counter("exagg_component_swaps_total", "Swaps by result.", &["component", "result"])?,
         };
-        for collector in [&metrics.records, &metrics.batches, &metrics.dead_letters, &metrics.ticks, &metrics.requests]
-        {
+        let counters = [
+            &metrics.records,
+            &metrics.batches,
+            &metrics.dead_letters,
+            &metrics.ticks,
+            &metrics.requests,
+            &metrics.swaps,
+        ];
+        for collector in counters {
             metrics.registry.register(Box::new(collector.clone()))?;
         }
         metrics.registry.register(Box::new(metrics.in_flight.clone()))?;
@@ -117,6 +193,11 @@ impl Metrics {
     pub fn request(&self, stage: &str, status: u16, time: Duration) {
         self.requests.with_label_values(&[stage, &status.to_string()]).inc();
         self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
+    }
+
+    /// A component was swapped (`swapped`, `refused`, `back`).
+    pub fn swap(&self, component: &str, result: &str) {
+        self.swaps.with_label_values(&[component, result]).inc();
     }
 
     /// The Prometheus text form.

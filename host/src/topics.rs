@@ -22,9 +22,9 @@ struct Target {
     kafka: Properties,
 }
 
-fn target(args: &Topic, environment: &Environment) -> Result<Target> {
+async fn target(args: &Topic, environment: &Environment) -> Result<Target> {
     let settings = AppSettings::load(&args.app, environment)?;
-    let app: App = crate::manifest::load(&settings.manifest)?;
+    let app: App = settings.app().await?;
     let variables = app.resolve(&settings.providers)?;
     Ok(Target {
         kafka: crate::kafka::properties(&variables, &settings.kafka)?,
@@ -41,7 +41,7 @@ pub fn database(variables: &Variables, authorities: Option<&Authorities>) -> Res
 
 /// Retires what is known of the topic's earlier lives and begins its present one at its start.
 pub async fn reset(args: &Topic, environment: &Environment) -> Result<()> {
-    let target = target(args, environment)?;
+    let target = target(args, environment).await?;
     let (brokers, kafka, topic) = (target.brokers, target.kafka, args.topic.clone());
     let (id, starts) = tokio::task::spawn_blocking(move || present(&brokers, &kafka, &topic)).await??;
     let mut statements = format!(
@@ -89,7 +89,7 @@ fn present(brokers: &str, kafka: &Properties, topic: &str) -> Result<(String, Ve
 
 /// Retires a stream's progress in a topic, so that it does not hold the watermark any more.
 pub async fn forget(args: &Topic, environment: &Environment) -> Result<()> {
-    let target = target(args, environment)?;
+    let target = target(args, environment).await?;
     let statement = format!(
         "SELECT public.exagg_retire({}, {}, NULL, 'the topic is gone')",
         literal(&args.stream),

@@ -8,7 +8,7 @@ use window::time::EventTime;
 
 use crate::aggregate::aggregate;
 use crate::settings::{Late, Settings};
-use crate::statements::{Opened, Statements, StoreError};
+use crate::statements::{LAYOUT, Opened, Statements, StoreError};
 use crate::store::Store;
 
 /// Rounds of "read again and try again" in one call. More than two or three mean contention that
@@ -51,7 +51,11 @@ pub async fn run(
             }
         };
         match judge(progress, from, batch.next_offset) {
-            Verdict::TryAgain => {}
+            // Nothing was in the way of the offsets: the layout was, or it is gone by now.
+            Verdict::TryAgain => match store.layout().await? {
+                Some(layout) if layout != LAYOUT => return Ok(Outcome::Stop(other_layout(layout))),
+                _ => {}
+            },
             Verdict::AlreadyApplied => return Ok(Outcome::Applied),
             Verdict::DropBefore(offset) => from = offset,
             Verdict::ResumeAt(offset) => return Ok(Outcome::ResumeAt(offset)),
@@ -112,6 +116,13 @@ fn remade(batch: &Batch, settings: &Settings, known_id: &str) -> String {
         topic = batch.topic,
         id = batch.topic_id,
         stream = settings.stream,
+    )
+}
+
+fn other_layout(layout: i64) -> String {
+    format!(
+        "the window state has layout {layout} and this aggregator knows {LAYOUT}: run the aggregator that goes with \
+         the migrations of this database"
     )
 }
 

@@ -5,6 +5,9 @@ use exagg_sdk::kafka::{Batch, LostRange};
 use crate::aggregate::Aggregate;
 use crate::settings::Settings;
 
+/// The layout of `window_state` that this version reads and writes (`migrations/0003_layout.sql`).
+pub const LAYOUT: i64 = 1;
+
 /// What a failed statement means.
 #[derive(Debug)]
 pub enum StoreError {
@@ -41,6 +44,9 @@ pub trait Statements {
     /// How far the partition is applied, read by a statement of its own: the one that lost its
     /// compare-and-set still sees the old row.
     async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError>;
+
+    /// How `window_state` is laid out; the fence holds where that is not [`LAYOUT`].
+    async fn layout(&self) -> Result<Option<i64>, StoreError>;
 
     /// Writes down that the partition starts at the batch's first offset.
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError>;

@@ -20,7 +20,8 @@ UPDATE public.progress SET
     max_event_time_us = greatest(max_event_time_us, $9),
     last_record_at = CASE WHEN $10 THEN clock_timestamp() ELSE last_record_at END,
     last_seen_at = clock_timestamp()
-WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4";
+WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
+    AND (SELECT version FROM public.window_state_layout) = 1";
 
 /// In reject mode the windows must still be open when the statement runs: the share lock makes
 /// the window-closer wait, and a window it has closed meanwhile makes the fence hold.
@@ -85,7 +86,10 @@ SELECT count(*) FROM fence";
 const APPLY_EMPTY: &str = "
 UPDATE public.progress SET
     next_offset = $5, end_offset = $6, partition_count = $7, consumer_group = $8, last_seen_at = clock_timestamp()
-WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4";
+WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
+    AND (SELECT version FROM public.window_state_layout) = 1";
+
+const LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
 const PROGRESS: &str = "
 SELECT next_offset FROM public.progress WHERE stream = $1 AND topic_id = $2 AND partition = $3";
@@ -150,6 +154,15 @@ impl From<Error> for StoreError {
     }
 }
 
+/// The one statement of a batch.
+pub fn statement(late: Late) -> String {
+    let (closed, still_open) = match late {
+        Late::Revise => ("", ""),
+        Late::Reject => (CLOSED, STILL_OPEN),
+    };
+    format!("WITH {closed} fence AS ({FENCE}{still_open}{STATE_AND_REJECTS}")
+}
+
 /// The aggregator's connection.
 pub struct Store {
     connection: Connection,
@@ -181,11 +194,7 @@ impl Statements for Store {
         from: i64,
         aggregate: Aggregate<'_>,
     ) -> Result<bool, StoreError> {
-        let (closed, still_open) = match settings.late {
-            Late::Revise => ("", ""),
-            Late::Reject => (CLOSED, STILL_OPEN),
-        };
-        let statement = format!("WITH {closed} fence AS ({FENCE}{still_open}{STATE_AND_REJECTS}");
+        let statement = statement(settings.late);
         let mut params = vec![
             settings.stream.clone().into(),
             batch.topic_id.clone().into(),
@@ -222,6 +231,10 @@ impl Statements for Store {
     async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError> {
         let params = vec![settings.stream.clone().into(), batch.topic_id.clone().into(), batch.partition.into()];
         self.number(PROGRESS, params).await
+    }
+
+    async fn layout(&self) -> Result<Option<i64>, StoreError> {
+        self.number(LAYOUT, vec![]).await
     }
 
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError> {

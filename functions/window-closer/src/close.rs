@@ -28,6 +28,7 @@ pub struct Retention {
 /// Closes what is behind each stream's watermark. `timestamp` is the tick's, in Unix seconds.
 pub async fn tick(url: &str, timestamp: u64, retention: &Retention) -> Result<(), String> {
     let store = Store::open(url).await?;
+    store.check_layout().await?;
     let now = store.now().await?;
     let mut failures = Vec::new();
     for stream in store.streams().await? {

@@ -7,6 +7,10 @@ use crate::statements::{Statements, StoreError, Stream};
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 
+/// The layout of `window_state` that this version reads (`migrations/0003_layout.sql`).
+const LAYOUT: i64 = 1;
+const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
+
 /// All streams with their partitions as one JSON value: a row through the sandbox costs more.
 const STREAMS: &str = "
 SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -52,6 +56,7 @@ const CLOSE_WINDOWS: &str = "
 WITH RECURSIVE ends AS (
     (SELECT 1 AS number, window_end FROM public.window_state
      WHERE stream = $1 AND window_end <= timestamp 'epoch' + $2 * interval '1 microsecond'
+       AND (SELECT version FROM public.window_state_layout) = 1
      ORDER BY window_end LIMIT 1)
     UNION ALL
     SELECT ends.number + 1,
@@ -151,6 +156,17 @@ impl Store {
     pub async fn now(&self) -> Result<EventTime, StoreError> {
         let now = self.number(NOW, vec![]).await?;
         now.map(EventTime).ok_or_else(|| StoreError::Failed("the clock gave nothing".to_owned()))
+    }
+
+    /// Refuses a layout of `window_state` that this version does not know.
+    pub async fn check_layout(&self) -> Result<(), StoreError> {
+        match self.number(READ_LAYOUT, vec![]).await? {
+            Some(LAYOUT) | None => Ok(()),
+            Some(layout) => Err(StoreError::Failed(format!(
+                "the window state has layout {layout} and this window-closer knows {LAYOUT}: run the one that goes \
+                 with the migrations of this database"
+            ))),
+        }
     }
 
     pub async fn streams(&self) -> Result<Vec<Stream>, StoreError> {

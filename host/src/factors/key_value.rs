@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use wasmtime::component::{Accessor, FutureReader, HasData, Linker, Resource, ResourceTable, StreamReader};
 
@@ -49,6 +49,16 @@ impl KeyValueFactor {
         let file = Arc::new(File { path: state_dir.join("key_value.redb"), database: OnceLock::new() });
         Self { file, labels: labels.into_iter().chain([DEFAULT_STORE.to_owned()]).collect() }
     }
+
+    /// Sets keys of the default store, before anything runs.
+    pub async fn set(&self, pairs: &[(String, String)]) -> Result<()> {
+        for (key, value) in pairs {
+            let store = Store { file: Arc::clone(&self.file), label: DEFAULT_STORE.to_owned() };
+            let written = store.write(key.clone(), Some(value.clone().into_bytes())).await;
+            written.map_err(|error| anyhow!("--key-value {key}: {error:?}"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Factor for KeyValueFactor {
@@ -65,7 +75,7 @@ impl Factor for KeyValueFactor {
     fn configure(&self, spec: &ComponentSpec, _: &Configure<'_>) -> Result<ComponentKeyValue> {
         if let Some(unknown) = spec.key_value_stores.iter().find(|label| !self.labels.contains(*label)) {
             bail!(
-                "key_value_stores: {unknown:?} is not configured: add [key_value_store.{unknown}] to the runtime config"
+                "key_value_stores: {unknown:?} is not configured: add [key_value_store.{unknown}] with type = \"spin\" to the runtime configuration"
             );
         }
         Ok(ComponentKeyValue {

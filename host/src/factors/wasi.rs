@@ -1,5 +1,5 @@
-//! WASI 0.2 and 0.3: clocks, random, environment, standard output as log lines. No file system,
-//! no sockets.
+//! WASI 0.2 and 0.3: clocks, random, environment, standard output as log lines. No sockets, and of
+//! files only those that the manifest gives the component, to read.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,32 +8,45 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime::component::Linker;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use super::{Configure, Factor};
-use crate::app::ComponentSpec;
+use crate::app::{ComponentSpec, Files};
 use crate::instance::State;
 
 /// Bytes of output that one call may log; the rest is dropped, and the log says so.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
-/// Where components' output goes beside the host's log.
-pub struct WasiFactor {
-    /// `--log-dir`: a file a component and stream.
+/// Where components' output goes.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// `--log-dir`: a file a component and stream, beside the host's log.
     pub log_dir: Option<PathBuf>,
+    /// Whether those files are emptied first.
+    pub truncate: bool,
+    /// `--follow`: only these components' output goes to the host's log; all where it is empty.
+    pub follow: Vec<String>,
+}
+
+#[derive(Default)]
+pub struct WasiFactor {
+    pub output: Output,
 }
 
 /// One component's environment and output.
 pub struct ComponentWasi {
     id: Arc<str>,
     environment: BTreeMap<String, String>,
+    /// Folders, and the paths where the component sees them.
+    mounts: Vec<(PathBuf, String)>,
+    followed: bool,
     stdout: Option<Arc<Mutex<std::fs::File>>>,
     stderr: Option<Arc<Mutex<std::fs::File>>>,
 }
@@ -51,26 +64,49 @@ impl Factor for WasiFactor {
         Ok(ComponentWasi {
             id: context.component_id.into(),
             environment: spec.environment.clone(),
+            mounts: mounts(spec)?,
+            followed: self.output.follow.is_empty() || self.output.follow.iter().any(|id| id == context.component_id),
             stdout: self.file(context.component_id, "stdout")?,
             stderr: self.file(context.component_id, "stderr")?,
         })
     }
 
     fn prepare(&self, component: &ComponentWasi) -> WasiCtx {
-        let log = |stream, file: &Option<_>| Log { id: Arc::clone(&component.id), stream, file: file.clone() };
+        let log = |stream, file: &Option<_>| Log {
+            id: Arc::clone(&component.id),
+            stream,
+            followed: component.followed,
+            file: file.clone(),
+        };
         let mut wasi = WasiCtx::builder();
         for (name, value) in &component.environment {
             wasi.env(name, value);
+        }
+        for (folder, path) in &component.mounts {
+            // It was there when the app started; without it the component sees no file.
+            if let Err(error) = wasi.preopened_dir(folder, path, FsPerms::ReadOnly) {
+                tracing::warn!(component = %component.id, "{}: {error:#}", folder.display());
+            }
         }
         wasi.stdout(log("stdout", &component.stdout)).stderr(log("stderr", &component.stderr)).build()
     }
 }
 
+fn mounts(spec: &ComponentSpec) -> Result<Vec<(PathBuf, String)>> {
+    let mount = |files: &Files| match files {
+        Files::Mount { folder, path } if folder.is_dir() => Ok((folder.clone(), path.clone())),
+        Files::Mount { folder, .. } => bail!("files: {} is not a folder", folder.display()),
+        Files::Pattern { pattern, .. } => bail!("files: {pattern:?} was not gathered"),
+    };
+    spec.files.iter().map(mount).collect()
+}
+
 impl WasiFactor {
     fn file(&self, id: &str, stream: &str) -> Result<Option<Arc<Mutex<std::fs::File>>>> {
-        let Some(folder) = &self.log_dir else { return Ok(None) };
+        let Some(folder) = &self.output.log_dir else { return Ok(None) };
         let path = folder.join(format!("{id}_{stream}.txt"));
         let file = std::fs::create_dir_all(folder)
+            .and_then(|()| if self.output.truncate { std::fs::write(&path, "") } else { Ok(()) })
             .and_then(|()| std::fs::OpenOptions::new().create(true).append(true).open(&path))
             .with_context(|| format!("--log-dir: cannot write {}", path.display()))?;
         Ok(Some(Arc::new(Mutex::new(file))))
@@ -84,9 +120,11 @@ impl WasiView for State {
 }
 
 /// A component's output stream.
+#[derive(Clone)]
 struct Log {
     id: Arc<str>,
     stream: &'static str,
+    followed: bool,
     file: Option<Arc<Mutex<std::fs::File>>>,
 }
 
@@ -110,8 +148,7 @@ impl StdoutStream for Log {
 
 impl Log {
     fn lines(&self) -> Lines {
-        let log = Self { id: Arc::clone(&self.id), stream: self.stream, file: self.file.clone() };
-        Lines { log, line: Vec::new(), left: OUTPUT_BYTES_MAX }
+        Lines { log: self.clone(), line: Vec::new(), left: OUTPUT_BYTES_MAX }
     }
 }
 
@@ -166,7 +203,9 @@ impl Lines {
         if text.is_empty() {
             return;
         }
-        tracing::info!(component = %self.log.id, stream = self.log.stream, "{text}");
+        if self.log.followed {
+            tracing::info!(component = %self.log.id, stream = self.log.stream, "{text}");
+        }
         if let Some(file) = &self.log.file {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = writeln!(file, "{text}") {

@@ -10,13 +10,16 @@ use chrono::{DateTime, Utc};
 use cron::Schedule;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::Context;
 use crate::app::TriggerSpec;
 use crate::bindings::cron::SpinCronPre;
 use crate::bindings::cron::spin::cron::cron_types::{Error, Metadata};
-use crate::instance::Component;
+use crate::call_span;
+use crate::instance::CallError;
 use crate::lease::Leases;
+use crate::slot::{Call, Slot};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,18 +31,18 @@ struct Raw {
 pub struct CronTrigger {
     id: String,
     schedule: Schedule,
-    component: Arc<Component>,
+    slot: Arc<Slot>,
 }
 
 impl CronTrigger {
-    pub fn new(trigger: &TriggerSpec, component: Arc<Component>) -> Result<Self> {
+    pub fn new(trigger: &TriggerSpec, slot: Arc<Slot>) -> Result<Self> {
         let in_trigger = || format!("[[trigger.cron]] {}", trigger.id);
         let raw: Raw =
             serde_json::from_value(serde_json::Value::Object(trigger.config.clone())).with_context(in_trigger)?;
         let schedule = Schedule::from_str(&raw.cron_expression)
             .map_err(|error| anyhow!("cron_expression {:?}: {error} (six fields, seconds first)", raw.cron_expression))
             .with_context(in_trigger)?;
-        Ok(Self { id: trigger.id.clone(), schedule, component })
+        Ok(Self { id: trigger.id.clone(), schedule, slot })
     }
 
     /// Calls the function at each scheduled time until told to stop; a tick in progress ends first.
@@ -81,15 +84,17 @@ impl CronTrigger {
 
     async fn tick(&self, time: DateTime<Utc>, context: &Context) {
         let started = Instant::now();
-        let pre = self.component.pre().clone();
+        let component = self.slot.current();
+        let pre = component.pre().clone();
         let metadata = Metadata { timestamp: u64::try_from(time.timestamp()).unwrap_or_default() };
-        let result = self
-            .component
+        let result = component
             .call(
                 async |store| SpinCronPre::new(pre)?.instantiate_async(&mut *store).await,
                 async |accessor, function| function.call_handle_cron_event(accessor, metadata).await,
             )
+            .instrument(call_span!(&*self.id, "cron tick"))
             .await;
+        self.slot.report(&component, judge(&result));
         let failure = match result {
             Ok(Ok(())) => None,
             Ok(Err(Error::Other(reason))) => Some(reason),
@@ -100,5 +105,16 @@ impl CronTrigger {
         if let Some(reason) = failure {
             tracing::warn!(stage = %self.id, "tick failed: {reason}");
         }
+    }
+}
+
+/// A tick that fails may be the world's fault or the function's: for a version that was just
+/// swapped in it counts as its own.
+fn judge(result: &Result<Result<(), Error>, CallError>) -> Call<'_> {
+    match result {
+        Ok(Ok(())) => Call::Good,
+        Ok(Err(Error::Other(reason))) => Call::Bad(reason),
+        Err(CallError::Stalled(_)) => Call::Neutral,
+        Err(_) => Call::Bad("it has no answer"),
     }
 }

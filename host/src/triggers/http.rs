@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::time::Sleep;
+use tracing::Instrument;
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi_http::handler::{
@@ -23,7 +24,9 @@ use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use super::Context;
 use crate::app::TriggerSpec;
+use crate::call_span;
 use crate::instance::{Component, State};
+use crate::slot::{Call, Slot};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +69,7 @@ struct Route {
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 impl HttpTrigger {
-    pub fn add(&mut self, trigger: &TriggerSpec, component: Arc<Component>) -> Result<()> {
+    pub fn add(&mut self, trigger: &TriggerSpec, slot: Arc<Slot>) -> Result<()> {
         let in_trigger = || format!("[[trigger.http]] {}", trigger.id);
         let raw: Raw =
             serde_json::from_value(serde_json::Value::Object(trigger.config.clone())).with_context(in_trigger)?;
@@ -80,9 +83,7 @@ impl HttpTrigger {
             "{}: the route {text} is there twice",
             in_trigger()
         );
-        let pre =
-            proxy(component.pre().clone()).map_err(|error| anyhow::anyhow!("{error:#}")).with_context(in_trigger)?;
-        let handler = ProxyHandler::new(Handler { component, pre });
+        let handler = ProxyHandler::new(Handler { slot });
         self.routes.push(Route { pattern, stage: trigger.id.clone(), handler });
         // The most specific route first.
         self.routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.rank()));
@@ -111,10 +112,13 @@ impl HttpTrigger {
         };
         let started = Instant::now();
         let response = match prepare(request, client, &route.pattern, &matched) {
-            Ok(request) => route.handler.handle((), request).await.unwrap_or_else(|error| {
-                tracing::error!(stage = %route.stage, "request failed: {error:#}");
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the function failed\n")
-            }),
+            Ok(request) => {
+                let answered = route.handler.handle((), request).instrument(call_span!(&*route.stage, "http request"));
+                answered.await.unwrap_or_else(|error| {
+                    tracing::error!(stage = %route.stage, "request failed: {error:#}");
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "the function failed\n")
+                })
+            }
             Err(error) => plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         };
         context.metrics.request(&route.stage, response.status().as_u16(), started.elapsed());
@@ -257,8 +261,7 @@ impl Pattern {
 
 /// Makes an instance a request.
 struct Handler {
-    component: Arc<Component>,
-    pre: ProxyPre<State>,
+    slot: Arc<Slot>,
 }
 
 impl HandlerState for Handler {
@@ -267,19 +270,23 @@ impl HandlerState for Handler {
     type WorkerState = OneRequest;
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<State, Deadline, OneRequest>> {
-        let time_max = self.component.limits().call_time_max;
-        let permit = self.component.permit().await;
-        let mut store = self.component.store();
-        let proxy = self.pre.instantiate_async(&mut store).await?;
+        let component = self.slot.current();
+        let time_max = component.limits().call_time_max;
+        let permit = component.permit().await;
+        let mut store = component.store();
+        let proxy = proxy(component.pre().clone())?.instantiate_async(&mut store).await.inspect_err(|_| {
+            self.slot.report(&component, Call::Bad("no instance could be made"));
+        })?;
         let expiration = Deadline(Box::pin(tokio::time::sleep(time_max + BODY_TIME)));
-        let state = OneRequest { stage: self.component.id.clone(), time_max, _permit: permit };
+        let state = OneRequest { slot: Arc::clone(&self.slot), component, time_max, _permit: permit };
         Ok(Instance { store, proxy, view: <State as WasiHttpView>::http, expiration, state })
     }
 }
 
 /// An instance takes one request.
 struct OneRequest {
-    stage: String,
+    slot: Arc<Slot>,
+    component: Arc<Component>,
     time_max: Duration,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
@@ -303,7 +310,10 @@ impl WorkerState for OneRequest {
 
     fn drop(&self, _: Store<State>, result: Result<(), wasmtime::Error>) {
         if let Err(error) = result {
-            tracing::error!(component = %self.stage, "the function failed: {error:#}");
+            tracing::error!(component = %self.slot.id, "the function failed: {error:#}");
+            self.slot.report(&self.component, Call::Bad("a request failed"));
+        } else {
+            self.slot.report(&self.component, Call::Good);
         }
     }
 }

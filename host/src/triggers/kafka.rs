@@ -33,11 +33,12 @@ use self::config::{OnPoison, Subscription};
 use self::consumer::{Assignment, Consumer, Event, TopicPartition};
 use self::dead_letter::DeadLetters;
 use self::dispatch::Dispatcher;
+pub use self::dispatch::instantiate;
 use self::partition::{Follower, PartitionTask, Stage};
 use self::status::StageStatus;
 pub use self::sys::{TopicDescription, describe_topic};
 use super::Context;
-use crate::instance::Component;
+use crate::slot::Slot;
 
 /// How long batches in flight may take when the host stops: below the host's own deadline.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
@@ -45,14 +46,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(25);
 /// One `[[trigger.kafka]]`, checked and not running yet.
 pub struct KafkaTrigger {
     subscription: Arc<Subscription>,
-    component: Arc<Component>,
+    slot: Arc<Slot>,
     pub status: Arc<StageStatus>,
 }
 
 impl KafkaTrigger {
-    pub fn new(subscription: Subscription, component: Arc<Component>, context: &Context) -> Self {
+    pub fn new(subscription: Subscription, slot: Arc<Slot>, context: &Context) -> Self {
         let status = Arc::new(StageStatus::new(&subscription.trigger_id, Arc::clone(&context.metrics)));
-        Self { subscription: Arc::new(subscription), component, status }
+        Self { subscription: Arc::new(subscription), slot, status }
     }
 
     pub fn subscription(&self) -> &Subscription {
@@ -75,7 +76,7 @@ impl KafkaTrigger {
         let serving = CancellationToken::new();
         let thread = consumer.run(serving.clone())?;
         let dispatcher = Dispatcher::new(
-            Arc::clone(&self.component),
+            Arc::clone(&self.slot),
             Arc::clone(&self.subscription),
             dead_letters,
             Arc::clone(&context.metrics),

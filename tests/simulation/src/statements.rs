@@ -2,7 +2,7 @@
 
 use aggregator::aggregate::Aggregate;
 use aggregator::settings::{Late, Settings};
-use aggregator::statements::{Opened, Statements as Applying, StoreError as ApplyError};
+use aggregator::statements::{LAYOUT, Opened, Statements as Applying, StoreError as ApplyError};
 use exagg_sdk::kafka::{Batch, LostRange};
 use window::time::EventTime;
 use window_closer::statements::{Statements as Closing, StoreError as CloseError};
@@ -70,6 +70,10 @@ impl Applying for Connection<'_> {
         let partition = batch.partition;
         self.applying(|world| world.database.borrow().progress.get(&partition).map(|progress| progress.next_offset))
             .await
+    }
+
+    async fn layout(&self) -> Result<Option<i64>, ApplyError> {
+        self.applying(|_| Some(LAYOUT)).await
     }
 
     async fn begin_partition(&self, _: &Settings, batch: &Batch) -> Result<Opened, ApplyError> {

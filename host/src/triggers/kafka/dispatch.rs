@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use wasmtime::Store;
+use wasmtime::component::{InstancePre, TypedFunc};
 
 use super::batch::{Place, empty, split, without};
 use super::config::{OnPoison, Subscription};
 use super::dead_letter::DeadLetters;
 use crate::bindings::kafka::exagg::kafka::types::{Batch, Outcome};
-use crate::instance::{CallError, Component};
+use crate::call_span;
+use crate::instance::{CallError, Component, State};
+use crate::slot::{Call, Slot, Standing};
 use crate::telemetry::Metrics;
 
 /// Told what stands in the way meanwhile, and `None` when nothing does.
@@ -40,9 +45,18 @@ enum Attempt {
     Cancelled,
 }
 
+/// The function of a fresh instance.
+pub async fn instantiate(
+    pre: &InstancePre<State>,
+    store: &mut Store<State>,
+) -> wasmtime::Result<TypedFunc<(Arc<Batch>,), (Outcome,)>> {
+    let instance = pre.instantiate_async(&mut *store).await?;
+    instance.get_typed_func(store, "handle-batch")
+}
+
 /// Calls a stage's function. One for all its partitions.
 pub struct Dispatcher {
-    component: Arc<Component>,
+    slot: Arc<Slot>,
     subscription: Arc<Subscription>,
     dead_letters: Option<DeadLetters>,
     metrics: Arc<Metrics>,
@@ -50,12 +64,12 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     pub fn new(
-        component: Arc<Component>,
+        slot: Arc<Slot>,
         subscription: Arc<Subscription>,
         dead_letters: Option<DeadLetters>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { component, subscription, dead_letters, metrics }
+        Self { slot, subscription, dead_letters, metrics }
     }
 
     /// Brings the batch to its end.
@@ -88,8 +102,17 @@ impl Dispatcher {
     async fn attempt(&self, piece: &Arc<Batch>, cancel: &CancellationToken, note: Note<'_>) -> Attempt {
         let mut backoff = Backoff::new(&self.subscription);
         let mut traps = 0;
+        let mut last = self.slot.current();
         loop {
-            let reason = match self.call(piece).await {
+            let component = self.slot.current();
+            if !Arc::ptr_eq(&component, &last) {
+                // What another version trapped on says nothing of this one.
+                (traps, last) = (0, Arc::clone(&component));
+            }
+            let answer = self.call(&component, piece).await;
+            let (reason, standing) = self.judge(&component, &answer);
+            let reason = match answer {
+                _ if standing == Standing::Doubted => reason,
                 Ok(Outcome::Applied) => return Attempt::Applied,
                 Ok(Outcome::ResumeAt(offset)) => return Attempt::ResumeAt(offset),
                 Ok(Outcome::Stop(reason)) => return Attempt::Stop(reason),
@@ -141,24 +164,41 @@ impl Dispatcher {
             group: piece.group.clone(),
         };
         let probe = Arc::new(empty(&place, piece.from_offset, piece.end_offset));
-        matches!(self.call(&probe).await, Ok(Outcome::Applied | Outcome::ResumeAt(_)))
+        let answer = self.call(&self.slot.current(), &probe).await;
+        matches!(answer, Ok(Outcome::Applied | Outcome::ResumeAt(_)))
     }
 
-    async fn call(&self, batch: &Arc<Batch>) -> Result<Outcome, CallError> {
+    /// What the answer means for the version that gave it: one that was just swapped in must not
+    /// stop partitions or bury records by its first answers. With the answer's reason in words.
+    fn judge(&self, component: &Arc<Component>, answer: &Result<Outcome, CallError>) -> (String, Standing) {
+        let reason = match answer {
+            Ok(Outcome::Applied | Outcome::ResumeAt(_)) => String::new(),
+            Ok(Outcome::RetryLater(reason) | Outcome::Stop(reason)) => reason.clone(),
+            Ok(Outcome::Poison(poisoned)) => poisoned.reason.clone(),
+            Err(error) => error.to_string(),
+        };
+        let call = match answer {
+            Ok(Outcome::Applied | Outcome::ResumeAt(_)) => Call::Good,
+            Ok(Outcome::RetryLater(_)) => Call::Neutral,
+            Ok(Outcome::Stop(_) | Outcome::Poison(_)) => Call::Bad(&reason),
+            Err(error) => Call::failed(error, &reason),
+        };
+        let standing = self.slot.report(component, call);
+        (reason, standing)
+    }
+
+    async fn call(&self, component: &Component, batch: &Arc<Batch>) -> Result<Outcome, CallError> {
         let started = Instant::now();
         let _in_flight = self.metrics.in_flight(&self.subscription.trigger_id);
-        let pre = self.component.pre().clone();
+        let pre = component.pre().clone();
         let batch = Arc::clone(batch);
         let records = batch.offsets.len();
-        let result = self
-            .component
+        let result = component
             .call(
-                async |store| {
-                    let instance = pre.instantiate_async(&mut *store).await?;
-                    instance.get_typed_func::<(Arc<Batch>,), (Outcome,)>(&mut *store, "handle-batch")
-                },
+                async |store| instantiate(&pre, store).await,
                 async |accessor, function| function.call_concurrent(accessor, (batch,)).await.map(|(outcome,)| outcome),
             )
+            .instrument(call_span!(&*self.subscription.trigger_id, "kafka batch"))
             .await;
         let name = match &result {
             Ok(Outcome::Applied) => "applied",

@@ -1,0 +1,92 @@
+//! What the commands ask of a running host, through one of its doors.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::{ADMIN_TOKEN, Environment};
+use crate::template::Secret;
+
+/// A swap compiles: that takes seconds on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Where a host's admin interface is reached.
+pub enum Door {
+    /// The socket in its state directory: who may open it may change things.
+    Socket(PathBuf),
+    /// Its admin address; changing things needs its token.
+    Address(SocketAddr, Option<Secret>),
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Door {
+    /// The address where one is given, with the token of the environment, else the socket.
+    pub fn choose(admin: Option<SocketAddr>, state_dir: &Path, environment: &Environment) -> Result<Self> {
+        let Some(address) = admin else { return Ok(Self::Socket(socket(state_dir, "socket"))) };
+        let token = environment.iter().find(|(name, _)| *name == ADMIN_TOKEN);
+        let token = token.map(|(_, token)| token.to_str().context("EXAGG_ADMIN_TOKEN is not UTF-8")).transpose()?;
+        Ok(Self::Address(address, token.map(Secret::new)))
+    }
+
+    fn place(&self) -> String {
+        match self {
+            Self::Socket(path) => path.display().to_string(),
+            Self::Address(address, _) => address.to_string(),
+        }
+    }
+}
+
+/// An admin socket below a state directory; hosts that share one have names of their own.
+pub fn socket(state_dir: &Path, name: &str) -> PathBuf {
+    state_dir.join("admin").join(name)
+}
+
+/// Asks the host.
+pub async fn request(door: &Door, method: &str, path: &str, body: Bytes) -> Result<Answer> {
+    let asked = async {
+        let mut request = http::Request::builder().method(method).uri(path).header("host", "exagg");
+        match door {
+            Door::Socket(path) => {
+                let stream = UnixStream::connect(path).await?;
+                send(stream, request.body(Full::new(body))?).await
+            }
+            Door::Address(address, token) => {
+                if let Some(token) = token {
+                    request = request.header("authorization", format!("Bearer {}", token.expose()));
+                }
+                let stream = TcpStream::connect(address).await?;
+                send(stream, request.body(Full::new(body))?).await
+            }
+        }
+    };
+    tokio::time::timeout(TIMEOUT, asked).await.context("no answer in time").and_then(|answer| answer).with_context(
+        || {
+            format!(
+                "no host answers at {}: name its state directory with --state-dir, or its admin address with --admin",
+                door.place()
+            )
+        },
+    )
+}
+
+async fn send<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<Answer>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+}

@@ -20,6 +20,22 @@ pub fn manifest() -> String {
     text.replace("source = \"target/", &target)
 }
 
+/// A built function of the repository's.
+pub fn function(name: &str) -> PathBuf {
+    root().join(format!("target/wasm32-wasip2/function/{}.wasm", name.replace('-', "_")))
+}
+
+/// The same component with another digest: a custom section at its end.
+pub fn variant(code: &Path, number: usize, folder: &Path) -> PathBuf {
+    let mut bytes = std::fs::read(code).unwrap();
+    let text = format!("\u{7}version{number}");
+    bytes.extend([0, u8::try_from(text.len()).unwrap()]);
+    bytes.extend(text.as_bytes());
+    let path = folder.join(format!("variant-{number}.wasm"));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
 /// A host that is to be started.
 pub struct Setup {
     folder: tempfile::TempDir,
@@ -144,8 +160,13 @@ impl Setup {
         error
     }
 
-    fn command(&self, listen: u16, admin: u16) -> Command {
+    /// Writes the manifest to its folder.
+    pub fn write(&self) {
         std::fs::write(self.folder.path().join("spin.toml"), &self.manifest).unwrap();
+    }
+
+    fn command(&self, listen: u16, admin: u16) -> Command {
+        self.write();
         let program = exagg();
         let mut command = bound_command(program.to_str().unwrap());
         command
@@ -155,6 +176,7 @@ impl Setup {
             .args(["--listen", self.listen.as_ref().unwrap_or(&format!("127.0.0.1:{listen}"))])
             .args(["--admin", &format!("127.0.0.1:{admin}")])
             .args(&self.arguments)
+            .current_dir(self.folder.path())
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());
         // Compiled code is the same for all tests; state is not.
@@ -208,6 +230,29 @@ impl Host {
 
     pub fn admin(&self, path: &str) -> http::Answer {
         http::get(self.admin, path)
+    }
+
+    /// Runs another command of `exagg` beside it, through its admin socket.
+    pub fn command(&self, command: &str, arguments: &[&str]) -> std::process::Output {
+        let state = self.setup.folder().join(".spin");
+        Command::new(exagg()).arg(command).args(arguments).arg("--state-dir").arg(state).output().unwrap()
+    }
+
+    /// The same with a variable of the environment, or without it.
+    pub fn command_with(
+        &self,
+        command: &str,
+        arguments: &[&str],
+        name: &str,
+        value: Option<&str>,
+    ) -> std::process::Output {
+        let mut process = Command::new(exagg());
+        process.arg(command).args(arguments);
+        match value {
+            Some(value) => process.env(name, value),
+            None => process.env_remove(name),
+        };
+        process.output().unwrap()
     }
 
     /// Waits until a batch is given to a function and not answered yet.

@@ -23,11 +23,20 @@ pub fn get(port: u16, path: &str) -> Answer {
     try_get(port, path).unwrap_or_else(|| panic!("no answer from port {port} to {path}"))
 }
 
+/// A request that changes something, without a body.
+pub fn post(port: u16, path: &str) -> Answer {
+    request(port, "POST", path).unwrap_or_else(|| panic!("no answer from port {port} to {path}"))
+}
+
 /// None when nobody answers.
 pub fn try_get(port: u16, path: &str) -> Option<Answer> {
+    request(port, "GET", path)
+}
+
+fn request(port: u16, method: &str, path: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n").ok()?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text).ok()?;
     let text = String::from_utf8(text).unwrap();
@@ -160,5 +169,5 @@ fn read(stream: &TcpStream) -> Option<Request> {
             body.extend_from_slice(&chunk[..size]);
         }
     }
-    Some(Request { body: String::from_utf8(body).ok()?, ..request })
+    Some(Request { body: String::from_utf8_lossy(&body).into_owned(), ..request })
 }

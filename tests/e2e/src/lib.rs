@@ -8,7 +8,9 @@
 //! - [`feed`]: records that are sent and counted at once.
 //! - [`http`]: a small client, and a server that answers as it is told.
 //! - [`certificates`]: an authority of the tests' own.
+//! - [`kubernetes`]: the manifests of `deploy/spinkube`, by schemas of their own.
 //! - [`oracle`]: an independent computation of the rows.
+//! - [`registry`]: an OCI registry, and artifacts put into it by hand.
 //!
 //! Support code panics: a test that cannot be set up has failed, with a backtrace.
 #![allow(
@@ -27,7 +29,9 @@ pub mod gate;
 pub mod host;
 pub mod http;
 pub mod kafka;
+pub mod kubernetes;
 pub mod oracle;
+pub mod registry;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -93,6 +97,12 @@ pub fn utc(seconds: i64) -> String {
         (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Bytes in base64.
+pub fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// Now, in Unix seconds.

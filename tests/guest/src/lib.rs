@@ -1,6 +1,7 @@
 //! A Kafka function that does what its records say: `trap`, `loop`, `allocate`, `poison`, `stop`,
 //! `leak` (traps in an open transaction), `flood`, `reach URL` (what came of it is written);
-//! anything else is written to the table `seen`.
+//! anything else is written to the table `seen`. With `TRAP_ALWAYS` in its environment it
+//! traps at once, with `STOP_ALWAYS` it answers `stop` to everything.
 #![allow(clippy::panic, clippy::expect_used, reason = "misbehaving is this function's job")]
 
 mod reach;
@@ -12,6 +13,10 @@ use spin_sdk::variables;
 exagg_sdk::kafka_function!(handle);
 
 async fn handle(batch: Batch) -> Outcome {
+    assert!(std::env::var_os("TRAP_ALWAYS").is_none(), "told to trap");
+    if std::env::var_os("STOP_ALWAYS").is_some() {
+        return Outcome::Stop("told to stop always".to_owned());
+    }
     let url = variables::get("postgres_url").await.expect("a variable");
     let database = match Connection::open(url).await {
         Ok(database) => database,
@@ -32,7 +37,8 @@ async fn handle(batch: Batch) -> Outcome {
             "stop" => return Outcome::Stop("told to stop".to_owned()),
             "leak" => {
                 database.execute("BEGIN", vec![]).await.expect("a transaction");
-                let insert = "INSERT INTO seen (record_offset, value) VALUES (-1, 'leaked')";
+                // A second try in the same transaction must not end it by an error.
+                let insert = "INSERT INTO seen (record_offset, value) VALUES (-1, 'leaked') ON CONFLICT DO NOTHING";
                 database.execute(insert, vec![]).await.expect("a row");
                 panic!("told to trap in a transaction");
             }

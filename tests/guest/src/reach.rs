@@ -20,7 +20,7 @@ pub async fn reach(url: &str) -> String {
         "follow" => follow(rest).await,
         "keys" => said(keys(rest).await),
         "tcp" => said(std::net::TcpStream::connect(rest).map(|_| "connected")),
-        "read" => said(std::fs::read(rest).map(|_| "read")),
+        "read" => said(std::fs::read_to_string(rest)),
         "write" => said(std::fs::File::create(rest).and_then(|mut file| file.write_all(b"x")).map(|()| "written")),
         _ => "no such scheme".to_owned(),
     }

@@ -148,3 +148,24 @@ pub fn a_browser_shows_the_rows(world: &World) {
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "a code is text, not HTML: {page}");
     assert!(page.contains("1 open windows"), "{page}");
 }
+
+/// Spans of calls go where the environment says, as the SpinKube operator sets it.
+pub fn calls_are_spans_for_a_collector(world: &World) {
+    let database = world.postgres.database();
+    let collector = e2e::http::Server::start(e2e::http::Behaviour::Answer(200, "", String::new()));
+    let mut host = world
+        .setup(&database, "spans")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://127.0.0.1:{}", collector.port))
+        .components(&["dashboard"])
+        .start();
+    host.wait_until_ready();
+    assert_eq!(host.get("/api/streams").status, 200);
+    // What was not sent yet goes at the stop.
+    host.stop();
+    let request = collector.next();
+    assert_eq!(request.line, "POST /v1/traces HTTP/1.1");
+    assert_eq!(request.header("content-type"), Some("application/x-protobuf"));
+    for text in ["exagg", "http request", "dashboard-http-trigger"] {
+        assert!(request.body.contains(text), "no {text:?} in {:?}", request.body);
+    }
+}

@@ -7,11 +7,17 @@ mod equal;
 mod faults;
 mod fence;
 mod guests;
+mod image;
 mod links;
 mod logs;
+mod plugin;
 mod records;
+mod registry;
 mod replay;
+mod spinkube;
 mod starts;
+mod swap;
+mod templates;
 mod windows;
 
 pub use e2e::{exchange, now, topic, utc};
@@ -26,6 +32,7 @@ pub struct World {
     pub kafka: Option<Kafka>,
 }
 
+#[derive(Clone)]
 pub struct Case {
     pub name: &'static str,
     pub needs_kafka: bool,
@@ -41,6 +48,11 @@ macro_rules! kafka {
 }
 
 pub fn all() -> Vec<Case> {
+    [of_the_pipeline(), of_the_host()].concat()
+}
+
+/// What the rows come to, whatever happens.
+fn of_the_pipeline() -> Vec<Case> {
     vec![
         case!(embedded::live_rows_at_once_final_rows_soon_and_a_restart_goes_on),
         case!(embedded::nothing_is_doubled_or_orphaned_by_kill_9),
@@ -77,26 +89,53 @@ pub fn all() -> Vec<Case> {
         kafka!(logs::an_open_transaction_holds_the_watermark),
         kafka!(logs::a_compacted_topic_is_read_over_its_holes),
         kafka!(logs::partitions_added_while_it_runs_are_read_from_their_start),
+        kafka!(replay::what_a_wrong_setting_spoilt_is_rebuilt),
+        kafka!(replay::what_cannot_be_rebuilt_whole_is_listed_and_left),
+        kafka!(api::the_api_gets_the_documented_request_and_its_answer_becomes_records),
+        kafka!(api::bad_answers_give_a_clear_line_and_no_record),
+        case!(dashboard::pages_json_and_probes_answer),
+        case!(dashboard::calls_are_spans_for_a_collector),
+        case!(dashboard::every_grafana_statement_runs),
+        case!(dashboard::a_browser_shows_the_rows),
+    ]
+}
+
+/// Starts, components, links, registries, plugins.
+fn of_the_host() -> Vec<Case> {
+    vec![
         kafka!(guests::traps_are_split_down_to_the_record),
         kafka!(guests::a_trap_in_a_transaction_does_not_leak_it),
         kafka!(guests::loops_and_floods_harm_no_other_record),
         kafka!(guests::forbidden_destinations_and_files_are_out_of_reach),
         kafka!(guests::components_of_wasi_0_2_and_the_key_value_store_are_served),
         kafka!(guests::poison_stops_the_partition_unless_told_otherwise),
-        kafka!(replay::what_a_wrong_setting_spoilt_is_rebuilt),
-        kafka!(replay::what_cannot_be_rebuilt_whole_is_listed_and_left),
+        kafka!(swap::swaps_under_load_lose_and_double_nothing),
+        kafka!(swap::what_cannot_run_is_refused_and_changes_nothing),
+        kafka!(swap::a_version_that_fails_its_first_calls_goes_by_itself),
+        kafka!(swap::swapped_back_the_version_before_runs),
+        kafka!(swap::the_admin_address_changes_nothing_without_its_token),
+        kafka!(swap::a_file_that_changes_is_swapped_in_where_it_is_watched),
+        kafka!(swap::a_window_state_of_another_layout_is_left_alone),
+        kafka!(plugin::a_three_trigger_app_runs_as_spin_starts_it),
+        kafka!(plugin::what_a_locked_app_requires_and_is_not_there_is_one_clear_error),
+        kafka!(registry::what_is_pushed_is_pulled_and_each_stage_runs_alone),
+        kafka!(registry::a_registry_that_refuses_or_changes_content_is_an_error),
+        kafka!(registry::every_form_of_content_is_read_and_mounted_read_only),
+        kafka!(registry::files_of_a_manifest_are_mounted_and_pushed),
+        kafka!(registry::a_component_is_swapped_by_reference),
+        case!(spinkube::manifests_have_known_fields_and_belong_together),
+        case!(spinkube::a_misspelt_field_is_noticed),
+        kafka!(spinkube::stages_as_processes_scale_alone_and_the_rows_are_right),
+        case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024),
+        kafka!(templates::what_spin_new_makes_builds_and_runs),
+        kafka!(templates::a_function_in_python_reads_and_publishes),
         kafka!(links::postgresql_over_tls),
         kafka!(links::kafka_over_tls_with_scram),
-        kafka!(api::the_api_gets_the_documented_request_and_its_answer_becomes_records),
-        kafka!(api::bad_answers_give_a_clear_line_and_no_record),
         case!(starts::bad_starts_are_one_clear_error),
         kafka!(starts::a_leased_tick_runs_once),
         case!(starts::a_reference_table_is_kept),
         case!(starts::two_hosts_may_migrate_at_once),
         kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),
-        case!(dashboard::pages_json_and_probes_answer),
-        case!(dashboard::every_grafana_statement_runs),
-        case!(dashboard::a_browser_shows_the_rows),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use e2e::database::Database;
 use e2e::gate::Gate;
-use e2e::host::{Host, Setup};
+use e2e::host::{Host, Setup, function, variant};
 use e2e::kafka::Kafka;
 use e2e::topic;
 
@@ -30,12 +30,15 @@ enum Fault {
     CrashPostgres,
     /// `kill -9` of the broker.
     CrashKafka,
+    /// The aggregator is swapped: for another version of itself, or for one that traps at each call
+    /// and has to go by itself.
+    Swap,
     /// The group's offsets are set to anything while nobody reads.
     Redeliver,
 }
 
 /// With how often each is chosen.
-const FAULTS: [(Fault, u32); 9] = [
+const FAULTS: [(Fault, u32); 10] = [
     (Fault::Kill, 6),
     (Fault::Stop, 4),
     (Fault::Freeze, 5),
@@ -44,6 +47,7 @@ const FAULTS: [(Fault, u32); 9] = [
     (Fault::Deafen, 4),
     (Fault::CrashPostgres, 3),
     (Fault::CrashKafka, 1),
+    (Fault::Swap, 4),
     (Fault::Redeliver, 2),
 ];
 
@@ -78,7 +82,10 @@ impl<'a> Nemesis<'a> {
             .map(|_| {
                 let gate = Gate::opened(&database.host);
                 let url = database.url.replace(&database.host, &gate.address());
+                let aggregator = "[component.aggregator-exchanges]\n";
                 let setup = Setup::against(&kafka.brokers, database, name)
+                    // Only the bad version minds it.
+                    .replace(aggregator, &format!("{aggregator}environment = {{ TRAP_ALWAYS = \"1\" }}\n"))
                     .variable("postgres_url", &url)
                     .variable("postgres_host", &gate.address())
                     .variable("window_seconds", &WINDOW_SECONDS.to_string())
@@ -134,6 +141,9 @@ impl<'a> Nemesis<'a> {
         let seconds = self.random.f64() * 8.0;
         let victim = &mut self.victims[index];
         victim.state = match fault {
+            Fault::Swap => {
+                return swap(&mut self.random, &victim.host);
+            }
             Fault::Kill => {
                 victim.host.kill();
                 State::Down
@@ -213,4 +223,14 @@ impl<'a> Nemesis<'a> {
     pub fn summary(&self) -> String {
         self.done.iter().map(|(fault, times)| format!("{fault:?} {times}")).collect::<Vec<_>>().join(", ")
     }
+}
+
+fn swap(random: &mut fastrand::Rng, host: &Host) -> bool {
+    let code = if random.u32(..3) == 0 {
+        function("guest")
+    } else {
+        variant(&function("aggregator"), random.usize(..100), host.setup.folder())
+    };
+    // A host that has just started may not listen yet; then this fault is left out.
+    host.command("swap", &["aggregator-exchanges", code.to_str().unwrap()]).status.success()
 }

@@ -1,0 +1,332 @@
+//! The manifests of `deploy/spinkube`: read by the custom resources' schemas, and run, each pod's
+//! command line as a process with its environment, from an app in a registry.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use e2e::database::Database;
+use e2e::feed::Feed;
+use e2e::host::exagg;
+use e2e::kubernetes::{Manifests, SpinApp, documents};
+use e2e::registry::Registry;
+use e2e::{bound_command, free_port, http, now, root, topic, wait_for};
+use serde_json::{Value, json};
+
+use super::{World, wait_for_records, wait_until_closed};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The one stage whose records would not be the test's own.
+const FETCHER: &str = "fetcher-exchanges";
+
+fn fetched(name: &str) -> String {
+    format!("{name}.fetched")
+}
+
+fn folder() -> PathBuf {
+    root().join("deploy/spinkube")
+}
+
+pub fn manifests_have_known_fields_and_belong_together(_: &World) {
+    let manifests = Manifests::read(&folder()).unwrap();
+    let spin = std::fs::read_to_string(root().join("spin.toml")).unwrap();
+    assert_eq!(manifests.apps.len(), 6);
+    for (name, app) in &manifests.apps {
+        assert!(manifests.executors.contains_key(&app.executor), "{name}: executor {}", app.executor);
+        for component in &app.components {
+            assert!(spin.contains(&format!("[component.{component}]")), "{name}: component {component}");
+        }
+        for variable in &app.variables {
+            assert!(spin.contains(&format!("\n{} = {{", variable.name)), "{name}: variable {}", variable.name);
+        }
+        let mounted = |mount: &str| app.volumes.iter().any(|volume| volume.name == mount);
+        assert!(app.volume_mounts.iter().all(|mount| mounted(&mount.name)), "{name}: a mount without its volume");
+        assert_ne!(app.enable_autoscaling, app.replicas.is_some(), "{name}: replicas, or autoscaling");
+        assert_eq!(app.enable_autoscaling, manifests.scaled.contains_key(name), "{name}");
+    }
+    for (name, scaled) in &manifests.scaled {
+        assert_eq!(scaled.scale_target_ref.name, *name);
+        // With 0 nobody proves that a partition is idle.
+        assert!(scaled.min_replica_count == 1 && scaled.max_replica_count > 1, "{name}");
+        let scaler = &scaled.triggers[0];
+        assert_eq!(scaler.r#type, "kafka");
+        assert!(spin.contains(&format!("group = \"{}\"", scaler.metadata.consumer_group)), "{name}: its group");
+    }
+}
+
+/// A misspelt field must be noticed: the check that fails when nothing else does.
+pub fn a_misspelt_field_is_noticed(_: &World) {
+    let original = documents(&folder().join("aggregators.yaml")).unwrap();
+    let renames = [
+        ("/spec", "enableAutoscaling", "enableAutoScaling"),
+        ("/spec", "components", "component"),
+        ("/spec/checks/readiness", "httpGet", "httpget"),
+        ("/spec/checks/readiness/httpGet", "path", "paths"),
+        ("/spec/runtimeConfig", "loadFromSecret", "loadFromSecrets"),
+        ("/spec/variables/0/valueFrom/secretKeyRef", "key", "keys"),
+        ("/spec/volumeMounts/0", "mountPath", "mountpath"),
+        ("/spec/invocationLimits", "memory", "memory"),
+    ];
+    for (at, from, to) in renames {
+        let mut document = original[0].clone();
+        let object = document.pointer_mut(at).unwrap().as_object_mut().unwrap();
+        let value = object.remove(from).unwrap();
+        object.insert(to.to_owned(), value);
+        assert_eq!(Manifests::default().add(document).is_ok(), from == to, "{at}/{to}");
+    }
+    let mut scaled = original.iter().find(|document| document["kind"] == "ScaledObject").unwrap().clone();
+    Manifests::default().add(scaled.clone()).unwrap();
+    scaled["spec"]["triggers"][0]["metadata"]["lagTreshold"] = json!("1");
+    assert!(Manifests::default().add(scaled).unwrap_err().contains("lagTreshold"));
+    let executor = documents(&folder().join("executor.yaml")).unwrap().remove(0);
+    let mut wrong = executor.clone();
+    wrong["spec"]["deploymentConfig"]["spinimage"] = json!("x");
+    assert!(Manifests::default().add(executor).is_ok() && Manifests::default().add(wrong).is_err());
+}
+
+/// A cluster of processes: what of a pod's command line and environment names the cluster is
+/// exchanged for this machine's, all else is as the operator makes it.
+struct Cluster<'a> {
+    world: &'a World,
+    database: Database,
+    name: &'static str,
+    registry: Registry,
+    manifests: Manifests,
+    folder: tempfile::TempDir,
+    pods: BTreeMap<String, Vec<Pod>>,
+    started: usize,
+}
+
+struct Pod {
+    child: Child,
+    listen: u16,
+    log: PathBuf,
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap();
+            let tail: Vec<_> = log.lines().rev().take(15).collect();
+            eprintln!("--- {}:\n{}", self.log.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+impl<'a> Cluster<'a> {
+    fn new(world: &'a World, name: &'static str) -> Self {
+        let registry = Registry::start();
+        let cluster = Self {
+            world,
+            database: world.postgres.database(),
+            name,
+            registry,
+            manifests: Manifests::read(&folder()).unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+            pods: BTreeMap::new(),
+            started: 0,
+        };
+        cluster.push();
+        cluster
+    }
+
+    fn image(&self) -> String {
+        format!("{}/exchange-agg-spin:0.1.0", self.registry.address)
+    }
+
+    /// The app with groups of this test's own and a short session, pushed.
+    fn push(&self) {
+        let setup = self.world.setup(&self.database, self.name);
+        setup.write();
+        let pushed = Command::new(exagg())
+            .args(["registry", "push", &self.image(), "--insecure", "--from"])
+            .arg(setup.folder())
+            .output()
+            .unwrap();
+        assert!(pushed.status.success(), "{pushed:?}");
+    }
+
+    /// The runtime configuration of the manifests, with this machine in the place of the pod.
+    fn runtime_config(&self, pod: &Path) -> PathBuf {
+        let text = std::fs::read_to_string(folder().join("runtime-config.toml")).unwrap();
+        for expected in ["\"/state\"", "\"0.0.0.0:9464\""] {
+            assert!(text.contains(expected), "{text}");
+        }
+        let text = text
+            .replace("\"/state\"", &format!("\"{}\"", pod.join("state").display()))
+            .replace("\"0.0.0.0:9464\"", &format!("\"127.0.0.1:{}\"", free_port()))
+            .replace("[exagg]\n", &format!("[exagg]\ninsecure_registries = [\"{}\"]\n", self.registry.address));
+        let file = pod.join("runtime-config.toml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn secret(&self, name: &str, key: &str) -> String {
+        assert_eq!(name, "exchange-agg");
+        match key {
+            "postgres_url" => self.database.url.clone(),
+            "livecoinwatch_api_key" => "no-key".to_owned(),
+            key => panic!("no secret {key}"),
+        }
+    }
+
+    /// What stands for something else here than in a cluster.
+    fn here(&self, name: &str, value: String) -> String {
+        match name {
+            "SPIN_VARIABLE_KAFKA_BROKERS" | "SPIN_VARIABLE_KAFKA_HOST" => self.world.kafka().brokers.clone(),
+            "SPIN_VARIABLE_POSTGRES_HOST" => self.database.host.clone(),
+            _ => value,
+        }
+    }
+
+    fn start(&mut self, stage: &str) {
+        let app: &SpinApp = &self.manifests.apps[stage];
+        let pod = self.folder.path().join(self.started.to_string());
+        std::fs::create_dir_all(&pod).unwrap();
+        let listen = free_port();
+        let config = self.runtime_config(&pod);
+        let arguments: Vec<String> = app
+            .arguments()
+            .into_iter()
+            .map(|argument| match argument.as_str() {
+                "0.0.0.0:80" => format!("127.0.0.1:{listen}"),
+                "/runtime-config.toml" => config.to_str().unwrap().to_owned(),
+                _ if argument == app.image => self.image(),
+                _ => argument,
+            })
+            .collect();
+        let environment = app.environment(|name, key| self.secret(name, key));
+        let log = pod.join("log");
+        let output = File::create(&log).unwrap();
+        let child = bound_command(exagg().to_str().unwrap())
+            .args(arguments)
+            .envs(environment.into_iter().map(|(name, value)| (name.clone(), self.here(&name, value))))
+            // Beside what the manifests set: topics of this test's own, data without the API.
+            .env("SPIN_VARIABLE_EXCHANGES_SOURCE", "random")
+            .env("SPIN_VARIABLE_EXCHANGES_TOPIC", if stage == FETCHER { fetched(self.name) } else { topic(self.name) })
+            .env("SPIN_VARIABLE_WEATHER_TOPIC", format!("{}.weather", self.name))
+            .env("SPIN_VARIABLE_IDLE_TIMEOUT_SECONDS", "3")
+            .env("SPIN_VARIABLE_WINDOW_SECONDS", "10")
+            .current_dir(&pod)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        self.started += 1;
+        self.pods.entry(stage.to_owned()).or_default().push(Pod { child, listen, log });
+    }
+
+    /// Starts or stops pods of a stage, as a scaler does; those that start become ready.
+    fn scale(&mut self, stage: &str, replicas: usize) {
+        while self.pods.entry(stage.to_owned()).or_default().len() < replicas {
+            self.start(stage);
+        }
+        let pods = self.pods.get_mut(stage).unwrap();
+        for mut pod in pods.drain(replicas..) {
+            let stopped = Command::new("kill").args(["-TERM", &pod.child.id().to_string()]).status().unwrap();
+            assert!(stopped.success());
+            let status = wait_for("a pod's end", MINUTE, || pod.child.try_wait().unwrap());
+            assert!(status.success(), "{stage}: {status}");
+        }
+        let app = &self.manifests.apps[stage];
+        for pod in &self.pods[stage] {
+            for probe in [&app.checks.liveness, &app.checks.readiness] {
+                let path = &probe.http_get.path;
+                wait_for(&format!("{stage} {path}"), MINUTE, || {
+                    http::try_get(pod.listen, path).filter(|answer| answer.status == 200)
+                });
+            }
+        }
+    }
+
+    /// Runs the Job of the manifests.
+    fn migrate(&self) {
+        let job = &self.manifests.others[&("Job".to_owned(), "exchange-agg-migrate".to_owned())];
+        let container = &job["spec"]["template"]["spec"]["containers"][0];
+        let pod = self.folder.path().join("migrate");
+        std::fs::create_dir_all(&pod).unwrap();
+        let config = self.runtime_config(&pod);
+        let image = self.manifests.apps["dashboard"].image.clone();
+        let argument = |argument: &Value| match argument.as_str().unwrap() {
+            "/runtime-config.toml" => config.to_str().unwrap().to_owned(),
+            argument if argument == image => self.image(),
+            argument => argument.to_owned(),
+        };
+        let mut command = Command::new(exagg());
+        command.args(container["args"].as_array().unwrap().iter().map(argument)).current_dir(&pod);
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let value = match variable["valueFrom"]["secretKeyRef"].as_object() {
+                Some(secret) => self.secret(secret["name"].as_str().unwrap(), secret["key"].as_str().unwrap()),
+                None => variable["value"].as_str().unwrap().to_owned(),
+            };
+            command.env(name, self.here(name, value));
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// Every stage a process of its own, started in any order, stopped and replaced alone, the
+/// aggregator scaled 1, 3, 1: the rows are right. Take out: the fence, or leases for the fetchers.
+pub fn stages_as_processes_scale_alone_and_the_rows_are_right(world: &World) {
+    let name = "spinkube";
+    world.kafka().create_topic(&topic(name), 6, &[]);
+    world.kafka().create_topic(&format!("{name}.weather"), 2, &[]);
+    world.kafka().create_topic(&fetched(name), 1, &[]);
+    let mut cluster = Cluster::new(world, name);
+    // Before its tables are there a stage waits.
+    cluster.start("aggregator-exchanges");
+    cluster.migrate();
+    let stages =
+        ["dashboard", "window-closer", "aggregator-weather", "fetcher-weather", "aggregator-exchanges", FETCHER];
+    for stage in stages {
+        let replicas = cluster.manifests.apps[stage].replicas.unwrap_or(1);
+        cluster.scale(stage, usize::try_from(replicas).unwrap());
+    }
+    let mut feed = Feed::new(world.kafka(), &topic(name), 6).window_seconds(10);
+    let first = now() - 600;
+    let mut round = 0;
+    let mut send = |feed: &mut Feed| {
+        feed.spread(20_000, first + round * 20, 20);
+        round += 1;
+    };
+    send(&mut feed);
+    wait_for_records(&cluster.database, "exchanges", feed.sent);
+    send(&mut feed);
+    cluster.scale("aggregator-exchanges", 3);
+    send(&mut feed);
+    // Others are replaced meanwhile.
+    for stage in ["window-closer", "fetcher-weather", "dashboard"] {
+        let replicas = cluster.pods[stage].len();
+        cluster.scale(stage, 0);
+        cluster.scale(stage, replicas);
+    }
+    send(&mut feed);
+    cluster.scale("aggregator-exchanges", 1);
+    send(&mut feed);
+    wait_for_records(&cluster.database, "exchanges", feed.sent);
+    wait_until_closed(&cluster.database, "exchanges");
+    feed.oracle.assert_equal(&cluster.database, "exchanges");
+    wait_for("final rows of the weather", MINUTE, || {
+        let rows = "SELECT count(*) FROM public.aggregates WHERE stream = 'weather'";
+        (cluster.database.number(rows) > 1).then_some(())
+    });
+    let fetched = wait_for("fetched exchanges", MINUTE, || {
+        let records = world.kafka().read_all(&fetched(name), 1);
+        (!records.is_empty()).then_some(records)
+    });
+    assert!(fetched[0].key.is_some());
+    let page = http::get(cluster.pods["dashboard"][0].listen, "/api/streams");
+    assert!(page.status == 200 && page.body.contains("weather"), "{}", page.body);
+    for pod in cluster.pods.values().flatten() {
+        let log = std::fs::read_to_string(&pod.log).unwrap();
+        assert!(!log.contains(&cluster.database.url), "the address with its password is in {}", pod.log.display());
+    }
+}

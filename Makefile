@@ -60,9 +60,26 @@ kafka: ## Brings Apache Kafka for the tests, where Java and Maven are there
 		echo "Java or Maven is missing: the tests with Apache Kafka are skipped"; \
 	fi
 
-.PHONY: test
-test: host functions postgres kafka ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
+.PHONY: guests
+guests: tools
 	cargo build --profile function --target wasm32-wasip2 -p guest -p guest-p2
+
+.PHONY: python-example
+python-example: ## Builds the example function in Python, where Python 3.10 or newer is there
+	@if [ -f target/python/large.wasm ] && [ target/python/large.wasm -nt examples/python/app.py ]; then :; \
+	elif command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null; then \
+		echo "building the example in Python"; \
+		python3 -m venv target/python/venv && \
+		target/python/venv/bin/pip install --quiet --disable-pip-version-check -r examples/python/requirements.txt && \
+		cd examples/python && ../../target/python/venv/bin/componentize-py \
+			-d ../../wit/deps/exagg-kafka@0.1.0 -d ../../wit/deps/spin-variables@3.0.0 -d large.wit \
+			-w example:large/large --quiet componentize app -o ../../target/python/large.wasm; \
+	else \
+		echo "Python with venv is missing: the example in Python is skipped"; \
+	fi
+
+.PHONY: test
+test: host functions guests postgres kafka python-example ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
 	cargo test --release -p exagg && \
@@ -72,7 +89,7 @@ SEED ?= 1
 SEEDS ?= 1
 MINUTES ?= 2
 .PHONY: nemesis
-nemesis: host functions postgres kafka ## Kills, freezes and cuts off at random (SEED=n SEEDS=n MINUTES=m) and recomputes every row
+nemesis: host functions guests postgres kafka ## Kills, cuts off and swaps at random (SEED=n SEEDS=n MINUTES=m), recomputes every row
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	SEED=$(SEED) SEEDS=$(SEEDS) MINUTES=$(MINUTES) cargo run --release -p e2e --bin nemesis
 
@@ -91,9 +108,17 @@ sbom: ## Writes the software bill of materials of the host (installs cargo-cyclo
 	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --version 0.5.7 --locked
 	cargo cyclonedx --manifest-path host/Cargo.toml --format json --override-filename exagg.sbom
 
+.PHONY: plugin
+plugin: host ## Packs the host as Spin's plugins trigger-kafka and trigger-cron
+	@sh scripts/plugin.sh target/plugins
+
+.PHONY: image
+image: host ## Builds the host's container image as an OCI layout, without an engine
+	@sh scripts/image.sh target/image
+
 .PHONY: bench
-bench: ## Measures the pure core beside a baseline of the same run
-	cargo run --release -p bench
+bench: host functions postgres kafka ## CPU time per record, beside a native baseline (CASE=name RECORDS=n RUNS=n)
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; cargo run --release -p bench
 
 .PHONY: fmt
 fmt: ## Formats the code

@@ -1,7 +1,7 @@
 //! The place of a component: which version runs, the one before it, and whether the new one has
 //! proven itself. Every call asks for the version anew, so a swap takes effect between two calls.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::instance::{CallError, Component};
 
@@ -13,12 +13,13 @@ const BAD_CALLS_MAX: u32 = 3;
 /// One component's place. Its id, triggers and settings stay; its code may change.
 pub struct Slot {
     pub id: String,
-    versions: RwLock<Versions>,
+    versions: RwLock<Versions<Component>>,
 }
 
-struct Versions {
-    current: Arc<Component>,
-    previous: Option<Arc<Component>>,
+/// The versions of one place (pure: `C` is only told from others).
+struct Versions<C> {
+    current: Arc<C>,
+    previous: Option<Arc<C>>,
     /// None once the current version has proven itself.
     trial: Option<Trial>,
     rolled_back: Option<String>,
@@ -80,40 +81,95 @@ pub struct Standings {
     pub rolled_back: Option<String>,
 }
 
+impl<C> Versions<C> {
+    fn new(first: C) -> Self {
+        Self { current: Arc::new(first), previous: None, trial: None, rolled_back: None }
+    }
+
+    fn swap(&mut self, next: C) {
+        let last = std::mem::replace(&mut self.current, Arc::new(next));
+        // One that has not proven itself is none to go back to: the one before it stays that.
+        if self.trial.is_none() {
+            self.previous = Some(last);
+        }
+        self.trial = Some(Trial::default());
+        self.rolled_back = None;
+    }
+
+    fn back(&mut self) -> bool {
+        let Some(previous) = self.previous.as_mut() else { return false };
+        std::mem::swap(&mut self.current, previous);
+        self.trial = None;
+        self.rolled_back = None;
+        true
+    }
+
+    fn is_on_trial(&self, version: &Arc<C>) -> bool {
+        self.trial.is_some() && Arc::ptr_eq(&self.current, version)
+    }
+
+    /// Counts a call of `version`; one that fails its trial is gone afterwards.
+    fn count(&mut self, version: &Arc<C>, call: Call<'_>) -> Standing {
+        let Some(trial) = self.trial.as_mut().filter(|_| Arc::ptr_eq(&self.current, version)) else {
+            return self.standing(version, call);
+        };
+        match (trial.count(call), call) {
+            (Verdict::Failed, Call::Bad(reason)) => {
+                if let Some(previous) = self.previous.take() {
+                    self.current = previous;
+                }
+                self.trial = None;
+                self.rolled_back = Some(reason.to_owned());
+                Standing::Doubted
+            }
+            (Verdict::Proven, _) => {
+                self.trial = None;
+                Standing::Trusted
+            }
+            (_, Call::Bad(_)) => Standing::Doubted,
+            _ => Standing::Trusted,
+        }
+    }
+
+    /// Without a trial: of a call that outlived its version, what it did stands, and what it failed at
+    /// does not count.
+    fn standing(&self, version: &Arc<C>, call: Call<'_>) -> Standing {
+        let gone = !Arc::ptr_eq(&self.current, version);
+        if gone && matches!(call, Call::Bad(_)) { Standing::Doubted } else { Standing::Trusted }
+    }
+}
+
 impl Slot {
     pub fn new(component: Component) -> Self {
-        let versions = Versions { current: Arc::new(component), previous: None, trial: None, rolled_back: None };
-        Self { id: versions.current.id.clone(), versions: RwLock::new(versions) }
+        Self { id: component.id.clone(), versions: RwLock::new(Versions::new(component)) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Versions<Component>> {
+        self.versions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Versions<Component>> {
+        self.versions.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The version that runs now.
     pub fn current(&self) -> Arc<Component> {
-        Arc::clone(&self.versions.read().unwrap_or_else(PoisonError::into_inner).current)
+        Arc::clone(&self.read().current)
     }
 
     /// Puts a checked version in the current one's place, which is kept.
     pub fn swap(&self, next: Component) {
-        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
-        let last = std::mem::replace(&mut versions.current, Arc::new(next));
-        versions.previous = Some(last);
-        versions.trial = Some(Trial::default());
-        versions.rolled_back = None;
+        self.write().swap(next);
     }
 
     /// Puts the version before the current one back; false when there is none. Swapping back again
     /// undoes it.
     pub fn back(&self) -> bool {
-        let mut guard = self.versions.write().unwrap_or_else(PoisonError::into_inner);
-        let versions = &mut *guard;
-        let Some(previous) = versions.previous.as_mut() else { return false };
-        std::mem::swap(&mut versions.current, previous);
-        versions.trial = None;
-        versions.rolled_back = None;
-        true
+        self.write().back()
     }
 
     pub fn standings(&self) -> Standings {
-        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        let versions = self.read();
         Standings {
             digest: versions.current.digest.clone(),
             previous: versions.previous.as_ref().map(|component| component.digest.clone()),
@@ -125,46 +181,23 @@ impl Slot {
     /// Counts a call of `component`. A version that fails its first calls goes again, and the one
     /// before it takes its place.
     pub fn report(&self, component: &Arc<Component>, call: Call<'_>) -> Standing {
-        let is_on_trial = |versions: &Versions| versions.trial.is_some() && Arc::ptr_eq(&versions.current, component);
-        if !is_on_trial(&self.versions.read().unwrap_or_else(PoisonError::into_inner)) {
-            return self.standing_of_another(component, call);
+        {
+            let versions = self.read();
+            if !versions.is_on_trial(component) {
+                return versions.standing(component, call);
+            }
         }
-        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
-        // Another call may have decided meanwhile.
-        let verdict = match &mut *versions {
-            Versions { current, trial: Some(trial), .. } if Arc::ptr_eq(current, component) => trial.count(call),
-            _ => {
-                drop(versions);
-                return self.standing_of_another(component, call);
-            }
-        };
-        match (verdict, call) {
-            (Verdict::Failed, Call::Bad(reason)) => {
-                tracing::error!(
-                    component = %self.id,
-                    "the new version {:.12} failed {BAD_CALLS_MAX} of its first calls and is taken back: {reason}",
-                    versions.current.digest
-                );
-                if let Some(previous) = versions.previous.take() {
-                    versions.current = previous;
-                }
-                versions.trial = None;
-                versions.rolled_back = Some(reason.to_owned());
-                Standing::Doubted
-            }
-            (Verdict::Proven, _) => {
-                versions.trial = None;
-                Standing::Trusted
-            }
-            (_, Call::Bad(_)) => Standing::Doubted,
-            _ => Standing::Trusted,
+        let mut versions = self.write();
+        let was_on_trial = versions.is_on_trial(component);
+        let standing = versions.count(component, call);
+        if let (true, Some(reason)) = (was_on_trial, &versions.rolled_back) {
+            tracing::error!(
+                component = %self.id,
+                "the new version {:.12} failed {BAD_CALLS_MAX} of its first calls and is taken back: {reason}",
+                component.digest
+            );
         }
-    }
-
-    /// A call that outlived its version: what it did stands, what it failed at does not count.
-    fn standing_of_another(&self, component: &Arc<Component>, call: Call<'_>) -> Standing {
-        let gone = !Arc::ptr_eq(&self.current(), component);
-        if gone && matches!(call, Call::Bad(_)) { Standing::Doubted } else { Standing::Trusted }
+        standing
     }
 }
 
@@ -202,5 +235,51 @@ mod tests {
             trial.count(Call::Good);
         }
         assert!(matches!(trial.count(Call::Bad("trap")), Verdict::Failed));
+    }
+
+    const BAD: Call<'_> = Call::Bad("trap");
+
+    fn fail(versions: &mut Versions<&str>) {
+        let current = Arc::clone(&versions.current);
+        for _ in 0..BAD_CALLS_MAX {
+            assert_eq!(versions.count(&current, BAD), Standing::Doubted);
+        }
+    }
+
+    #[test]
+    fn a_version_that_fails_gives_way_to_the_one_before() {
+        let mut versions = Versions::new("a");
+        versions.swap("b");
+        fail(&mut versions);
+        assert_eq!((*versions.current, versions.trial.is_some()), ("a", false));
+        assert_eq!(versions.rolled_back.as_deref(), Some("trap"));
+        // What is not on trial is believed, whatever it says.
+        let current = Arc::clone(&versions.current);
+        assert_eq!(versions.count(&current, BAD), Standing::Trusted);
+    }
+
+    #[test]
+    fn a_version_on_trial_is_none_to_go_back_to() {
+        let mut versions = Versions::new("a");
+        versions.swap("b");
+        versions.swap("c");
+        fail(&mut versions);
+        assert_eq!(*versions.current, "a");
+    }
+
+    #[test]
+    fn failures_of_a_version_that_is_gone_do_not_count() {
+        let mut versions = Versions::new("a");
+        let old = Arc::clone(&versions.current);
+        versions.swap("b");
+        for _ in 0..10 {
+            assert_eq!(versions.count(&old, BAD), Standing::Doubted);
+            assert_eq!(versions.count(&old, Call::Good), Standing::Trusted);
+        }
+        assert_eq!(*versions.current, "b");
+        let current = Arc::clone(&versions.current);
+        (0..GOOD_CALLS).for_each(|_| assert_eq!(versions.count(&current, Call::Good), Standing::Trusted));
+        assert!(versions.trial.is_none());
+        assert!(versions.back() && *versions.current == "a" && versions.back() && *versions.current == "b");
     }
 }

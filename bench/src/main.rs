@@ -1,85 +1,70 @@
-//! What the aggregator's pure core costs a record (parse and fold), beside a baseline of the same
-//! run: `serde_json::Value` and a map of sums. Machines are noisy: read the ratio.
+//! `make bench`: what a record costs, with a real Kafka and a real PostgreSQL, beside a native
+//! baseline of the same run: plain Rust, no sandbox, the same fold and the same SQL.
+//!
+//! `CASE` picks cases by a part of their name, `RECORDS` how many records a throughput case has,
+//! `RUNS` how often each side runs (the least CPU time counts: others were disturbed).
+//!
+//! # Layout
+//! - [`cases`]: what is measured. - [`load`]: seeded records. - [`native`]: the baseline.
+//! - [`cost`]: CPU time and memory of processes. - [`latency`], [`core`]: cases of their own kind.
+//! - [`report`]: the table, and the same as JSON.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a measurement that cannot be made has failed"
+)]
 
-use std::collections::HashMap;
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+mod cases;
+mod core;
+mod cost;
+mod latency;
+mod load;
+mod native;
+mod report;
 
+use e2e::database::Server;
+use e2e::kafka::{Kafka, jars};
 use window::event::Schema;
-use window::fold::Fold;
-use window::time::{EventTime, TimeFormat};
-use window::windows::Windows;
+use window::time::TimeFormat;
 
-const RECORDS: usize = 200_000;
-const RUNS: usize = 7;
-const START: i64 = 1_700_000_000;
+use cases::CASES;
+use report::Report;
 
-fn records() -> Vec<String> {
-    let mut random = fastrand::Rng::with_seed(7);
-    let record = |number: usize| {
-        let second = number / 1_000 % 60;
-        format!(
-            r#"{{"code":"EX{}","markets":512,"volume":{:.2},"bidTotal":1.5,"askTotal":2.5,"depth":4.0,"visitors":1000,"volumePerVisitor":12.25,"time":"2023-11-14 22:13:{second:02}"}}"#,
-            random.usize(..10),
-            random.f64() * 1e10,
-        )
-    };
-    (0..RECORDS).map(record).collect()
-}
-
-/// The least time of several runs: the others were disturbed.
-fn least(mut run: impl FnMut()) -> Duration {
-    let time = || {
-        let began = Instant::now();
-        run();
-        began.elapsed()
-    };
-    std::iter::repeat_with(time).take(RUNS).min().unwrap_or_default()
-}
-
-fn core(records: &[String], schema: &Schema, windows: Windows) {
-    let mut fold = Fold::default();
-    for (record, offset) in records.iter().zip(0..) {
-        if let Ok(event) = schema.read(Some(record.as_bytes()), EventTime(i64::MAX)) {
-            fold.add(event, offset, windows, |_| true);
-        }
-    }
-    black_box(fold.into_sorted());
-}
-
-fn baseline(records: &[String]) {
-    let mut sums: HashMap<String, (u64, f64)> = HashMap::new();
-    for record in records {
-        if let Ok(value) = serde_json::from_str::<serde_json::Value>(record) {
-            let code = value["code"].as_str().unwrap_or_default().to_owned();
-            let sum = sums.entry(code).or_default();
-            sum.0 += 1;
-            sum.1 += value["volume"].as_f64().unwrap_or_default();
-        }
-    }
-    black_box(sums);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "nanoseconds of a short run")]
-fn per_record(time: Duration) -> f64 {
-    time.as_nanos() as f64 / RECORDS as f64
-}
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let schema = Schema {
+/// The stream that all cases read.
+pub fn schema() -> Schema {
+    Schema {
         key_field: "code".to_owned(),
         value_field: "volume".to_owned(),
         time_field: "time".to_owned(),
-        time_format: TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC")?,
-        max_future_seconds: START,
-    };
-    let records = records();
-    let windows = Windows::new(60, 60)?;
-    let core = per_record(least(|| core(&records, &schema, windows)));
-    let baseline = per_record(least(|| baseline(&records)));
-    println!("case                     ns/record");
-    println!("parse and fold (core)    {core:9.0}");
-    println!("serde_json::Value        {baseline:9.0}");
-    println!("ratio                    {:9.2}", core / baseline);
-    Ok(())
+        time_format: TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC").unwrap(),
+        max_future_seconds: 60,
+    }
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: a number")))
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|mode| mode == "native") {
+        return native::child(&arguments[1..]);
+    }
+    assert!(jars().is_dir(), "make kafka first: the benchmarks need a real Kafka");
+    let wanted = std::env::var("CASE").unwrap_or_default();
+    let (records, runs) = (number("RECORDS", 2_000_000), number("RUNS", 3));
+    let (postgres, kafka) = (Server::start(), Kafka::start());
+    let mut report = Report::default();
+    if "core".contains(&wanted) {
+        core::run();
+    }
+    for case in CASES.iter().filter(|case| case.name.contains(&wanted)) {
+        report.add(case.run(&kafka, &postgres, records, runs));
+    }
+    if "latency".contains(&wanted) {
+        latency::run(&kafka, &postgres);
+    }
+    report.write();
 }

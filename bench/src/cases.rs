@@ -1,0 +1,103 @@
+//! Throughput: a topic that is full is read to its end, by the host and by the baseline.
+
+use std::time::{Duration, Instant};
+
+use e2e::database::{Database, Server};
+use e2e::host::Setup;
+use e2e::kafka::Kafka;
+use e2e::{topic, wait_for};
+
+use crate::cost::{Cost, cpu, postgres_cpu};
+use crate::{load, native};
+
+pub struct Case {
+    pub name: &'static str,
+    pub codes: usize,
+    pub partitions: i32,
+    /// Whether a code stays in one partition.
+    pub keyed: bool,
+    pub compression: &'static str,
+}
+
+const fn case(name: &'static str, codes: usize, partitions: i32, keyed: bool, compression: &'static str) -> Case {
+    Case { name, codes, partitions, keyed, compression }
+}
+
+pub const CASES: [Case; 6] = [
+    case("codes-10", 10, 8, true, "none"),
+    case("one-partition", 10, 1, true, "none"),
+    case("un-keyed", 10, 8, false, "none"),
+    case("lz4", 10, 8, true, "lz4"),
+    case("zstd", 10, 8, true, "zstd"),
+    case("codes-100000", 100_000, 8, true, "none"),
+];
+
+/// The longest that a run may take.
+const TIME_MAX: Duration = Duration::from_secs(600);
+
+/// Both sides of a case.
+pub struct Measured {
+    pub case: &'static str,
+    pub records: usize,
+    pub native: Cost,
+    pub host: Cost,
+    /// What the window-closer and PostgreSQL took to make final rows of it, and how many.
+    pub close: Cost,
+    pub rows: i64,
+}
+
+impl Case {
+    pub fn run(&self, kafka: &Kafka, postgres: &Server, records: usize, runs: usize) -> Measured {
+        println!("{}: {records} records, {runs} runs", self.name);
+        let topic = topic(self.name);
+        load::fill(kafka, &topic, self, records);
+        let total = i64::try_from(records).unwrap();
+        let least = |cost: &Cost| cost.cpu;
+        let native = (0..runs).map(|_| native::measure(kafka, postgres, &topic, self.partitions, total));
+        let native = native.min_by_key(least).unwrap();
+        let measured: Vec<_> = (0..runs).map(|run| self.host(kafka, postgres, total, run)).collect();
+        let (host, close, rows) = measured.into_iter().min_by_key(|(host, _, _)| host.cpu).unwrap();
+        Measured { case: self.name, records, native, host, close, rows }
+    }
+
+    fn host(&self, kafka: &Kafka, postgres: &Server, records: i64, run: usize) -> (Cost, Cost, i64) {
+        let database = postgres.database();
+        let setup = || {
+            Setup::against(&kafka.brokers, &database, self.name)
+                .replace(&format!("{}-exchanges", self.name), &format!("{}-{run}", self.name))
+        };
+        // The migrations are not counted.
+        drop(ready(setup().components(&["dashboard"])));
+        let read = measure(&database, setup().components(&["aggregator-exchanges"]), || progress(&database) >= records);
+        let close = measure(&database, setup().components(&["window-closer"]), || pending(&database) == 0);
+        let counted = "SELECT coalesce(sum(records), 0)::int8 FROM public.aggregates";
+        assert_eq!(database.number(counted), records, "every record counts once");
+        (read, close, database.number("SELECT count(*) FROM public.aggregates"))
+    }
+}
+
+fn ready(setup: Setup) -> e2e::host::Host {
+    let host = setup.start();
+    host.wait_until_ready();
+    host
+}
+
+pub fn progress(database: &Database) -> i64 {
+    database.number("SELECT coalesce(sum(next_offset), 0)::int8 FROM public.progress")
+}
+
+fn pending(database: &Database) -> i64 {
+    database.number("SELECT count(*) FROM (SELECT FROM public.window_state LIMIT 1) AS one")
+}
+
+/// Runs a host until `done`.
+fn measure(database: &Database, setup: Setup, done: impl Fn() -> bool) -> Cost {
+    let before = postgres_cpu(database);
+    let began = Instant::now();
+    let mut host = setup.start();
+    wait_for("the end of the run", TIME_MAX, || done().then_some(()));
+    let wall = began.elapsed();
+    let (cpu, peak_memory_bytes) = (cpu(host.pid()), host.peak_memory());
+    host.stop();
+    Cost { wall, cpu, postgres_cpu: postgres_cpu(database).saturating_sub(before), peak_memory_bytes }
+}

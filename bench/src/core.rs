@@ -1,0 +1,78 @@
+//! What the aggregator's pure core costs a record (parse and fold), beside `serde_json::Value` and a
+//! map of sums. Machines are noisy: read the ratio.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use window::event::Schema;
+use window::fold::Fold;
+use window::time::EventTime;
+use window::windows::Windows;
+
+const RECORDS: usize = 200_000;
+const RUNS: usize = 7;
+
+fn records() -> Vec<String> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let record = |number: usize| {
+        let second = number / 1_000 % 60;
+        format!(
+            r#"{{"code":"EX{}","markets":512,"volume":{:.2},"bidTotal":1.5,"askTotal":2.5,"depth":4.0,"visitors":1000,"volumePerVisitor":12.25,"time":"2023-11-14 22:13:{second:02}"}}"#,
+            random.usize(..10),
+            random.f64() * 1e10,
+        )
+    };
+    (0..RECORDS).map(record).collect()
+}
+
+/// The least time of several runs: the others were disturbed.
+fn least(mut run: impl FnMut()) -> Duration {
+    let time = || {
+        let began = Instant::now();
+        run();
+        began.elapsed()
+    };
+    std::iter::repeat_with(time).take(RUNS).min().unwrap_or_default()
+}
+
+fn core(records: &[String], schema: &Schema, windows: Windows) {
+    let mut fold = Fold::default();
+    for (record, offset) in records.iter().zip(0..) {
+        if let Ok(event) = schema.read(Some(record.as_bytes()), EventTime(i64::MAX)) {
+            fold.add(event, offset, windows, |_| true);
+        }
+    }
+    black_box(fold.into_sorted());
+}
+
+fn baseline(records: &[String]) {
+    let mut sums: HashMap<String, (u64, f64)> = HashMap::new();
+    for record in records {
+        if let Ok(value) = serde_json::from_str::<serde_json::Value>(record) {
+            let code = value["code"].as_str().unwrap_or_default().to_owned();
+            let sum = sums.entry(code).or_default();
+            sum.0 += 1;
+            sum.1 += value["volume"].as_f64().unwrap_or_default();
+        }
+    }
+    black_box(sums);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds of a short run")]
+fn per_record(time: Duration) -> f64 {
+    time.as_nanos() as f64 / RECORDS as f64
+}
+
+/// Prints both, and their ratio.
+pub fn run() {
+    let schema = crate::schema();
+    let records = records();
+    let Ok(windows) = Windows::new(60, 60) else { return };
+    let core = per_record(least(|| core(&records, &schema, windows)));
+    let baseline = per_record(least(|| baseline(&records)));
+    println!(
+        "core: parse and fold {core:.0} ns a record, serde_json::Value {baseline:.0}, ratio {:.2}",
+        core / baseline
+    );
+}

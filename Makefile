@@ -67,7 +67,7 @@ guests: tools
 .PHONY: python-example
 python-example: ## Builds the example function in Python, where Python 3.10 or newer is there
 	@if [ -f target/python/large.wasm ] && [ target/python/large.wasm -nt examples/python/app.py ]; then :; \
-	elif command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null; then \
+	elif python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
 		echo "building the example in Python"; \
 		python3 -m venv target/python/venv && \
 		target/python/venv/bin/pip install --quiet --disable-pip-version-check -r examples/python/requirements.txt && \
@@ -75,7 +75,7 @@ python-example: ## Builds the example function in Python, where Python 3.10 or n
 			-d ../../wit/deps/exagg-kafka@0.1.0 -d ../../wit/deps/spin-variables@3.0.0 -d large.wit \
 			-w example:large/large --quiet componentize app -o ../../target/python/large.wasm; \
 	else \
-		echo "Python with venv is missing: the example in Python is skipped"; \
+		echo "Python 3.10 with venv is missing: the example in Python is skipped"; \
 	fi
 
 .PHONY: test

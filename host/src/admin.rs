@@ -83,8 +83,10 @@ impl Admin {
         } else {
             return plain(StatusCode::NOT_FOUND, "there is /swap/COMPONENT and /swap-back/COMPONENT\n");
         };
+        let id = path.rsplit('/').next().unwrap_or_default();
         match changed {
             Ok(digest) => plain(StatusCode::OK, &format!("{digest}\n")),
+            Err(error) if !self.swaps.has(id) => plain(StatusCode::NOT_FOUND, &format!("{error:#}\n")),
             Err(error) => plain(StatusCode::UNPROCESSABLE_ENTITY, &format!("{error:#}\n")),
         }
     }

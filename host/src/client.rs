@@ -46,6 +46,17 @@ impl Door {
     }
 }
 
+/// The doors of the hosts that share a state directory: one of `exagg up`, or those of the triggers
+/// that `spin up` starts.
+pub fn doors(admin: Option<SocketAddr>, state_dir: &Path, environment: &Environment) -> Result<Vec<Door>> {
+    let first = Door::choose(admin, state_dir, environment)?;
+    let Door::Socket(path) = &first else { return Ok(vec![first]) };
+    let listed = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    let mut sockets: Vec<_> = listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    sockets.sort();
+    Ok(if sockets.is_empty() { vec![first] } else { sockets.into_iter().map(Door::Socket).collect() })
+}
+
 /// An admin socket below a state directory; hosts that share one have names of their own.
 pub fn socket(state_dir: &Path, name: &str) -> PathBuf {
     state_dir.join("admin").join(name)

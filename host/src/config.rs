@@ -50,6 +50,8 @@ pub struct HostConfig {
     pub admin: Option<SocketAddr>,
     /// Name of the admin socket in the state directory: hosts may share that.
     pub admin_socket: &'static str,
+    /// Name of the key-value store's file there, likewise.
+    pub key_value_file: &'static str,
     /// Who has it may change things at the admin address; a template.
     pub admin_token: Option<Secret>,
     pub component_ids: Vec<String>,
@@ -116,7 +118,14 @@ impl HostConfig {
         }
         let admin = flags.admin.or(runtime.exagg.admin);
         let (watch, migrate) = (runtime.exagg.watch, flags.migrate);
-        Ok(Self { admin, admin_socket: kind, watch, migrate, ..Self::shared(source, flags.run, runtime, environment)? })
+        Ok(Self {
+            admin,
+            admin_socket: kind,
+            key_value_file: if kind == "kafka" { "key_value_kafka" } else { "key_value_cron" },
+            watch,
+            migrate,
+            ..Self::shared(source, flags.run, runtime, environment)?
+        })
     }
 
     /// What both have; the rest is off.
@@ -131,6 +140,7 @@ impl HostConfig {
             listen: None,
             admin: None,
             admin_socket: "",
+            key_value_file: "key_value",
             admin_token: exagg.admin_token.as_deref().or(text(environment, ADMIN_TOKEN)).map(Secret::new),
             component_ids: Vec::new(),
             output: Output { log_dir, truncate: flags.truncate_logs, follow: flags.follow },

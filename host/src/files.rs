@@ -41,13 +41,14 @@ fn copy(files: &Files, into: &Path) -> Result<()> {
             let mut found = false;
             for path in glob::glob(full).with_context(|| format!("the pattern {pattern:?}"))? {
                 let path = path?;
-                found = true;
-                if path.is_file() {
+                // The name of a folder is all that is in it; a pattern is the files that match.
+                if path.is_file() || base.join(pattern) == path {
+                    found = true;
                     let relative = path.strip_prefix(base).unwrap_or(&path);
-                    copy_file(&path, &into.join(inside(relative)?))?;
+                    copy_tree(&path, &into.join(inside(relative)?))?;
                 }
             }
-            ensure!(found, "nothing matches {pattern:?}");
+            ensure!(found, "no file matches {pattern:?}");
             Ok(())
         }
     }

@@ -9,8 +9,10 @@ pub mod push;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
@@ -19,6 +21,7 @@ use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncWrite;
 
 use crate::app::{App, Files};
 use crate::instance::hex;
@@ -29,7 +32,7 @@ const WASM_TYPE: &str = "application/vnd.wasm.content.layer.v1+wasm";
 const DATA_TYPE: &str = "application/vnd.wasm.content.layer.v1+data";
 const ARCHIVE_TYPE: &str = "application/vnd.wasm.content.bundle.v1.tar+gzip";
 /// The largest blob that is taken.
-const BLOB_BYTES_MAX: i64 = 256 * 1024 * 1024;
+const BLOB_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The largest that an archive may unpack to.
 const ARCHIVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
@@ -49,9 +52,11 @@ pub struct Registry {
     auth: RegistryAuth,
 }
 
-/// `registry/name:tag` or `registry/name@sha256:…`, which is no path.
+/// `registry/name`, with or without `:tag` or `@sha256:…`, which is no path: it begins with a host.
 pub fn looks_like_reference(from: &str) -> bool {
-    from.contains('/') && (from.contains(':') || from.contains('@')) && !from.starts_with(['.', '/'])
+    let Some((registry, name)) = from.split_once('/') else { return false };
+    let is_host = registry == "localhost" || registry.contains(':') || registry.trim_matches('.').contains('.');
+    is_host && !name.is_empty() && from.parse::<Reference>().is_ok()
 }
 
 impl Registry {
@@ -66,7 +71,7 @@ impl Registry {
             Insecure::Registries(list) => ClientProtocol::HttpsExcept(list.clone()),
         };
         let config = ClientConfig { protocol, ..ClientConfig::default() };
-        let auth = credentials(reference.resolve_registry())?;
+        let auth = credentials(reference.resolve_registry());
         Ok(Self { client: Client::new(config), reference, auth })
     }
 
@@ -100,12 +105,14 @@ impl Registry {
     }
 
     async fn bring(&self, layer: &OciDescriptor, blobs: &Blobs) -> Result<()> {
-        ensure!(layer.size <= BLOB_BYTES_MAX, "it has {} bytes: at most {BLOB_BYTES_MAX} are taken", layer.size);
+        let bytes_max = usize::try_from(layer.size).ok().filter(|size| *size <= BLOB_BYTES_MAX);
+        let bytes_max =
+            bytes_max.with_context(|| format!("it has {} bytes: at most {BLOB_BYTES_MAX} are taken", layer.size))?;
         if !blobs.has(&layer.digest)? {
-            let mut bytes = Vec::new();
+            let mut bounded = Bounded { bytes: Vec::new(), bytes_max };
             // It checks the digest.
-            self.client.pull_blob(&self.reference, layer, &mut bytes).await?;
-            blobs.write(&bytes)?;
+            self.client.pull_blob(&self.reference, layer, &mut bounded).await?;
+            blobs.write(&bounded.bytes)?;
         }
         if layer.media_type == ARCHIVE_TYPE {
             blobs.unpack(&layer.digest)?;
@@ -114,19 +121,49 @@ impl Registry {
     }
 }
 
-/// The credentials that Docker's configuration has for a registry.
-fn credentials(registry: &str) -> Result<RegistryAuth> {
+/// The credentials that Docker's configuration has for a registry; anonymous where it has none that can
+/// be used, as Spin does it: the registry says what it wants.
+fn credentials(registry: &str) -> RegistryAuth {
     match docker_credential::get_credential(registry) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
+        Ok(DockerCredential::UsernamePassword(user, password)) => RegistryAuth::Basic(user, password),
         Ok(DockerCredential::IdentityToken(_)) => {
-            bail!("the credentials for {registry} are an identity token, which is not supported: log in by password")
+            tracing::warn!("the credentials for {registry} are an identity token, which is not supported");
+            RegistryAuth::Anonymous
         }
         Err(
             CredentialRetrievalError::ConfigNotFound
             | CredentialRetrievalError::ConfigReadError
             | CredentialRetrievalError::NoCredentialConfigured,
-        ) => Ok(RegistryAuth::Anonymous),
-        Err(error) => bail!("the credentials for {registry} in Docker's configuration cannot be had: {error}"),
+        ) => RegistryAuth::Anonymous,
+        Err(_) => {
+            // What a helper says stays out of the log: it may be what it keeps.
+            tracing::warn!("Docker's configuration, or its helper, has no credentials for {registry}: asked without");
+            RegistryAuth::Anonymous
+        }
+    }
+}
+
+/// Takes so many bytes and no more, whatever the registry sends.
+struct Bounded {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        if self.bytes.len() + bytes.len() > self.bytes_max {
+            return Poll::Ready(Err(std::io::Error::other("the registry sends more than the manifest says")));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -210,13 +247,23 @@ impl Contents for Pulled {
         if files.is_empty() {
             return Ok(Vec::new());
         }
-        let folder = self.assets.join(crate::files::inside(Path::new(component))?);
-        crate::files::fresh(&folder)?;
-        for file in files {
-            let path = folder.join(crate::files::inside(&file.path)?);
-            std::fs::create_dir_all(path.parent().unwrap_or(&folder))?;
-            let blob = self.blob(&file.content).with_context(|| format!("file {}", file.path.display()))?;
-            std::fs::copy(blob, &path).with_context(|| format!("cannot write {}", path.display()))?;
+        // Named by its content: another host, or another version, may use the same state directory.
+        let named = format!("{component}-{}", hex(&Sha256::digest(serde_json::to_vec(files)?)));
+        let folder = self.assets.join(crate::files::inside(Path::new(&named))?);
+        if !folder.exists() {
+            let part = self.assets.join(format!("part-{}", uuid::Uuid::new_v4()));
+            std::fs::create_dir_all(&part)?;
+            for file in files {
+                let path = part.join(crate::files::inside(&file.path)?);
+                std::fs::create_dir_all(path.parent().unwrap_or(&part))?;
+                let blob = self.blob(&file.content).with_context(|| format!("file {}", file.path.display()))?;
+                std::fs::copy(blob, &path).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            // Somebody may have been faster, with the same.
+            if std::fs::rename(&part, &folder).is_err() {
+                let _ = std::fs::remove_dir_all(&part);
+            }
+            ensure!(folder.is_dir(), "cannot make {}", folder.display());
         }
         Ok(vec![Files::Mount { folder, path: "/".to_owned() }])
     }
@@ -229,7 +276,10 @@ mod tests {
     #[test]
     fn references_are_told_from_paths() {
         assert!(looks_like_reference("ghcr.io/a/b:1"));
-        assert!(looks_like_reference("localhost:5000/a@sha256:00"));
+        let digest = "0".repeat(64);
+        assert!(looks_like_reference(&format!("localhost:5000/a@sha256:{digest}")));
+        assert!(looks_like_reference("ghcr.io/a/b") && looks_like_reference("localhost/a"));
+        assert!(!looks_like_reference("apps/mine") && !looks_like_reference("../a.b/c"));
         assert!(!looks_like_reference("./a:b"));
         assert!(!looks_like_reference("app"));
     }
@@ -254,9 +304,15 @@ mod tests {
             content: ContentRef { inline: Some(STANDARD.encode("x")), ..ContentRef::default() },
             path: path.into(),
         };
-        let mounted = pulled.files("c", &[file("d/e.txt")]).unwrap();
-        assert_eq!(mounted, [Files::Mount { folder: folder.path().join("a/c"), path: "/".into() }]);
-        assert_eq!(std::fs::read_to_string(folder.path().join("a/c/d/e.txt")).unwrap(), "x");
+        let mount = |path: &str| match pulled.files("c", &[file(path)]).unwrap().remove(0) {
+            Files::Mount { folder, .. } => folder,
+            pattern @ Files::Pattern { .. } => panic!("{pattern:?}"),
+        };
+        let mounted = mount("d/e.txt");
+        assert_eq!(std::fs::read_to_string(mounted.join("d/e.txt")).unwrap(), "x");
+        assert!(mounted.starts_with(folder.path().join("a")));
+        assert_eq!(mount("d/e.txt"), mounted);
+        assert_ne!(mount("d/f.txt"), mounted, "another version has a folder of its own");
         assert!(pulled.files("c", &[file("../../out")]).is_err());
         assert!(pulled.files("../c", &[file("x")]).is_err());
     }

@@ -138,6 +138,18 @@ struct Stage {
     dispatcher: Dispatcher,
     kafka: Properties,
     _engine: Engine,
+    /// Files that the component sees stand there as long as the stage does.
+    _scratch: Scratch,
+}
+
+/// A folder of one replay's own.
+struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Most components have no files, and then it was never made.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Stage {
@@ -149,13 +161,14 @@ impl Stage {
             spec.variables.insert(variable.to_owned(), value.to_owned());
         }
         let kafka = crate::kafka::properties(variables, &settings.kafka)?;
-        let state_dir = std::env::temp_dir();
+        let scratch = Scratch(std::env::temp_dir().join(format!("exagg-replay-{}", uuid::Uuid::new_v4())));
+        crate::files::stage(&mut app, &scratch.0)?;
         let factors = Arc::new(Factors {
             wasi: WasiFactor::default(),
             http: OutboundHttpFactor,
             pg: OutboundPgFactor::new(CONNECTIONS_MAX, settings.authorities.clone()),
             kafka: OutboundKafkaFactor::new(kafka.clone(), None),
-            key_value: KeyValueFactor::new(&state_dir, std::iter::empty()),
+            key_value: KeyValueFactor::new(&scratch.0, "key_value", std::iter::empty()),
         });
         let engine = Engine::new(&Settings::default())?;
         let loaded = LoadedApp::load(&app, variables, &engine, &factors)?;
@@ -164,7 +177,7 @@ impl Stage {
         let component = loaded.components.get(&component).context("the component was not loaded")?;
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be set up")?);
         let dispatcher = Dispatcher::new(Arc::clone(component), Arc::clone(&subscription), None, metrics);
-        Ok(Self { subscription, dispatcher, kafka, _engine: engine })
+        Ok(Self { subscription, dispatcher, kafka, _engine: engine, _scratch: scratch })
     }
 
     /// Gives one partition to the function. Where the log has lost its beginning: the time of the

@@ -164,6 +164,21 @@ async fn load(config: &HostConfig) -> Result<App> {
     Ok(app)
 }
 
+/// The components, compiled and checked: an instance of each can be made.
+async fn compile(
+    app: &App,
+    variables: &Variables,
+    settings: &crate::engine::Settings,
+    factors: &Arc<Factors>,
+) -> Result<(Arc<LoadedApp>, Engine)> {
+    let engine = Engine::new(settings)?;
+    let loaded = Arc::new(LoadedApp::load(app, variables, &engine, factors)?);
+    for (id, slot) in &loaded.components {
+        slot.current().try_out().await.with_context(|| format!("component {id} does not start"))?;
+    }
+    Ok((loaded, engine))
+}
+
 async fn prepare(config: HostConfig) -> Result<Prepared> {
     let app = load(&config).await?;
     let embedded = if config.embedded { Some(Embedded::plan(&config.app.state_dir)?) } else { None };
@@ -179,14 +194,14 @@ async fn prepare(config: HostConfig) -> Result<Prepared> {
         http: OutboundHttpFactor,
         pg: OutboundPgFactor::new(config.postgres_connections_max, config.app.authorities.clone()),
         kafka: OutboundKafkaFactor::new(kafka.clone(), gate),
-        key_value: KeyValueFactor::new(&config.app.state_dir, config.key_value_stores.iter().cloned()),
+        key_value: KeyValueFactor::new(
+            &config.app.state_dir,
+            config.key_value_file,
+            config.key_value_stores.iter().cloned(),
+        ),
     });
     factors.key_value.set(&config.key_values).await?;
-    let engine = Engine::new(&config.engine)?;
-    let loaded = Arc::new(LoadedApp::load(&app, &variables, &engine, &factors)?);
-    for (id, slot) in &loaded.components {
-        slot.current().try_out().await.with_context(|| format!("component {id} does not start"))?;
-    }
+    let (loaded, engine) = compile(&app, &variables, &config.engine, &factors).await?;
     if embedded.is_some() {
         // The mock cluster rebalances a second before the session would end.
         kafka.insert("session.timeout.ms".to_owned(), Secret::new("6000"));

@@ -22,6 +22,8 @@ struct Versions<C> {
     previous: Option<Arc<C>>,
     /// None once the current version has proven itself.
     trial: Option<Trial>,
+    /// The trial that the previous version was taken out of by hand.
+    previous_trial: Option<Trial>,
     rolled_back: Option<String>,
 }
 
@@ -83,7 +85,7 @@ pub struct Standings {
 
 impl<C> Versions<C> {
     fn new(first: C) -> Self {
-        Self { current: Arc::new(first), previous: None, trial: None, rolled_back: None }
+        Self { current: Arc::new(first), previous: None, trial: None, previous_trial: None, rolled_back: None }
     }
 
     fn swap(&mut self, next: C) {
@@ -91,6 +93,7 @@ impl<C> Versions<C> {
         // One that has not proven itself is none to go back to: the one before it stays that.
         if self.trial.is_none() {
             self.previous = Some(last);
+            self.previous_trial = None;
         }
         self.trial = Some(Trial::default());
         self.rolled_back = None;
@@ -99,7 +102,7 @@ impl<C> Versions<C> {
     fn back(&mut self) -> bool {
         let Some(previous) = self.previous.as_mut() else { return false };
         std::mem::swap(&mut self.current, previous);
-        self.trial = None;
+        std::mem::swap(&mut self.trial, &mut self.previous_trial);
         self.rolled_back = None;
         true
     }
@@ -118,7 +121,7 @@ impl<C> Versions<C> {
                 if let Some(previous) = self.previous.take() {
                     self.current = previous;
                 }
-                self.trial = None;
+                self.trial = self.previous_trial.take();
                 self.rolled_back = Some(reason.to_owned());
                 Standing::Doubted
             }
@@ -281,5 +284,15 @@ mod tests {
         (0..GOOD_CALLS).for_each(|_| assert_eq!(versions.count(&current, Call::Good), Standing::Trusted));
         assert!(versions.trial.is_none());
         assert!(versions.back() && *versions.current == "a" && versions.back() && *versions.current == "b");
+    }
+
+    #[test]
+    fn a_version_taken_back_by_hand_returns_to_its_trial() {
+        let mut versions = Versions::new("a");
+        versions.swap("b");
+        assert!(versions.back() && *versions.current == "a" && versions.trial.is_none());
+        assert!(versions.back() && *versions.current == "b" && versions.trial.is_some());
+        fail(&mut versions);
+        assert_eq!(*versions.current, "a");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::LoadedApp;
-use crate::client::{Door, request};
+use crate::client::{doors, request};
 use crate::oci::{Insecure, Registry, looks_like_reference};
 use crate::slot::Slot;
 use crate::telemetry::Metrics;
@@ -30,6 +30,11 @@ pub struct Swaps {
 impl Swaps {
     pub fn new(app: Arc<LoadedApp>, metrics: Arc<Metrics>) -> Self {
         Self { app, metrics, turn: Mutex::new(()) }
+    }
+
+    /// Whether the component runs here.
+    pub fn has(&self, id: &str) -> bool {
+        self.app.components.contains_key(id)
     }
 
     fn slot(&self, id: &str) -> Result<&Arc<Slot>> {
@@ -134,19 +139,24 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// `exagg swap`.
 pub async fn swap_command(args: &crate::cli::Swap, environment: &crate::config::Environment) -> Result<()> {
-    let door = Door::choose(args.door.admin, &args.door.state_dir, environment)?;
-    let answer = match &args.code {
-        None => request(&door, "POST", &format!("/swap-back/{}", args.component), Bytes::new()).await?,
-        Some(code) => {
-            let code = code_of(&args.component, code, args.insecure).await?;
-            request(&door, "POST", &format!("/swap/{}", args.component), code).await?
-        }
+    let (path, code) = match &args.code {
+        None => (format!("/swap-back/{}", args.component), Bytes::new()),
+        Some(code) => (format!("/swap/{}", args.component), code_of(&args.component, code, args.insecure).await?),
     };
-    if answer.status != 200 {
-        bail!("{}", answer.body.trim_end());
+    let mut refused = None;
+    for door in doors(args.door.admin, &args.door.state_dir, environment)? {
+        match request(&door, "POST", &path, code.clone()).await {
+            Ok(answer) if answer.status == 200 => {
+                println!("{}: {} runs from the next call on", args.component, answer.body.trim_end());
+                return Ok(());
+            }
+            // Another host of the same state directory may have the component.
+            Ok(answer) if answer.status == 404 => refused = refused.or(Some(answer.body.trim_end().to_owned())),
+            Ok(answer) => bail!("{}", answer.body.trim_end()),
+            Err(error) => refused = refused.or(Some(format!("{error:#}"))),
+        }
     }
-    println!("{}: {} runs from the next call on", args.component, answer.body.trim_end());
-    Ok(())
+    bail!("{}", refused.unwrap_or_default())
 }
 
 /// The code that the command line names: a file, or what an app in a registry has under that id.

@@ -40,8 +40,9 @@ pub(super) fn variable_prefix() -> String {
     "SPIN_VARIABLE".to_owned()
 }
 
+/// Stores of other types have settings of their own; they are passed over here, and refused where a
+/// component wants one.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct KeyValueStore {
     pub(super) r#type: String,
 }
@@ -110,7 +111,22 @@ fn parse(text: &str, shared: Shared) -> Result<RuntimeConfig> {
     }
     let mut table: toml::Table = toml::from_str(text)?;
     table.retain(|section: &str, _| OURS.contains(&section));
+    for list in ["variables_provider", "config_provider"] {
+        if let Some(providers) = table.get_mut(list).and_then(toml::Value::as_array_mut) {
+            providers.retain(is_served);
+        }
+    }
     Ok(table.try_into()?)
+}
+
+/// Spin has more providers of variables than this host.
+fn is_served(provider: &toml::Value) -> bool {
+    let kind = provider.get("type").and_then(toml::Value::as_str).unwrap_or_default();
+    let served = matches!(kind, "env" | "static");
+    if !served {
+        tracing::warn!("variables_provider of type {kind:?} is passed over: this host has env and static");
+    }
+    served
 }
 
 #[cfg(test)]
@@ -134,5 +150,9 @@ mod tests {
         assert!(parse(text, Shared::No).is_err());
         assert!(parse(text, Shared::WithSpin).unwrap().exagg.no_migrate);
         assert!(parse("[exagg]\nx = 1", Shared::WithSpin).is_err());
+        let stores = "[key_value_store.a]\ntype = \"redis\"\nurl = \"redis://x\"";
+        assert_eq!(parse(stores, Shared::WithSpin).unwrap().key_value_store["a"].r#type, "redis");
+        let vault = "[[variables_provider]]\ntype = \"vault\"\nurl = \"x\"\n[[variables_provider]]\ntype = \"env\"";
+        assert_eq!(parse(vault, Shared::WithSpin).unwrap().variables_provider.len(), 1);
     }
 }

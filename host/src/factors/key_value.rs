@@ -44,9 +44,10 @@ pub struct Store {
 }
 
 impl KeyValueFactor {
-    /// `labels` are the stores that the runtime configuration names beside `default`.
-    pub fn new(state_dir: &Path, labels: impl IntoIterator<Item = String>) -> Self {
-        let file = Arc::new(File { path: state_dir.join("key_value.redb"), database: OnceLock::new() });
+    /// `labels` are the stores that the runtime configuration names beside `default`. One process has
+    /// the file: hosts that share a state directory have a `name` each.
+    pub fn new(state_dir: &Path, name: &str, labels: impl IntoIterator<Item = String>) -> Self {
+        let file = Arc::new(File { path: state_dir.join(format!("{name}.redb")), database: OnceLock::new() });
         Self { file, labels: labels.into_iter().chain([DEFAULT_STORE.to_owned()]).collect() }
     }
 

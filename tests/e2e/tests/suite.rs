@@ -4,6 +4,7 @@
 
 mod cases;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +13,20 @@ use e2e::database::Server;
 use e2e::kafka::{Kafka, jars};
 use libtest_mimic::{Arguments, Trial};
 
-use cases::World;
+use cases::{Need, World};
 
 /// A test that hangs must not take CI's whole time with it.
 const TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let has_kafka = jars().is_dir();
+    let (has, missing) = what_is_there();
     let in_ci = std::env::var_os("CI").is_some();
-    assert!(has_kafka || !in_ci, "in CI nothing is skipped: make kafka first");
-    if !has_kafka {
-        println!("Apache Kafka is not there (make kafka needs Java and Maven): its tests are skipped");
+    assert!(missing.is_none() || !in_ci, "in CI nothing is skipped: {}", missing.unwrap_or_default());
+    if let Some(missing) = missing {
+        println!("{missing}: the tests that need it are skipped");
     }
+    let has_kafka = has >= Need::Kafka;
     if arguments.list {
         let trials = cases::all().into_iter().map(|case| Trial::test(case.name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|case| {
             let world = Arc::clone(&world);
-            let skipped = case.needs_kafka && !has_kafka;
+            let skipped = case.needs > has;
             Trial::test(case.name, move || {
                 (case.run)(&world);
                 Ok(())
@@ -48,4 +50,22 @@ fn main() -> ExitCode {
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// How much of what the tests need is on this machine, and what is missing first.
+fn what_is_there() -> (Need, Option<&'static str>) {
+    let is_there =
+        |program: &str| ["/usr/bin", "/usr/sbin"].iter().any(|folder| Path::new(folder).join(program).exists());
+    // The owner of our own process is who we are.
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|owner| std::os::unix::fs::MetadataExt::uid(&owner) == 0);
+    if !jars().is_dir() {
+        return (Need::Nothing, Some("Apache Kafka is not there (make kafka needs Java and Maven)"));
+    }
+    if !e2e::registry::is_installed() {
+        return (Need::Kafka, Some("docker-registry is not there (Debian: apt-get install docker-registry)"));
+    }
+    if !is_root || !["skopeo", "setcap", "getcap", "unshare"].iter().all(|program| is_there(program)) {
+        return (Need::Registry, Some("skopeo, setcap or root is not there"));
+    }
+    (Need::Image, None)
 }

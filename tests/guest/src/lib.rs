@@ -1,7 +1,7 @@
 //! A Kafka function that does what its records say: `trap`, `loop`, `allocate`, `poison`, `stop`,
 //! `leak` (traps in an open transaction), `flood`, `reach URL` (what came of it is written);
 //! anything else is written to the table `seen`. With `TRAP_ALWAYS` in its environment it
-//! traps at once, with `STOP_ALWAYS` it answers `stop` to everything.
+//! traps at once, with `TRAP_ON_RECORDS` where there are any, with `STOP_ALWAYS` it answers `stop`.
 #![allow(clippy::panic, clippy::expect_used, reason = "misbehaving is this function's job")]
 
 mod reach;
@@ -14,6 +14,10 @@ exagg_sdk::kafka_function!(handle);
 
 async fn handle(batch: Batch) -> Outcome {
     assert!(std::env::var_os("TRAP_ALWAYS").is_none(), "told to trap");
+    if std::env::var_os("TRAP_ON_RECORDS").is_some() {
+        assert!(batch.is_empty(), "told to trap");
+        return Outcome::Applied;
+    }
     if std::env::var_os("STOP_ALWAYS").is_some() {
         return Outcome::Stop("told to stop always".to_owned());
     }

@@ -110,7 +110,7 @@ impl Dispatcher {
                 (traps, last) = (0, Arc::clone(&component));
             }
             let answer = self.call(&component, piece).await;
-            let (reason, standing) = self.judge(&component, &answer);
+            let (reason, standing) = self.judge(&component, piece, &answer);
             let reason = match answer {
                 _ if standing == Standing::Doubted => reason,
                 Ok(Outcome::Applied) => return Attempt::Applied,
@@ -170,7 +170,12 @@ impl Dispatcher {
 
     /// What the answer means for the version that gave it: one that was just swapped in must not
     /// stop partitions or bury records by its first answers. With the answer's reason in words.
-    fn judge(&self, component: &Arc<Component>, answer: &Result<Outcome, CallError>) -> (String, Standing) {
+    fn judge(
+        &self,
+        component: &Arc<Component>,
+        piece: &Batch,
+        answer: &Result<Outcome, CallError>,
+    ) -> (String, Standing) {
         let reason = match answer {
             Ok(Outcome::Applied | Outcome::ResumeAt(_)) => String::new(),
             Ok(Outcome::RetryLater(reason) | Outcome::Stop(reason)) => reason.clone(),
@@ -178,6 +183,8 @@ impl Dispatcher {
             Err(error) => error.to_string(),
         };
         let call = match answer {
+            // A quiet partition's empty batches prove nothing.
+            Ok(Outcome::Applied | Outcome::ResumeAt(_)) if piece.offsets.is_empty() => Call::Neutral,
             Ok(Outcome::Applied | Outcome::ResumeAt(_)) => Call::Good,
             Ok(Outcome::RetryLater(_)) => Call::Neutral,
             Ok(Outcome::Stop(_) | Outcome::Poison(_)) => Call::Bad(&reason),

@@ -35,16 +35,31 @@ pub struct World {
 #[derive(Clone)]
 pub struct Case {
     pub name: &'static str,
-    pub needs_kafka: bool,
+    pub needs: Need,
     pub run: fn(&World),
 }
 
-/// `case!(module::function)`, and `kafka!` for those that need a broker.
+/// What a case needs beside PostgreSQL; where it is missing the case is skipped, but not in CI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    Nothing,
+    /// Apache Kafka (`make kafka`: Java and Maven).
+    Kafka,
+    /// And Debian's docker-registry.
+    Registry,
+    /// And skopeo, setcap, and root, to unpack and run the image.
+    Image,
+}
+
+/// `case!(module::function)`, and others for those that need more.
 macro_rules! case {
-    ($($path:ident)::+) => { Case { name: stringify!($($path)::+), needs_kafka: false, run: $($path)::+ } };
+    ($($path:ident)::+) => { Case { name: stringify!($($path)::+), needs: Need::Nothing, run: $($path)::+ } };
 }
 macro_rules! kafka {
-    ($($path:ident)::+) => { Case { name: stringify!($($path)::+), needs_kafka: true, run: $($path)::+ } };
+    ($($path:ident)::+) => { Case { name: stringify!($($path)::+), needs: Need::Kafka, run: $($path)::+ } };
+}
+macro_rules! registry {
+    ($($path:ident)::+) => { Case { name: stringify!($($path)::+), needs: Need::Registry, run: $($path)::+ } };
 }
 
 pub fn all() -> Vec<Case> {
@@ -118,15 +133,15 @@ fn of_the_host() -> Vec<Case> {
         kafka!(swap::a_window_state_of_another_layout_is_left_alone),
         kafka!(plugin::a_three_trigger_app_runs_as_spin_starts_it),
         kafka!(plugin::what_a_locked_app_requires_and_is_not_there_is_one_clear_error),
-        kafka!(registry::what_is_pushed_is_pulled_and_each_stage_runs_alone),
-        kafka!(registry::a_registry_that_refuses_or_changes_content_is_an_error),
-        kafka!(registry::every_form_of_content_is_read_and_mounted_read_only),
-        kafka!(registry::files_of_a_manifest_are_mounted_and_pushed),
-        kafka!(registry::a_component_is_swapped_by_reference),
+        registry!(registry::what_is_pushed_is_pulled_and_each_stage_runs_alone),
+        registry!(registry::a_registry_that_refuses_or_changes_content_is_an_error),
+        registry!(registry::every_form_of_content_is_read_and_mounted_read_only),
+        registry!(registry::files_of_a_manifest_are_mounted_and_pushed),
+        registry!(registry::a_component_is_swapped_by_reference),
         case!(spinkube::manifests_have_known_fields_and_belong_together),
         case!(spinkube::a_misspelt_field_is_noticed),
-        kafka!(spinkube::stages_as_processes_scale_alone_and_the_rows_are_right),
-        case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024),
+        registry!(spinkube::stages_as_processes_scale_alone_and_the_rows_are_right),
+        Case { needs: Need::Image, ..case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024) },
         kafka!(templates::what_spin_new_makes_builds_and_runs),
         kafka!(templates::a_function_in_python_reads_and_publishes),
         kafka!(links::postgresql_over_tls),

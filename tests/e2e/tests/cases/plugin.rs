@@ -5,7 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use e2e::feed::Feed;
-use e2e::host::function;
+use e2e::host::{function, variant};
 use e2e::registry::digest;
 use e2e::{bound_command, now, root, wait_for};
 use serde_json::{Value, json};
@@ -154,6 +154,13 @@ pub fn a_three_trigger_app_runs_as_spin_starts_it(world: &World) {
     wait_for_records(&database, "exchanges", feed.sent);
     wait_until_closed(&database, "exchanges");
     feed.oracle.assert_equal(&database, "exchanges");
+    // Each plugin has a door of its own in the shared state directory.
+    for (component, name) in [("aggregator", "aggregator"), ("closer", "window-closer")] {
+        let code = variant(&function(name), 1, folder.path());
+        let mut swap = Command::new(e2e::host::exagg());
+        let swapped = swap.args(["swap", component]).arg(code).current_dir(folder.path()).output().unwrap();
+        assert!(swapped.status.success(), "{swapped:?}");
+    }
     for plugin in &mut running {
         assert!(Command::new("kill").args(["-TERM", &plugin.child.id().to_string()]).status().unwrap().success());
         let status = wait_for("the plugin's end", Duration::from_secs(30), || plugin.child.try_wait().unwrap());

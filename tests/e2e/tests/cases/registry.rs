@@ -224,6 +224,7 @@ pub fn files_of_a_manifest_are_mounted_and_pushed(world: &World) {
     let reference = format!("{}/files:1", registry.address);
     let output = push(setup.folder(), &reference, setup.folder());
     assert!(output.status.success(), "{}", text(&output));
+    assert_form(&registry);
     ask();
     let host = setup.start();
     let wait = |rows: i64| {
@@ -238,6 +239,28 @@ pub fn files_of_a_manifest_are_mounted_and_pushed(world: &World) {
     assert_eq!(came[0], "read:///s/deep/a.txt done: deep");
     assert_eq!(came[1], format!("read:///top.txt done: {}", "top ".repeat(100)));
     assert_eq!(came[2..], came[..2]);
+}
+
+/// What was pushed is what `spin registry push` writes: one side must not drift with the other.
+fn assert_form(registry: &Registry) {
+    let manifest = registry.manifest("files", "1");
+    assert_eq!(manifest["config"]["mediaType"], "application/vnd.oci.image.config.v1+json");
+    let layers = manifest["layers"].as_array().unwrap();
+    let of = |kind: &str| layers.iter().filter(|layer| layer["mediaType"] == kind).collect::<Vec<_>>();
+    let read = |layer: &Value| std::fs::read(registry.blob_file(layer["digest"].as_str().unwrap())).unwrap();
+    let data = of("application/vnd.wasm.content.layer.v1+data");
+    assert_eq!((of(WASM).len(), data.len(), of(APP).len()), (1, 1, 1), "small content is not a layer");
+    let app: Value = serde_json::from_slice(&read(of(APP)[0])).unwrap();
+    assert_eq!(app["spin_lock_version"], 0);
+    let component = &app["components"][0];
+    assert_eq!(component["source"]["content_type"], "application/wasm");
+    assert_eq!(component["source"]["digest"], of(WASM)[0]["digest"]);
+    let files = component["files"].as_array().unwrap();
+    let file = |path: &str| files.iter().find(|file| file["path"] == path).unwrap();
+    assert_eq!(file("s/deep/a.txt")["inline"], base64(b"deep"));
+    assert_eq!(file("top.txt")["digest"], data[0]["digest"]);
+    let config: Value = serde_json::from_slice(&read(&manifest["config"])).unwrap();
+    assert_eq!(config["config"]["Labels"]["com.fermyon.spin.lockedAppDigest"], of(APP)[0]["digest"]);
 }
 
 /// `exagg swap COMPONENT REFERENCE`.

@@ -34,6 +34,10 @@ pub fn manifests_have_known_fields_and_belong_together(_: &World) {
     let manifests = Manifests::read(&folder()).unwrap();
     let spin = std::fs::read_to_string(root().join("spin.toml")).unwrap();
     assert_eq!(manifests.apps.len(), 6);
+    // The operator refuses an app whose executor is not there yet.
+    let kustomization = documents(&folder().join("kustomization.yaml")).unwrap().remove(0);
+    assert_eq!(kustomization["sortOptions"]["order"], "fifo");
+    assert_eq!(kustomization["resources"][0], "executor.yaml");
     for (name, app) in &manifests.apps {
         assert!(manifests.executors.contains_key(&app.executor), "{name}: executor {}", app.executor);
         for component in &app.components {

@@ -73,18 +73,22 @@ pub fn init(quiet: bool, environment: &Environment) -> Tracing {
     let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_filter(filter);
+        .with_target(false);
     let (provider, refused) = match collector(environment) {
         Some(Ok(provider)) => (Some(provider), None),
         Some(Err(error)) => (None, Some(error)),
         None => (None, None),
     };
-    let spans = provider.as_ref().map(|provider| {
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("exagg"));
-        layer.with_filter(filter_fn(|metadata| metadata.target() == SPANS))
-    });
-    tracing_subscriber::registry().with(log).with(spans).init();
+    match &provider {
+        Some(provider) => {
+            let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("exagg"));
+            let spans = spans.with_filter(filter_fn(|metadata| metadata.target() == SPANS));
+            tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).init();
+        }
+        // One filter for all: a filter of the log's own beside a layer that is not there remembers a
+        // span that it refused, and drops the next line of that thread.
+        None => tracing_subscriber::registry().with(filter).with(log).init(),
+    }
     if let Some(error) = refused {
         tracing::warn!("no spans are sent: {error}");
     }

@@ -11,6 +11,7 @@ use prometheus::{
 };
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -65,15 +66,22 @@ fn collector(environment: &Environment) -> Option<Result<SdkTracerProvider, Stri
     Some(exporter.map(provider).map_err(|error| error.to_string()))
 }
 
+/// Lines on standard error.
+fn log<S>() -> impl Layer<S>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+}
+
 /// Sets logging up: `RUST_LOG` where it is set, else information of this host and warnings of
 /// the rest; and spans, where a collector is named.
 pub fn init(quiet: bool, environment: &Environment) -> Tracing {
     let default = if quiet { "warn" } else { "warn,exagg=info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
     let (provider, refused) = match collector(environment) {
         Some(Ok(provider)) => (Some(provider), None),
         Some(Err(error)) => (None, Some(error)),
@@ -83,11 +91,11 @@ pub fn init(quiet: bool, environment: &Environment) -> Tracing {
         Some(provider) => {
             let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("exagg"));
             let spans = spans.with_filter(filter_fn(|metadata| metadata.target() == SPANS));
-            tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).init();
+            tracing_subscriber::registry().with(log().with_filter(filter)).with(spans).init();
         }
         // One filter for all: a filter of the log's own beside a layer that is not there remembers a
         // span that it refused, and drops the next line of that thread.
-        None => tracing_subscriber::registry().with(filter).with(log).init(),
+        None => tracing_subscriber::registry().with(filter).with(log()).init(),
     }
     if let Some(error) = refused {
         tracing::warn!("no spans are sent: {error}");

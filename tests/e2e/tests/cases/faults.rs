@@ -124,6 +124,13 @@ pub fn a_partition_is_revoked_with_a_batch_in_flight(world: &World) {
     feed.spread(1000, past(), 300);
     let first = through(world.setup(&database, name), &database, &gate).components(&EXCHANGES).start();
     wait_for_progress(&database, 1000);
+    // A batch that is to get through needs a connection that is put back and does not have to greet.
+    wait_for("idle connections", MINUTE, || {
+        let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
+                    AND application_name = 'exagg' AND query LIKE 'DISCARD%'";
+        // Two of the aggregator, and the window-closer's.
+        (database.number(idle) >= 3).then_some(())
+    });
     gate.hold_answers();
     feed.spread(1000, past(), 300);
     // Both partitions have a batch in flight when the second host comes.

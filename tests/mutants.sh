@@ -19,7 +19,7 @@ mutants=(
 'host/src/triggers/kafka/partition.rs|high.max(stage.consumer.cached_end(&topic, partition).unwrap_or_default())|high|open_transaction'
 'host/src/triggers/kafka/dispatch.rs|_ if standing == Standing::Doubted => reason,|_ if false => reason,|a_version_that_fails'
 'host/src/admin.rs|Method::POST if through == Through::Socket \|\| self.has_token(&request) => self.change(request).await,|Method::POST => self.change(request).await,|without_its_token'
-'functions/aggregator/src/store.rs|AND (SELECT version FROM public.window_state_layout) = 1";\n\n/// In reject|AND (SELECT version FROM public.window_state_layout) > 0";\n\n/// In reject|another_layout'
+'functions/aggregator/src/store.rs|AND (SELECT version FROM public.window_state_layout) = 2";\n\n/// In reject|AND (SELECT version FROM public.window_state_layout) > 0";\n\n/// In reject|another_layout'
 'migrations/0002_replay.sql|THEN '"'records of it are pending'"'|THEN '"'rebuilt'"'|listed_and_left'
 )
 

@@ -45,3 +45,10 @@ pub fn postgres_cpu(database: &Database) -> Duration {
     });
     ticks(own[11..15].iter().sum::<u64>() + children.sum::<u64>())
 }
+
+/// The most memory that a process has held.
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}

@@ -8,10 +8,11 @@ use crate::database::{Database, literal};
 use crate::instance::hex;
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     ("0001_pipeline", include_str!("../../migrations/0001_pipeline.sql")),
     ("0002_replay", include_str!("../../migrations/0002_replay.sql")),
     ("0003_layout", include_str!("../../migrations/0003_layout.sql")),
+    ("0004_edges_and_batches", include_str!("../../migrations/0004_edges_and_batches.sql")),
 ];
 
 /// The lock that migrating hosts share; any number does that nobody else uses.

@@ -129,8 +129,9 @@ mod tests {
                 keeps_value: true
             }]
         );
-        let rows = result.fold.into_sorted();
-        assert_eq!((rows.len(), rows[0].2.records, rows[0].2.sum), (1, 2, 4.0));
+        let windows = result.fold.into_windows();
+        let partial = windows[0].codes["a"];
+        assert_eq!((windows.len(), partial.records, partial.sum), (1, 2, 4.0));
     }
 
     #[test]
@@ -138,7 +139,7 @@ mod tests {
         let settings = Settings::new(texts()).unwrap();
         let batch = batch(&[GOOD, GOOD, GOOD]);
         let result = aggregate(&batch, 2, &settings.schema, settings.windows, None, NOW);
-        assert_eq!((result.records, result.fold.into_sorted()[0].2.records), (1, 1));
+        assert_eq!((result.records, result.fold.into_windows()[0].codes["a"].records), (1, 1));
     }
 
     #[test]

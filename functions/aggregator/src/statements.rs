@@ -5,8 +5,8 @@ use exagg_sdk::kafka::{Batch, LostRange};
 use crate::aggregate::Aggregate;
 use crate::settings::Settings;
 
-/// The layout of `window_state` that this version reads and writes (`migrations/0003_layout.sql`).
-pub const LAYOUT: i64 = 1;
+/// The layout of `window_state` that this version reads and writes (`window_state_layout`).
+pub const LAYOUT: i64 = 2;
 
 /// What a failed statement means.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use exagg_sdk::kafka::{Batch, LostRange};
 use spin_sdk::pg::{Connection, Decode, Error, ParameterValue, PgError, QueryError, Row};
 
 use crate::aggregate::{Aggregate, Rejected};
+use crate::columns::{Columns, Place};
 use crate::settings::{Late, Settings};
 use crate::statements::{Opened, Statements, StoreError};
 
@@ -21,7 +22,7 @@ UPDATE public.progress SET
     last_record_at = CASE WHEN $10 THEN clock_timestamp() ELSE last_record_at END,
     last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
-    AND (SELECT version FROM public.window_state_layout) = 1";
+    AND (SELECT version FROM public.window_state_layout) = 2";
 
 /// In reject mode the windows must still be open when the statement runs: the share lock makes
 /// the window-closer wait, and a window it has closed meanwhile makes the fence hold.
@@ -34,49 +35,48 @@ gate AS MATERIALIZED (
     SELECT s.closed_before FROM gate, public.streams AS s WHERE s.stream = $1 FOR SHARE OF s
 ),";
 const STILL_OPEN: &str = "
-    AND NOT EXISTS (SELECT FROM closed WHERE closed_before >= timestamp 'epoch' + $25 * interval '1 second')";
+    AND NOT EXISTS (SELECT FROM closed WHERE closed_before >= timestamp 'epoch' + $32 * interval '1 second')";
 
-/// Parameters 11 to 19: the partial aggregates as columns; 20 to 24: the rejects; 25: the
-/// earliest end of a window.
+/// Parameters 11 to 17: the rows; 18 to 26: what is packed; 27 to 31: the rejects; 32: the earliest
+/// end of a window. What they hold: [`Columns`].
 const STATE_AND_REJECTS: &str = "
     RETURNING topic
 ), state AS (
     INSERT INTO public.window_state AS s
         (stream, window_end, window_start, code, topic, partition, records, sum_vol, min_vol, max_vol,
-         first_vol, last_vol, first_time_us, first_offset, last_time_us, last_offset)
+         first_edge, last_edge)
     SELECT $1, timestamp 'epoch' + f.window_end * interval '1 second',
            timestamp 'epoch' + f.window_start * interval '1 second',
-           f.code, fence.topic, $3, f.records, f.numbers[1], f.numbers[2], f.numbers[3], f.numbers[4], f.numbers[5],
-           f.first_time, f.first_offset, f.last_time, f.last_offset
+           f.code, fence.topic, $3, f.records, f.numbers[1], f.numbers[2], f.numbers[3], f.first_edge, f.last_edge
     FROM fence,
-         (SELECT window_end, window_start, code, records, numbers::float8[] AS numbers,
-                 first_time, first_offset, last_time, last_offset
-          FROM unnest($11::int8[], $12::int8[], $13::text[], $14::int8[], $15::text[],
-                      $16::int8[], $17::int8[], $18::int8[], $19::int8[])
-               AS u(window_end, window_start, code, records, numbers,
-                    first_time, first_offset, last_time, last_offset)) AS f
+         (SELECT window_end, window_start, code, records, numbers::float8[] AS numbers, first_edge, last_edge
+          FROM unnest($11::int8[], $12::int8[], $13::text[], $14::int8[], $15::text[], $16::text[], $17::text[])
+               AS u(window_end, window_start, code, records, numbers, first_edge, last_edge)) AS f
     ON CONFLICT (stream, window_end, window_start, code, topic, partition) DO UPDATE SET
         records = s.records + excluded.records,
         sum_vol = s.sum_vol + excluded.sum_vol,
         min_vol = least(s.min_vol, excluded.min_vol),
         max_vol = greatest(s.max_vol, excluded.max_vol),
-        first_vol = CASE WHEN (excluded.first_time_us, excluded.first_offset) < (s.first_time_us, s.first_offset)
-            THEN excluded.first_vol ELSE s.first_vol END,
-        first_time_us = least(s.first_time_us, excluded.first_time_us),
-        first_offset = CASE WHEN (excluded.first_time_us, excluded.first_offset) < (s.first_time_us, s.first_offset)
-            THEN excluded.first_offset ELSE s.first_offset END,
-        last_vol = CASE WHEN (excluded.last_time_us, excluded.last_offset) > (s.last_time_us, s.last_offset)
-            THEN excluded.last_vol ELSE s.last_vol END,
-        last_time_us = greatest(s.last_time_us, excluded.last_time_us),
-        last_offset = CASE WHEN (excluded.last_time_us, excluded.last_offset) > (s.last_time_us, s.last_offset)
-            THEN excluded.last_offset ELSE s.last_offset END
+        first_edge = least(s.first_edge, excluded.first_edge),
+        last_edge = greatest(s.last_edge, excluded.last_edge)
+), packed AS (
+    INSERT INTO public.window_batches
+        (stream, window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
+    SELECT $1, timestamp 'epoch' + p.window_end * interval '1 second',
+           timestamp 'epoch' + p.window_start * interval '1 second',
+           p.codes::varchar[], p.records::int8[], p.sum_vols::float8[], p.min_vols::float8[], p.max_vols::float8[],
+           p.first_edges::varchar[], p.last_edges::varchar[]
+    FROM fence,
+         unnest($18::int8[], $19::int8[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[],
+                $25::text[], $26::text[])
+             AS p(window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
 ), rejects AS (
     INSERT INTO public.rejected_records
         (stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes, value)
     SELECT $1, fence.topic, $2, $3, r.record_offset, timestamp 'epoch' + r.window_start * interval '1 second',
            r.reason, r.value_bytes, decode(r.value, 'base64')
     FROM fence,
-         unnest($20::int8[], $21::int8[], $22::text[], $23::int8[], $24::text[])
+         unnest($27::int8[], $28::int8[], $29::text[], $30::int8[], $31::text[])
              AS r(record_offset, window_start, reason, value_bytes, value)
     ON CONFLICT DO NOTHING
 )
@@ -87,7 +87,7 @@ const APPLY_EMPTY: &str = "
 UPDATE public.progress SET
     next_offset = $5, end_offset = $6, partition_count = $7, consumer_group = $8, last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
-    AND (SELECT version FROM public.window_state_layout) = 1";
+    AND (SELECT version FROM public.window_state_layout) = 2";
 
 const LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
@@ -207,7 +207,11 @@ impl Statements for Store {
             aggregate.fold.max_event_time().map(|time| time.0).into(),
             aggregate.fold.max_event_time().is_some().into(),
         ];
-        let earliest_end = push_partials(&mut params, settings, aggregate);
+        let place = Place { topic: &batch.topic, partition: batch.partition };
+        let columns = Columns::new(&aggregate.fold.into_windows(), settings.windows, place);
+        let earliest_end = columns.earliest_end;
+        push_columns(&mut params, columns);
+        push_rejects(&mut params, &aggregate.rejected);
         if settings.late == Late::Reject {
             params.push(earliest_end.into());
         }
@@ -291,34 +295,27 @@ impl Statements for Store {
     }
 }
 
-/// Appends parameters 11 to 24 and returns the earliest end of a window (Unix seconds).
-fn push_partials(params: &mut Vec<ParameterValue>, settings: &Settings, aggregate: Aggregate<'_>) -> i64 {
-    let rows = aggregate.fold.into_sorted();
-    let times = |pick: fn(&window::fold::Partial) -> i64| -> Vec<i64> { rows.iter().map(|row| pick(&row.2)).collect() };
-    let ends: Vec<i64> = rows.iter().map(|row| settings.windows.end(row.0)).collect();
-    let earliest_end = ends.iter().min().copied().unwrap_or(i64::MAX / 1_000_000_000);
-    params.push(ends.into());
-    params.push(rows.iter().map(|row| row.0).collect::<Vec<i64>>().into());
-    params.push(rows.iter().map(|row| row.1.clone().into_owned()).collect::<Vec<String>>().into());
-    params.push(times(|partial| partial.records).into());
-    params.push(rows.iter().map(|row| numbers(&row.2)).collect::<Vec<String>>().into());
-    params.push(times(|partial| partial.first.time.0).into());
-    params.push(times(|partial| partial.first.offset).into());
-    params.push(times(|partial| partial.last.time.0).into());
-    params.push(times(|partial| partial.last.offset).into());
-    push_rejects(params, &aggregate.rejected);
-    earliest_end
+/// Appends parameters 11 to 26.
+fn push_columns(params: &mut Vec<ParameterValue>, Columns { rows, packed, .. }: Columns) {
+    params.push(rows.window_ends.into());
+    params.push(rows.window_starts.into());
+    params.push(rows.codes.into());
+    params.push(rows.records.into());
+    params.push(rows.numbers.into());
+    params.push(rows.first_edges.into());
+    params.push(rows.last_edges.into());
+    params.push(packed.window_ends.into());
+    params.push(packed.window_starts.into());
+    params.push(packed.codes.into());
+    params.push(packed.records.into());
+    params.push(packed.sum_vols.into());
+    params.push(packed.min_vols.into());
+    params.push(packed.max_vols.into());
+    params.push(packed.first_edges.into());
+    params.push(packed.last_edges.into());
 }
 
-/// The five doubles of a partial aggregate as an array literal: the interface has no arrays of
-/// floats, and Rust writes the shortest text that reads back as the same double.
-fn numbers(partial: &window::fold::Partial) -> String {
-    format!(
-        "{{{:e},{:e},{:e},{:e},{:e}}}",
-        partial.sum, partial.min, partial.max, partial.first.value, partial.last.value
-    )
-}
-
+/// Appends parameters 27 to 31.
 fn push_rejects(params: &mut Vec<ParameterValue>, rejected: &[Rejected<'_>]) {
     params.push(rejected.iter().map(|reject| reject.offset).collect::<Vec<i64>>().into());
     params.push(rejected.iter().map(|reject| reject.window_start).collect::<Vec<Option<i64>>>().into());

@@ -7,8 +7,8 @@ use crate::statements::{Statements, StoreError, Stream};
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 
-/// The layout of `window_state` that this version reads (`migrations/0003_layout.sql`).
-const LAYOUT: i64 = 1;
+/// The layout of `window_state` that this version reads (`window_state_layout`).
+const LAYOUT: i64 = 2;
 const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
 /// All streams with their partitions as one JSON value: a row through the sandbox costs more.
@@ -50,42 +50,49 @@ UPDATE public.streams SET
 FROM gate WHERE stream = $1";
 
 /// Folds the oldest windows that end by $2, whole windows of at most $3 different ends. Only
-/// what DELETE returned is folded: a second read of the table would lose what is added meanwhile.
+/// what DELETE returned is folded: a second read of the tables would lose what is added meanwhile.
 /// A row that is there already is merged with, never replaced.
 const CLOSE_WINDOWS: &str = "
 WITH RECURSIVE ends AS (
-    (SELECT 1 AS number, window_end FROM public.window_state
-     WHERE stream = $1 AND window_end <= timestamp 'epoch' + $2 * interval '1 microsecond'
-       AND (SELECT version FROM public.window_state_layout) = 1
-     ORDER BY window_end LIMIT 1)
+    SELECT 1 AS number,
+           least((SELECT min(w.window_end) FROM public.window_state w WHERE w.stream = $1),
+                 (SELECT min(b.window_end) FROM public.window_batches b WHERE b.stream = $1)) AS window_end
+    WHERE (SELECT version FROM public.window_state_layout) = 2
     UNION ALL
     SELECT ends.number + 1,
-           (SELECT w.window_end FROM public.window_state w
-            WHERE w.stream = $1 AND w.window_end > ends.window_end
-              AND w.window_end <= timestamp 'epoch' + $2 * interval '1 microsecond'
-            ORDER BY w.window_end LIMIT 1)
-    FROM ends WHERE ends.number < $3 AND ends.window_end IS NOT NULL
-), gone AS (
-    DELETE FROM public.window_state w USING ends
-    WHERE w.stream = $1 AND w.window_end = ends.window_end
-    RETURNING w AS part
+           least((SELECT min(w.window_end) FROM public.window_state w
+                  WHERE w.stream = $1 AND w.window_end > ends.window_end),
+                 (SELECT min(b.window_end) FROM public.window_batches b
+                  WHERE b.stream = $1 AND b.window_end > ends.window_end))
+    FROM ends
+    WHERE ends.number < $3 AND ends.window_end <= timestamp 'epoch' + $2 * interval '1 microsecond'
+), closing AS (
+    SELECT window_end FROM ends WHERE window_end <= timestamp 'epoch' + $2 * interval '1 microsecond'
+), rows AS (
+    DELETE FROM public.window_state w USING closing
+    WHERE w.stream = $1 AND w.window_end = closing.window_end
+    RETURNING w.window_start, w.window_end, w.code, w.records, w.sum_vol, w.min_vol, w.max_vol,
+              w.first_edge, w.last_edge
+), batches AS (
+    DELETE FROM public.window_batches b USING closing
+    WHERE b.stream = $1 AND b.window_end = closing.window_end
+    RETURNING b.*
+), parts AS (
+    SELECT * FROM rows
+    UNION ALL
+    SELECT window_start, window_end, unnest(codes), unnest(records), unnest(sum_vols), unnest(min_vols),
+           unnest(max_vols), unnest(first_edges), unnest(last_edges)
+    FROM batches
 ), folded AS (
-    SELECT (part).window_start AS window_start, (part).window_end AS window_end, (part).code AS code,
-           sum((part).records)::int8 AS records, sum((part).sum_vol) AS sum_vol,
-           min((part).min_vol) AS min_vol, max((part).max_vol) AS max_vol,
-           (array_agg(part ORDER BY (part).first_time_us, (part).topic, (part).partition, (part).first_offset))[1] AS f,
-           (array_agg(part ORDER BY (part).last_time_us DESC, (part).topic DESC, (part).partition DESC,
-                                    (part).last_offset DESC))[1] AS l
-    FROM gone GROUP BY (part).window_start, (part).window_end, (part).code
+    SELECT window_start, window_end, code, sum(records)::int8 AS records, sum(sum_vol) AS sum_vol,
+           min(min_vol) AS min_vol, max(max_vol) AS max_vol, min(first_edge) AS first_edge, max(last_edge) AS last_edge
+    FROM parts GROUP BY window_start, window_end, code
 ), closed AS (
     INSERT INTO public.aggregates AS a
         (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,
-         first_time_us, first_topic, first_partition, first_offset,
-         last_time_us, last_topic, last_partition, last_offset)
+         first_edge, last_edge)
     SELECT window_start, window_end, code, sum_vol / records, $1, records, sum_vol, min_vol, max_vol,
-           (f).first_vol, (l).last_vol,
-           (f).first_time_us, (f).topic, (f).partition, (f).first_offset,
-           (l).last_time_us, (l).topic, (l).partition, (l).last_offset
+           public.exagg_edge_value(first_edge), public.exagg_edge_value(last_edge), first_edge, last_edge
     FROM folded
     ORDER BY window_start, window_end, code
     ON CONFLICT (window_start, window_end, stream, code) DO UPDATE SET
@@ -94,22 +101,14 @@ WITH RECURSIVE ends AS (
         avg_vol = (a.sum_vol + excluded.sum_vol) / (a.records + excluded.records),
         min_vol = least(a.min_vol, excluded.min_vol),
         max_vol = greatest(a.max_vol, excluded.max_vol),
-        (first_vol, first_time_us, first_topic, first_partition, first_offset) =
-            (SELECT v, t, topic, partition, o
-             FROM (VALUES (a.first_vol, a.first_time_us, a.first_topic, a.first_partition, a.first_offset),
-                          (excluded.first_vol, excluded.first_time_us, excluded.first_topic,
-                           excluded.first_partition, excluded.first_offset)) AS e(v, t, topic, partition, o)
-             ORDER BY t, topic, partition, o LIMIT 1),
-        (last_vol, last_time_us, last_topic, last_partition, last_offset) =
-            (SELECT v, t, topic, partition, o
-             FROM (VALUES (a.last_vol, a.last_time_us, a.last_topic, a.last_partition, a.last_offset),
-                          (excluded.last_vol, excluded.last_time_us, excluded.last_topic,
-                           excluded.last_partition, excluded.last_offset)) AS e(v, t, topic, partition, o)
-             ORDER BY t DESC, topic DESC, partition DESC, o DESC LIMIT 1),
+        first_vol = public.exagg_edge_value(least(a.first_edge, excluded.first_edge)),
+        last_vol = public.exagg_edge_value(greatest(a.last_edge, excluded.last_edge)),
+        first_edge = least(a.first_edge, excluded.first_edge),
+        last_edge = greatest(a.last_edge, excluded.last_edge),
         revision = a.revision + 1,
         closed_at = clock_timestamp()
 )
-SELECT count(window_end) FROM ends";
+SELECT count(*) FROM closing";
 
 const DELETE_REJECTS: &str = "
 DELETE FROM public.rejected_records WHERE ctid = ANY (ARRAY(

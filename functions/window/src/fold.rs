@@ -55,10 +55,29 @@ impl Partial {
     }
 }
 
+/// The partial aggregates of one window: a code each, in no order.
+#[derive(Debug, Default)]
+pub struct Window<'a> {
+    /// Unix seconds.
+    pub start: i64,
+    pub codes: FxHashMap<Cow<'a, str>, Partial>,
+}
+
+impl<'a> Window<'a> {
+    /// Sorted by code: statements that take their row locks in one order never deadlock with each
+    /// other.
+    pub fn sorted(&self) -> Vec<(&str, &Partial)> {
+        let mut codes: Vec<_> = self.codes.iter().map(|(code, partial)| (code.as_ref(), partial)).collect();
+        codes.sort_unstable_by_key(|(code, _)| *code);
+        codes
+    }
+}
+
 /// The partial aggregates of one batch.
 #[derive(Debug, Default)]
 pub struct Fold<'a> {
-    windows: FxHashMap<(i64, Cow<'a, str>), Partial>,
+    /// By their start.
+    windows: FxHashMap<i64, FxHashMap<Cow<'a, str>, Partial>>,
     max_event_time: Option<EventTime>,
 }
 
@@ -71,10 +90,12 @@ impl<'a> Fold<'a> {
         let mut closed = Vec::new();
         for start in windows.starts(event.time) {
             if open(start) {
-                self.windows
-                    .entry((start, event.code.clone()))
-                    .and_modify(|partial| partial.add(edge))
-                    .or_insert_with(|| Partial::new(edge));
+                let codes = self.windows.entry(start).or_default();
+                // Looked up first: the code of most records is there, and need not be copied.
+                match codes.get_mut(event.code.as_ref()) {
+                    Some(partial) => partial.add(edge),
+                    None => _ = codes.insert(event.code.clone(), Partial::new(edge)),
+                }
             } else {
                 closed.push(start);
             }
@@ -87,13 +108,11 @@ impl<'a> Fold<'a> {
         self.max_event_time
     }
 
-    /// Partial aggregates sorted by (window start, code): statements that take their row locks
-    /// in one order never deadlock with each other.
-    pub fn into_sorted(self) -> Vec<(i64, Cow<'a, str>, Partial)> {
-        let mut rows: Vec<_> =
-            self.windows.into_iter().map(|((start, code), partial)| (start, code, partial)).collect();
-        rows.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        rows
+    /// The windows, by their start.
+    pub fn into_windows(self) -> Vec<Window<'a>> {
+        let mut windows: Vec<_> = self.windows.into_iter().map(|(start, codes)| Window { start, codes }).collect();
+        windows.sort_unstable_by_key(|window| window.start);
+        windows
     }
 }
 
@@ -122,10 +141,13 @@ mod tests {
             assert!(closed.is_empty());
         }
         assert_eq!(fold.max_event_time(), Some(EventTime(60_000_000)));
-        let rows = fold.into_sorted();
-        let keys: Vec<_> = rows.iter().map(|(start, code, partial)| (*start, code.as_ref(), partial.records)).collect();
-        assert_eq!(keys, vec![(0, "a", 2), (0, "b", 1), (60, "a", 1)]);
-        let a = rows[0].2;
+        let windows = fold.into_windows();
+        let codes = |window: &Window<'_>| -> Vec<(String, i64)> {
+            window.sorted().into_iter().map(|(code, partial)| (code.to_owned(), partial.records)).collect()
+        };
+        assert_eq!((windows[0].start, codes(&windows[0])), (0, vec![("a".into(), 2), ("b".into(), 1)]));
+        assert_eq!((windows[1].start, codes(&windows[1])), (60, vec![("a".into(), 1)]));
+        let a = windows[0].codes["a"];
         assert_eq!((a.sum, a.min, a.max, a.first.value, a.last.value), (1.0, -1.0, 2.0, -1.0, 2.0));
     }
 
@@ -136,7 +158,7 @@ mod tests {
         for offset in [7, 3, 9] {
             fold.add(event("a", offset as f64, 1), offset, windows, |_| true);
         }
-        let partial = fold.into_sorted()[0].2;
+        let partial = fold.into_windows()[0].codes["a"];
         assert_eq!((partial.first.value, partial.last.value), (3.0, 9.0));
     }
 
@@ -146,7 +168,7 @@ mod tests {
         let mut fold = Fold::default();
         let closed = fold.add(event("a", 1.0, 70), 0, windows, |start| start >= 40);
         assert_eq!(closed, vec![20]);
-        let starts: Vec<_> = fold.into_sorted().into_iter().map(|(start, ..)| start).collect();
+        let starts: Vec<_> = fold.into_windows().into_iter().map(|window| window.start).collect();
         assert_eq!(starts, vec![40, 60]);
     }
 }

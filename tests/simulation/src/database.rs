@@ -132,12 +132,12 @@ impl Database {
             .iter()
             .map(|reject| ((partition, reject.offset, reject.window_start), reject.reject.reason()))
             .collect();
-        let partials = aggregate.fold.into_sorted();
+        let windows = aggregate.fold.into_windows();
         let closed = |start: i64| {
             self.closed_before_us.is_some_and(|closed| (start + WINDOW_SECONDS) * MICROS_PER_SECOND <= closed)
         };
         let still_open =
-            !reject_late || self.broken == Broken::NoShareLock || !partials.iter().any(|row| closed(row.0));
+            !reject_late || self.broken == Broken::NoShareLock || !windows.iter().any(|window| closed(window.start));
         let Some(progress) = self.progress.get_mut(&partition) else { return false };
         let matches = progress.next_offset == from || self.broken == Broken::NoCompareAndSet;
         let passed = matches && still_open;
@@ -151,10 +151,12 @@ impl Database {
             }
         }
         if passed || self.broken == Broken::StateWithoutFence {
-            for (start, code, partial) in &partials {
+            let partials =
+                windows.iter().flat_map(|window| window.codes.iter().map(|(code, p)| (window.start, code, p)));
+            for (start, code, partial) in partials {
                 let row = Row::of(partial, partition);
                 self.state
-                    .entry((*start, code.to_string(), partition))
+                    .entry((start, code.to_string(), partition))
                     .and_modify(|there| there.merge(&row))
                     .or_insert(row);
             }

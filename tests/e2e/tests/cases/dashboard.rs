@@ -19,17 +19,14 @@ fn start(world: &World, name: &str) -> (Database, Host) {
     let insert = |table: &str, more: &str, values: &str| {
         format!(
             "INSERT INTO public.{table} (window_start, window_end, code, stream, records, sum_vol, min_vol, max_vol,
-                 first_vol, last_vol, first_time_us, first_offset, last_time_us, last_offset{more})
-             SELECT w, w + interval '1 minute', c, 'exchanges', 4, 10, 1, 4, 1, 4, 0, 0, 1, 1{values}
+                 first_edge, last_edge{more})
+             SELECT w, w + interval '1 minute', c, 'exchanges', 4, 10, 1, 4,
+                 exagg_edge(0, 't', 0, 0, 1), exagg_edge(1, 't', 0, 1, 4){values}
              FROM (SELECT date_trunc('minute', now() AT TIME ZONE 'UTC') AS w) AS w, unnest(ARRAY['A', {}]) AS c;",
             exagg::database::literal(HOSTILE)
         )
     };
-    database.execute(&insert(
-        "aggregates",
-        ", avg_vol, first_topic, first_partition, last_topic, last_partition",
-        ", 2.5, 't', 0, 't', 0",
-    ));
+    database.execute(&insert("aggregates", ", avg_vol, first_vol, last_vol", ", 2.5, 1, 4"));
     database.execute(&insert("window_state", ", topic, partition", ", 't', 1"));
     database.execute(
         "INSERT INTO public.streams (stream, window_seconds, slide_seconds, allowed_lateness_seconds,

@@ -10,6 +10,7 @@ mod guests;
 mod image;
 mod links;
 mod logs;
+mod packed;
 mod plugin;
 mod records;
 mod registry;
@@ -81,6 +82,8 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(windows::a_fast_clock_makes_no_honest_record_late),
         kafka!(windows::a_day_read_at_full_speed_equals_the_day_read_as_it_came),
         kafka!(windows::time_zones_and_daylight_saving_change_nothing),
+        kafka!(packed::windows_of_many_codes_are_packed_folded_once_and_revised),
+        kafka!(packed::what_layout_1_holds_is_kept),
         kafka!(fence::redelivered_records_are_not_counted_again),
         kafka!(fence::skipped_records_are_read_after_all),
         kafka!(fence::deleted_records_are_a_gap_and_stop_the_partition),
@@ -184,7 +187,7 @@ pub fn wait_for_records(database: &Database, stream: &str, records: i64) {
 /// Waits until nothing of the stream is pending.
 pub fn wait_until_closed(database: &Database, stream: &str) {
     e2e::wait_for(&format!("the last windows of {stream}"), std::time::Duration::from_secs(90), || {
-        let statement = format!("SELECT count(*) FROM public.window_state WHERE stream = '{stream}'");
+        let statement = format!("SELECT count(*) FROM public.pending_parts WHERE stream = '{stream}'");
         (database.number(&statement) == 0).then_some(())
     });
 }

@@ -26,7 +26,7 @@ fn replay(world: &World, host: &Host, database: &Database, name: &str, more: &[&
     let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{wrong}");
     let left = "SELECT (SELECT count(*) FROM public.progress WHERE stream LIKE '%@replay')
-                     + (SELECT count(*) FROM public.window_state WHERE stream LIKE '%@replay')
+                     + (SELECT count(*) FROM public.pending_parts WHERE stream LIKE '%@replay')
                      + (SELECT count(*) FROM public.replay_windows)";
     assert_eq!(database.number(left), 0, "it leaves nothing behind");
     said.into_owned()

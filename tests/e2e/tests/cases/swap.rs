@@ -274,12 +274,12 @@ pub fn a_window_state_of_another_layout_is_left_alone(world: &World) {
     let (database, name) = (world.postgres.database(), "layout");
     let (mut host, mut feed) = pipeline(world, &database, name, |setup| setup);
     wait_until_closed(&database, "exchanges");
-    database.execute("UPDATE public.window_state_layout SET version = 2");
+    database.execute("UPDATE public.window_state_layout SET version = 3");
     feed.spread(100, now() - 300, 120);
-    host.wait_for_log("the window state has layout 2 and this aggregator knows 1", MINUTE);
-    host.wait_for_log("the window state has layout 2 and this window-closer knows 1", MINUTE);
+    host.wait_for_log("the window state has layout 3 and this aggregator knows 2", MINUTE);
+    host.wait_for_log("the window state has layout 3 and this window-closer knows 2", MINUTE);
     assert_eq!(database.number("SELECT count(*) FROM public.window_state"), 0);
-    database.execute("UPDATE public.window_state_layout SET version = 1");
+    database.execute("UPDATE public.window_state_layout SET version = 2");
     host.stop();
     host.restart();
     assert_rows(&database, &feed);

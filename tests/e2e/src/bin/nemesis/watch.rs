@@ -20,7 +20,7 @@ pub fn progress(database: &Database) -> Option<i64> {
 }
 
 pub fn pending(database: &Database) -> Option<i64> {
-    number(database, "SELECT count(*) FROM public.window_state")
+    number(database, "SELECT count(*) FROM public.pending_parts")
 }
 
 pub struct Watch {

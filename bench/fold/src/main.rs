@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use window::event::Schema;
 use window::fold::Fold;
-use window::time::EventTime;
+use window::time::{EventTime, TimeFormat};
 use window::windows::Windows;
 
 const RECORDS: usize = 200_000;
@@ -43,7 +43,7 @@ fn core(records: &[String], schema: &Schema, windows: Windows) {
             fold.add(event, offset, windows, |_| true);
         }
     }
-    black_box(fold.into_sorted());
+    black_box(fold.into_windows());
 }
 
 fn baseline(records: &[String]) {
@@ -64,9 +64,14 @@ fn per_record(time: Duration) -> f64 {
     time.as_nanos() as f64 / RECORDS as f64
 }
 
-/// Prints both, and their ratio.
-pub fn run() {
-    let schema = crate::schema();
+fn main() {
+    let schema = Schema {
+        key_field: "code".to_owned(),
+        value_field: "volume".to_owned(),
+        time_field: "time".to_owned(),
+        time_format: TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC").unwrap(),
+        max_future_seconds: 60,
+    };
     let records = records();
     let Ok(windows) = Windows::new(60, 60) else { return };
     let core = per_record(least(|| core(&records, &schema, windows)));

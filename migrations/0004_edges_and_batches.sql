@@ -24,34 +24,63 @@ CREATE FUNCTION public.exagg_edge_value(edge text) RETURNS double precision LANG
     SELECT split_part(edge, ' ', 5)::double precision
 $$;
 
-DROP VIEW public.live_aggregates;
+DROP VIEW public.live_aggregates, public.exagg_metrics, public.stream_status;
 
-ALTER TABLE public.aggregates
-    ADD COLUMN first_edge varchar COLLATE "C",
-    ADD COLUMN last_edge  varchar COLLATE "C";
-UPDATE public.aggregates SET
-    first_edge = public.exagg_edge(first_time_us, first_topic, first_partition, first_offset, first_vol),
-    last_edge = public.exagg_edge(last_time_us, last_topic, last_partition, last_offset, last_vol);
-ALTER TABLE public.aggregates
-    ALTER COLUMN first_edge SET NOT NULL,
-    ALTER COLUMN last_edge SET NOT NULL,
-    DROP COLUMN first_time_us, DROP COLUMN first_topic, DROP COLUMN first_partition, DROP COLUMN first_offset,
-    DROP COLUMN last_time_us, DROP COLUMN last_topic, DROP COLUMN last_partition, DROP COLUMN last_offset;
--- With many codes its entries lie far apart and cost more than all else of a final row. Who reads long
--- series of one code among very many can have it back.
-DROP INDEX public.aggregates_by_code;
+-- Both tables are made anew: columns that are dropped stay in each row, and slow every access down.
+ALTER TABLE public.aggregates RENAME TO aggregates_of_layout_1;
+ALTER INDEX public.aggregates_by_window RENAME TO aggregates_of_layout_1_by_window;
+CREATE TABLE public.aggregates (
+    window_start timestamp        NOT NULL,
+    window_end   timestamp        NOT NULL,
+    code         varchar          COLLATE "C" NOT NULL,
+    avg_vol      double precision NOT NULL,
+    stream       varchar          COLLATE "C" NOT NULL,
+    records      bigint           NOT NULL,
+    sum_vol      double precision NOT NULL,
+    min_vol      double precision NOT NULL,
+    max_vol      double precision NOT NULL,
+    first_vol    double precision NOT NULL,
+    last_vol     double precision NOT NULL,
+    revision     integer          NOT NULL DEFAULT 0,
+    closed_at    timestamptz      NOT NULL DEFAULT clock_timestamp(),
+    first_edge   varchar          COLLATE "C" NOT NULL,
+    last_edge    varchar          COLLATE "C" NOT NULL
+);
+INSERT INTO public.aggregates
+SELECT window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,
+       revision, closed_at,
+       public.exagg_edge(first_time_us, first_topic, first_partition, first_offset, first_vol),
+       public.exagg_edge(last_time_us, last_topic, last_partition, last_offset, last_vol)
+FROM public.aggregates_of_layout_1
+ORDER BY window_start, window_end, stream, code;
+DROP TABLE public.aggregates_of_layout_1;
+-- The only index. One by code as well costs more than all else of a final row where codes are many; who
+-- reads long series of one code among very many can add (stream, code, window_start).
+CREATE UNIQUE INDEX aggregates_by_window ON public.aggregates (window_start, window_end, stream, code);
 
-ALTER TABLE public.window_state
-    ADD COLUMN first_edge varchar COLLATE "C",
-    ADD COLUMN last_edge  varchar COLLATE "C";
-UPDATE public.window_state SET
-    first_edge = public.exagg_edge(first_time_us, topic, partition, first_offset, first_vol),
-    last_edge = public.exagg_edge(last_time_us, topic, partition, last_offset, last_vol);
-ALTER TABLE public.window_state
-    ALTER COLUMN first_edge SET NOT NULL,
-    ALTER COLUMN last_edge SET NOT NULL,
-    DROP COLUMN first_vol, DROP COLUMN first_time_us, DROP COLUMN first_offset,
-    DROP COLUMN last_vol, DROP COLUMN last_time_us, DROP COLUMN last_offset;
+ALTER TABLE public.window_state RENAME TO window_state_of_layout_1;
+ALTER INDEX public.window_state_pkey RENAME TO window_state_of_layout_1_pkey;
+CREATE TABLE public.window_state (
+    stream       varchar          COLLATE "C" NOT NULL,
+    window_end   timestamp        NOT NULL,
+    window_start timestamp        NOT NULL,
+    code         varchar          COLLATE "C" NOT NULL,
+    topic        varchar          COLLATE "C" NOT NULL,
+    partition    integer          NOT NULL,
+    records      bigint           NOT NULL,
+    sum_vol      double precision NOT NULL,
+    min_vol      double precision NOT NULL,
+    max_vol      double precision NOT NULL,
+    first_edge   varchar          COLLATE "C" NOT NULL,
+    last_edge    varchar          COLLATE "C" NOT NULL,
+    PRIMARY KEY (stream, window_end, window_start, code, topic, partition)
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05);
+INSERT INTO public.window_state
+SELECT stream, window_end, window_start, code, topic, partition, records, sum_vol, min_vol, max_vol,
+       public.exagg_edge(first_time_us, topic, partition, first_offset, first_vol),
+       public.exagg_edge(last_time_us, topic, partition, last_offset, last_vol)
+FROM public.window_state_of_layout_1;
+DROP TABLE public.window_state_of_layout_1;
 
 -- What one batch adds to one window: the arrays are of one length, an element a code.
 CREATE TABLE public.window_batches (
@@ -113,7 +142,8 @@ FROM (SELECT window_start, window_end, code, stream, records, sum_vol, min_vol, 
       WHERE stream NOT LIKE '%@replay') AS parts
 GROUP BY window_start, window_end, stream, code;
 
-CREATE OR REPLACE VIEW public.stream_status AS
+-- What `exagg status` and /metrics show.
+CREATE VIEW public.stream_status AS
 SELECT s.stream,
        s.watermark,
        s.watermark_held_by,
@@ -134,6 +164,23 @@ SELECT s.stream,
        (SELECT count(*) FROM public.rejected_records r WHERE r.stream = s.stream) AS rejected_records,
        (SELECT count(*) FROM public.gaps g WHERE g.stream = s.stream) AS gaps
 FROM public.streams s;
+
+-- One row a sample; the host shows them on /metrics as they stand, without knowing what they mean.
+CREATE VIEW public.exagg_metrics (name, help, stream, value) AS
+SELECT 'exagg_stream_lag_records', 'Records between the progress and the end last seen.', stream, lag_records::double precision
+  FROM public.stream_status
+UNION ALL
+SELECT 'exagg_stream_watermark_seconds', 'Watermark, Unix time.', stream, extract(epoch FROM watermark)::double precision
+  FROM public.stream_status WHERE watermark IS NOT NULL
+UNION ALL
+SELECT 'exagg_stream_open_windows', 'Windows that hold records and are not closed.', stream, open_windows::double precision
+  FROM public.stream_status
+UNION ALL
+SELECT 'exagg_stream_rejected_records', 'Rows in rejected_records.', stream, rejected_records::double precision
+  FROM public.stream_status
+UNION ALL
+SELECT 'exagg_stream_gaps', 'Rows in gaps.', stream, gaps::double precision
+  FROM public.stream_status;
 
 -- As before, over this layout.
 CREATE OR REPLACE FUNCTION public.exagg_replay_end(

@@ -39,7 +39,7 @@ fn main() {
     let runs = number("RUNS", 3);
     let (postgres, kafka) = (Server::start(), Kafka::start());
     let mut report = Report::default();
-    for case in CASES.iter().filter(|case| case.name.contains(&wanted)) {
+    for case in CASES.iter().filter(|case| wanted.is_empty() || wanted.split(',').any(|name| name == case.name)) {
         report.add(case.run(&kafka, &postgres, number("RECORDS", case.records), runs));
     }
     if "latency".contains(&wanted) {

@@ -1,5 +1,6 @@
 //! What the aggregator's pure core costs a record (parse and fold), beside `serde_json::Value` and a
-//! map of sums. Machines are noisy: read the ratio.
+//! map of sums. Machines are noisy: read the ratio. With the argument `once` the core runs once over the
+//! records, and a program that counts instructions can look on (`bench/guard.sh`).
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -65,15 +66,19 @@ fn per_record(time: Duration) -> f64 {
 }
 
 fn main() {
+    let Ok(time_format) = TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC") else { return };
     let schema = Schema {
         key_field: "code".to_owned(),
         value_field: "volume".to_owned(),
         time_field: "time".to_owned(),
-        time_format: TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC").unwrap(),
+        time_format,
         max_future_seconds: 60,
     };
     let records = records();
     let Ok(windows) = Windows::new(60, 60) else { return };
+    if std::env::args().nth(1).is_some_and(|argument| argument == "once") {
+        return core(&records, &schema, windows);
+    }
     let core = per_record(least(|| core(&records, &schema, windows)));
     let baseline = per_record(least(|| baseline(&records)));
     println!(

@@ -3,11 +3,12 @@
 use window::time::{EventTime, MICROS_PER_SECOND};
 use window::watermark::judge;
 
-use crate::statements::{Statements, StoreError, Stream};
+use crate::statements::{Closed, Statements, StoreError, Stream};
 use crate::store::Store;
 
 /// Window ends that one statement folds: bounds its memory and its locks. Each tick begins with
-/// one and doubles, so that windows of any size get through within the call's time.
+/// one and doubles, so that windows of any size get through within the call's time; windows of many
+/// codes go one at a time, as their sorts are cheapest.
 const WINDOWS_PER_STATEMENT_MAX: i64 = 16;
 /// Rows that one statement of the retention deletes.
 const RETENTION_ROWS_PER_STATEMENT: i64 = 5_000;
@@ -54,15 +55,18 @@ pub async fn close_stream(store: &impl Statements, stream: &Stream, now: EventTi
         store.raise_closed_before(&stream.stream, closed_before).await?;
     }
     let mut windows = 1;
-    while retried(async || store.close_windows(&stream.stream, closed_before, windows).await).await? {
-        windows = (windows * 2).min(WINDOWS_PER_STATEMENT_MAX);
+    loop {
+        let closed = retried(async || store.close_windows(&stream.stream, closed_before, windows).await).await?;
+        if !closed.more {
+            return Ok(());
+        }
+        windows = if closed.packed { 1 } else { (windows * 2).min(WINDOWS_PER_STATEMENT_MAX) };
     }
-    Ok(())
 }
 
-/// Deadlocks (40P01) and serialization failures (40001) are tried again at once, and logged: a
-/// host that counts lines counts them.
-async fn retried(statement: impl AsyncFn() -> Result<bool, StoreError>) -> Result<bool, StoreError> {
+/// Conflicts (40P01, 40001, 23505) are tried again at once, and logged: a host that counts lines counts
+/// them.
+async fn retried(statement: impl AsyncFn() -> Result<Closed, StoreError>) -> Result<Closed, StoreError> {
     let mut tries = 1;
     loop {
         match statement().await {

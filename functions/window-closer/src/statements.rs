@@ -18,7 +18,8 @@ pub struct Stream {
 /// A statement that failed; the next tick tries again.
 #[derive(Debug)]
 pub enum StoreError {
-    /// A deadlock or serialization failure: nothing happened, try again at once.
+    /// A deadlock, a serialization failure or a row that another closer added first: nothing
+    /// happened, try again at once.
     Conflict(String),
     Failed(String),
 }
@@ -42,6 +43,15 @@ impl From<StoreError> for String {
     }
 }
 
+/// What one statement closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// There may be more windows to close.
+    pub more: bool,
+    /// Windows of many codes were among them.
+    pub packed: bool,
+}
+
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
 pub trait Statements {
@@ -56,7 +66,11 @@ pub trait Statements {
     /// Makes records of windows that end by then late.
     async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError>;
 
-    /// Closes the oldest windows; true when there may be more.
-    async fn close_windows(&self, stream: &str, closed_before: EventTime, windows_max: i64)
-    -> Result<bool, StoreError>;
+    /// Closes the oldest windows.
+    async fn close_windows(
+        &self,
+        stream: &str,
+        closed_before: EventTime,
+        windows_max: i64,
+    ) -> Result<Closed, StoreError>;
 }

@@ -3,7 +3,7 @@
 use spin_sdk::pg::{Connection, Decode, Error, ParameterValue, PgError, QueryError};
 use window::time::EventTime;
 
-use crate::statements::{Statements, StoreError, Stream};
+use crate::statements::{Closed, Statements, StoreError, Stream};
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 
@@ -51,8 +51,7 @@ FROM gate WHERE stream = $1";
 
 /// Folds the oldest windows that end by $2, whole windows of at most $3 different ends. Only
 /// what DELETE returned is folded: a second read of the tables would lose what is added meanwhile.
-/// A row that is there already is merged with, never replaced.
-const CLOSE_WINDOWS: &str = "
+const TAKE_WINDOWS: &str = "
 WITH RECURSIVE ends AS (
     SELECT 1 AS number,
            least((SELECT min(w.window_end) FROM public.window_state w WHERE w.stream = $1),
@@ -77,24 +76,38 @@ WITH RECURSIVE ends AS (
     DELETE FROM public.window_batches b USING closing
     WHERE b.stream = $1 AND b.window_end = closing.window_end
     RETURNING b.*
-), parts AS (
-    SELECT * FROM rows
-    UNION ALL
-    SELECT window_start, window_end, unnest(codes), unnest(records), unnest(sum_vols), unnest(min_vols),
-           unnest(max_vols), unnest(first_edges), unnest(last_edges)
-    FROM batches
-), folded AS (
-    SELECT window_start, window_end, code, sum(records)::int8 AS records, sum(sum_vol) AS sum_vol,
-           min(min_vol) AS min_vol, max(max_vol) AS max_vol, min(first_edge) AS first_edge, max(last_edge) AS last_edge
-    FROM parts GROUP BY window_start, window_end, code
-), closed AS (
+), windows AS (
+    SELECT w.window_start, w.window_end,
+           EXISTS (SELECT FROM public.aggregates a
+                   WHERE a.window_start = w.window_start AND a.window_end = w.window_end AND a.stream = $1) AS revised
+    FROM (SELECT window_start, window_end FROM rows UNION SELECT window_start, window_end FROM batches) AS w
+)";
+
+/// The fold of the windows for which a condition holds, into `aggregates`. Sorted by code first: texts
+/// that differ early are compared fastest, and the index is filled in its order.
+const FOLD: &str = "
     INSERT INTO public.aggregates AS a
         (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,
          first_edge, last_edge)
     SELECT window_start, window_end, code, sum_vol / records, $1, records, sum_vol, min_vol, max_vol,
            public.exagg_edge_value(first_edge), public.exagg_edge_value(last_edge), first_edge, last_edge
-    FROM folded
-    ORDER BY window_start, window_end, code
+    FROM (
+        SELECT window_start, window_end, code, sum(records)::int8 AS records, sum(sum_vol) AS sum_vol,
+               min(min_vol) AS min_vol, max(max_vol) AS max_vol,
+               min(first_edge) AS first_edge, max(last_edge) AS last_edge
+        FROM (
+            SELECT rows.* FROM rows JOIN windows USING (window_start, window_end) WHERE <condition>
+            UNION ALL
+            SELECT window_start, window_end, unnest(codes), unnest(records), unnest(sum_vols), unnest(min_vols),
+                   unnest(max_vols), unnest(first_edges), unnest(last_edges)
+            FROM batches JOIN windows USING (window_start, window_end) WHERE <condition>
+            ORDER BY code, window_start, window_end
+        ) AS parts
+        GROUP BY code, window_start, window_end
+    ) AS folded";
+
+/// A row that is there already is merged with, never replaced.
+const MERGE: &str = "
     ON CONFLICT (window_start, window_end, stream, code) DO UPDATE SET
         records = a.records + excluded.records,
         sum_vol = a.sum_vol + excluded.sum_vol,
@@ -106,9 +119,19 @@ WITH RECURSIVE ends AS (
         first_edge = least(a.first_edge, excluded.first_edge),
         last_edge = greatest(a.last_edge, excluded.last_edge),
         revision = a.revision + 1,
-        closed_at = clock_timestamp()
-)
-SELECT count(*) FROM closing";
+        closed_at = clock_timestamp()";
+
+/// The whole of it. A window without any row yet needs no look for each of its own: rows that another
+/// closer adds meanwhile are a conflict, and the statement is tried again.
+fn close_windows() -> String {
+    let fold = |condition: &str| FOLD.replace("<condition>", condition);
+    format!(
+        "{TAKE_WINDOWS}, added AS ({}), merged AS ({}{MERGE})
+         SELECT (SELECT count(*) FROM closing), (SELECT count(*) FROM batches)",
+        fold("NOT revised"),
+        fold("revised")
+    )
+}
 
 const DELETE_REJECTS: &str = "
 DELETE FROM public.rejected_records WHERE ctid = ANY (ARRAY(
@@ -131,7 +154,7 @@ impl From<Error> for StoreError {
             Error::PgError(PgError::QueryFailed(QueryError::DbError(error))) => {
                 let reason = format!("{} ({})", error.message, error.code);
                 match error.code.as_str() {
-                    "40P01" | "40001" => Self::Conflict(reason),
+                    "40P01" | "40001" | "23505" => Self::Conflict(reason),
                     "42P01" | "42703" => Self::Failed(format!("{reason}: run exagg migrate")),
                     _ => Self::Failed(reason),
                 }
@@ -222,8 +245,15 @@ impl Statements for Store {
         stream: &str,
         closed_before: EventTime,
         windows_max: i64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Closed, StoreError> {
         let params = vec![stream.to_owned().into(), closed_before.0.into(), windows_max.into()];
-        Ok(self.number(CLOSE_WINDOWS, params).await? == Some(windows_max))
+        let mut result = self.connection.query(close_windows(), params).await?;
+        let row = result.rows().next().await;
+        result.result().await?;
+        let number = |index: usize| -> Result<i64, StoreError> {
+            let value = row.as_ref().and_then(|row| row.get(index));
+            value.map_or(Ok(0), |value| Ok(i64::decode(value)?))
+        };
+        Ok(Closed { more: number(0)? == windows_max, packed: number(1)? > 0 })
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::scan;
 use crate::time::{EventTime, MICROS_PER_SECOND, TimeError, TimeFormat};
 
 /// Longest code in bytes: PostgreSQL's B-tree entries end at 2,704, and a key is not a text.
@@ -105,8 +106,10 @@ impl Schema {
     /// With the first reason found, in the order of the enum.
     pub fn read<'a>(&self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
         let bytes = value.ok_or(Reject::Tombstone)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?;
-        let fields = self.fields(text)?;
+        let fields = match scan::fields(self, bytes) {
+            Some(fields) => fields,
+            None => self.parsed(std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?)?,
+        };
         let event = Event {
             code: read_code(fields.key)?,
             value: read_value(fields.value)?,
@@ -119,7 +122,8 @@ impl Schema {
         Ok(event)
     }
 
-    fn fields<'a>(&self, text: &'a str) -> Result<Fields<'a>, Reject> {
+    /// The same by a general parser, which knows all of JSON.
+    pub(crate) fn parsed<'a>(&self, text: &'a str) -> Result<Fields<'a>, Reject> {
         let mut json = serde_json::Deserializer::from_str(text);
         let found = FieldsSeed(self).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
         match found {
@@ -182,7 +186,7 @@ fn read_value(scalar: Scalar<'_>) -> Result<f64, Reject> {
 
 /// A JSON value as far as it matters here.
 #[derive(Debug, Default)]
-enum Scalar<'a> {
+pub(crate) enum Scalar<'a> {
     #[default]
     Missing,
     Null,
@@ -192,11 +196,11 @@ enum Scalar<'a> {
     Other,
 }
 
-#[derive(Default)]
-struct Fields<'a> {
-    key: Scalar<'a>,
-    value: Scalar<'a>,
-    time: Scalar<'a>,
+#[derive(Debug, Default)]
+pub(crate) struct Fields<'a> {
+    pub key: Scalar<'a>,
+    pub value: Scalar<'a>,
+    pub time: Scalar<'a>,
 }
 
 /// Picks the schema's fields out of an object and passes over all others; the last of a
@@ -337,10 +341,10 @@ impl<'de> Visitor<'de> for ScalarSeed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn schema() -> Schema {
+    pub(crate) fn schema() -> Schema {
         Schema {
             key_field: "code".into(),
             value_field: "volume".into(),

@@ -5,7 +5,7 @@ use aggregator::settings::{Late, Settings};
 use aggregator::statements::{LAYOUT, Opened, Statements as Applying, StoreError as ApplyError};
 use exagg_sdk::kafka::{Batch, LostRange};
 use window::time::EventTime;
-use window_closer::statements::{Statements as Closing, StoreError as CloseError};
+use window_closer::statements::{Closed, Statements as Closing, StoreError as CloseError};
 
 use crate::schedule::turn;
 use crate::world::World;
@@ -123,12 +123,12 @@ impl Closing for Connection<'_> {
         raised.map_err(CloseError::Failed)
     }
 
-    async fn close_windows(&self, _: &str, closed_before: EventTime, windows_max: i64) -> Result<bool, CloseError> {
+    async fn close_windows(&self, _: &str, closed_before: EventTime, windows_max: i64) -> Result<Closed, CloseError> {
         let windows_max = windows_max as usize;
         turn().await;
         let (windows, snapshot) = self.world.database.borrow().snapshot(closed_before.0, windows_max);
         // Rows change between the snapshot and the delete.
         let folded = self.statement(|world| world.database.borrow_mut().fold(snapshot)).await;
-        folded.map(|()| windows == windows_max).map_err(CloseError::Failed)
+        folded.map(|()| Closed { more: windows == windows_max, packed: false }).map_err(CloseError::Failed)
     }
 }

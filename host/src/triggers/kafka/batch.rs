@@ -23,6 +23,14 @@ pub struct RecordRef<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// How much a batch holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    pub records: usize,
+    pub key_bytes: usize,
+    pub value_bytes: usize,
+}
+
 /// What all batches of a partition have in common for a while.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
@@ -64,6 +72,28 @@ fn push(column: &mut Vec<u8>, lengths: &mut Vec<i32>, bytes: Option<&[u8]>) {
 impl BatchBuilder {
     pub fn new(place: &Place, from: i64, records_max: usize, bytes_max: usize) -> Self {
         Self { records_max, bytes_max, header_bytes: 0, batch: empty(place, from, from) }
+    }
+
+    /// Makes room for as much as the batch before held: columns that grow by doubling hold twice what
+    /// they need.
+    #[must_use]
+    pub fn reserve(mut self, like: Size) -> Self {
+        let batch = &mut self.batch;
+        batch.offsets.reserve(like.records);
+        batch.timestamps.reserve(like.records);
+        batch.key_lengths.reserve(like.records);
+        batch.value_lengths.reserve(like.records);
+        batch.keys.reserve(like.key_bytes);
+        batch.values.reserve(like.value_bytes);
+        self
+    }
+
+    pub fn size(&self) -> Size {
+        Size {
+            records: self.batch.offsets.len(),
+            key_bytes: self.batch.keys.len(),
+            value_bytes: self.batch.values.len(),
+        }
     }
 
     /// True when it holds as much as it may: the record that reaches a limit is still taken.
@@ -206,6 +236,16 @@ mod tests {
         assert!(!full.is_full());
         full.push(&record(6, "longer than what is left"));
         assert!(full.is_full());
+    }
+
+    #[test]
+    fn room_is_made_for_what_the_batch_before_held() {
+        let mut before = builder(10, 1000);
+        before.push(&record(5, "abc"));
+        let size = before.size();
+        assert_eq!(size, Size { records: 1, key_bytes: 0, value_bytes: 3 });
+        let reserved = builder(10, 1000).reserve(size);
+        assert!(reserved.is_empty() && reserved.batch.values.capacity() >= 3);
     }
 
     #[test]

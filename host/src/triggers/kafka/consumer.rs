@@ -118,8 +118,10 @@ impl Consumer {
         let topics_are = context.topics_are.clone();
         let mut config = client_config(&subscription.brokers, shared);
         config
-            // What is fetched and waits, a partition: about one batch ahead.
-            .set("queued.max.messages.kbytes", "2048")
+            // What is fetched and waits, a partition: about a batch. librdkafka keeps some 400 bytes more
+            // a record than it counts here, twice what a small record has itself.
+            .set("queued.max.messages.kbytes", "1024")
+            .set("fetch.message.max.bytes", "524288")
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "250")
             .set("topic.metadata.refresh.interval.ms", "10000")

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{BatchBuilder, Place, RecordRef, empty};
+use super::batch::{BatchBuilder, Place, RecordRef, Size, empty};
 use super::config::{OnGap, Subscription};
 use super::consumer::{Answer, Assignment, Consumer, TopicPartition};
 use super::dispatch::{Backoff, Dispatched, Dispatcher};
@@ -57,6 +57,8 @@ pub struct PartitionTask {
     place: Place,
     /// The next batch's first offset.
     position: i64,
+    /// What the last batch held: the next one is like it.
+    last_size: Size,
     /// By it a partition that was added later is known.
     first_partition_count: i32,
     /// True until the partition is read: it is paused till then.
@@ -83,6 +85,7 @@ impl PartitionTask {
             key: (topic, partition),
             place,
             position: 0,
+            last_size: Size::default(),
             first_partition_count: 1,
             beginning: true,
             described_at: Instant::now(),
@@ -292,7 +295,8 @@ impl PartitionTask {
         }
         let subscription = &self.stage.subscription;
         let mut builder =
-            BatchBuilder::new(&self.place, self.position, subscription.batch_records_max, subscription.batch_bytes_max);
+            BatchBuilder::new(&self.place, self.position, subscription.batch_records_max, subscription.batch_bytes_max)
+                .reserve(self.last_size);
         let error = &mut self.error;
         self.queue.visit(|mut message| match message.error() {
             ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
@@ -320,6 +324,7 @@ impl PartitionTask {
         if builder.is_empty() {
             return self.error.take().map_or(Ok(None), |(error, text)| Err(self.failed(error, &text)));
         }
+        self.last_size = builder.size();
         let end = self.stage.consumer.cached_end(&self.key.0, self.key.1);
         Ok(Some(builder.finish(end)))
     }

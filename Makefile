@@ -117,8 +117,16 @@ image: host ## Builds the host's container image as an OCI layout, without an en
 	@sh scripts/image.sh target/image
 
 .PHONY: bench
-bench: host functions postgres kafka ## CPU time per record, beside a native baseline (CASE=name RECORDS=n RUNS=n)
-	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; cargo run --release -p bench
+bench: host functions postgres kafka ## CPU time per record, beside a native baseline (CASE=name,name RECORDS=n RUNS=n)
+	@# Each by itself: one selection of crates would bring other features, and compile wasmtime again.
+	cargo build --release -p native
+	cargo build --release -p fold
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	target/release/fold && cargo run --release -p bench
+
+.PHONY: guard
+guard: ## Counts the instructions of parsing and folding (needs valgrind)
+	sh bench/guard.sh
 
 .PHONY: fmt
 fmt: ## Formats the code
@@ -139,7 +147,7 @@ advisories: ## Checks dependencies against the advisory database, which has to b
 	cargo deny check advisories
 
 .PHONY: ci
-ci: lint test deny ## What CI runs
+ci: lint test guard deny ## What CI runs
 	$(MAKE) nemesis SEEDS=2 MINUTES=0.4
 
 .PHONY: clean

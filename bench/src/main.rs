@@ -1,13 +1,13 @@
 //! `make bench`: what a record costs, with a real Kafka and a real PostgreSQL, beside a native
 //! baseline of the same run: plain Rust, no sandbox, the same fold and the same SQL.
 //!
-//! `CASE` picks cases by a part of their name, `RECORDS` how many records a throughput case has,
-//! `RUNS` how often each side runs (the least CPU time counts: others were disturbed).
+//! `CASE` names cases (with commas between), `RECORDS` how many records a throughput case has, `RUNS`
+//! how often each side runs (the least CPU time counts: others were disturbed).
 //!
 //! # Layout
-//! - [`cases`]: what is measured. - [`load`]: seeded records. - [`native`]: the baseline.
-//! - [`cost`]: CPU time and memory of processes. - [`latency`], [`core`]: cases of their own kind.
-//! - [`report`]: the table, and the same as JSON.
+//! - [`cases`]: throughput. [`load`]: seeded records. [`native`]: the baseline, a program of its own.
+//! - [`live`]: starts, latency, swaps, memory. [`cost`]: CPU time and memory of processes.
+//! - [`report`]: the table, the same as JSON, and a plot of the last runs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +18,7 @@
 
 mod cases;
 mod cost;
-mod latency;
+mod live;
 mod load;
 mod native;
 mod report;
@@ -36,14 +36,15 @@ fn number(name: &str, default: usize) -> usize {
 fn main() {
     assert!(jars().is_dir(), "make kafka first: the benchmarks need a real Kafka");
     let wanted = std::env::var("CASE").unwrap_or_default();
-    let runs = number("RUNS", 3);
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.split(',').any(|one| one == name);
+    let runs = number("RUNS", 2);
     let (postgres, kafka) = (Server::start(), Kafka::start());
     let mut report = Report::default();
-    for case in CASES.iter().filter(|case| wanted.is_empty() || wanted.split(',').any(|name| name == case.name)) {
+    for case in CASES.iter().filter(|case| is_wanted(case.name)) {
         report.add(case.run(&kafka, &postgres, number("RECORDS", case.records), runs));
     }
-    if "latency".contains(&wanted) {
-        latency::run(&kafka, &postgres);
+    if is_wanted("live") {
+        report.live = Some(live::run(&kafka, &postgres));
     }
     report.write();
 }

@@ -20,10 +20,9 @@ pub fn measure(kafka: &Kafka, postgres: &Server, topic: &str, case: &Case, recor
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let done = || progress(&database) >= records || ended(&mut child);
-    e2e::wait_for("the baseline", Duration::from_secs(600), {
-        let mut done = done;
-        move || done().then_some(())
+    let mut look = database.client();
+    e2e::wait_for("the baseline", Duration::from_secs(600), || {
+        (progress(&mut look) >= records || ended(&mut child)).then_some(())
     });
     assert!(!ended(&mut child), "the baseline failed");
     let cost = Cost {

@@ -1,4 +1,7 @@
-//! The table, and the same as JSON, so that runs can be compared.
+//! The table, the same as JSON, so that runs can be compared, and a plot of the last ones.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -6,7 +9,14 @@ use crate::cases::Measured;
 use crate::cost::Cost;
 
 #[derive(Default)]
-pub struct Report(Vec<Measured>);
+pub struct Report {
+    measured: Vec<Measured>,
+    /// What the live case found.
+    pub live: Option<Value>,
+}
+
+/// Runs that the plot shows.
+const RUNS_SHOWN: usize = 20;
 
 /// CPU-microseconds a record: the same as CPU-seconds a million of them.
 fn micros(time: std::time::Duration, records: usize) -> f64 {
@@ -19,7 +29,7 @@ fn mebibytes(bytes: u64) -> u64 {
 
 impl Report {
     pub fn add(&mut self, measured: Measured) {
-        self.0.push(measured);
+        self.measured.push(measured);
     }
 
     /// Prints the table and writes `target/bench/TIME.json`.
@@ -27,7 +37,7 @@ impl Report {
         println!();
         println!("| case | side | records/s | CPU µs a record | PostgreSQL µs a record | peak MiB | ratio to native |");
         println!("|---|---|---|---|---|---|---|");
-        for m in &self.0 {
+        for m in &self.measured {
             let native = micros(m.native.cpu, m.records);
             let row = |side: &str, cost: &Cost| {
                 let cpu = micros(cost.cpu, m.records);
@@ -46,11 +56,51 @@ impl Report {
         }
         let folder = e2e::root().join("target/bench");
         let file = folder.join(format!("{}.json", e2e::now()));
-        let runs: Vec<Value> = self.0.iter().map(Measured::json).collect();
+        let cases: Vec<Value> = self.measured.iter().map(Measured::json).collect();
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(&file, Value::from(runs).to_string()).unwrap();
-        println!("\n{}", file.display());
+        std::fs::write(&file, json!({ "cases": cases, "live": self.live }).to_string()).unwrap();
+        std::fs::write(folder.join("plot.svg"), plot(&folder)).unwrap();
+        println!("\n{} and plot.svg beside it", file.display());
     }
+}
+
+/// The ratio of the host's CPU time to the baseline's, case by case, over the last runs.
+fn plot(folder: &Path) -> String {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    let mut lines: BTreeMap<String, Vec<(usize, f64)>> = BTreeMap::new();
+    for (run, file) in files.iter().rev().take(RUNS_SHOWN).rev().enumerate() {
+        let results: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap_or_default();
+        for case in results["cases"].as_array().into_iter().flatten() {
+            let cpu = |side: &str| case[side]["cpu_seconds_per_million"].as_f64();
+            if let (Some(name), Some(host), Some(native)) = (case["case"].as_str(), cpu("host"), cpu("native")) {
+                lines.entry(name.to_owned()).or_default().push((run, host / native));
+            }
+        }
+    }
+    let (x, y) = (|run: usize| 50 + run * 30, |ratio: f64| 380.0 - ratio.min(4.0) * 90.0);
+    let mut svg =
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"900\" height=\"420\" font-size=\"11\">\n".to_owned();
+    for ratio in [0.0, 1.0, 2.0, 3.0, 4.0] {
+        let y = y(ratio);
+        svg += &format!("<path d=\"M50 {y}H650\" stroke=\"#ccc\"/><text x=\"20\" y=\"{y}\">{ratio}</text>\n");
+    }
+    svg += "<text x=\"50\" y=\"410\">CPU time a record, host / native, one point a run</text>\n";
+    for (index, (name, points)) in lines.iter().enumerate() {
+        let colour = format!("hsl({}, 70%, 40%)", index * 47 % 360);
+        let line: String = points.iter().map(|(run, ratio)| format!("{},{} ", x(*run), y(*ratio))).collect();
+        let dots: String = points
+            .iter()
+            .map(|(run, ratio)| format!("<circle cx=\"{}\" cy=\"{}\" r=\"3\" fill=\"{colour}\"/>", x(*run), y(*ratio)))
+            .collect();
+        svg += &format!(
+            "<polyline points=\"{line}\" fill=\"none\" stroke=\"{colour}\"/>{dots}\
+             <text x=\"670\" y=\"{}\" fill=\"{colour}\">{name}</text>\n",
+            30 + index * 18
+        );
+    }
+    svg + "</svg>\n"
 }
 
 impl Measured {

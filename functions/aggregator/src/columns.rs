@@ -162,7 +162,7 @@ fn push_sortable(text: &mut String, number: i64) {
     let digits = u8::try_from((i64::BITS - bits.leading_zeros()).div_ceil(4).max(1)).unwrap_or(0);
     text.push(if number < 0 { 'a' } else { char::from(b'a' + digits) });
     for digit in (0..digits).rev() {
-        text.push(char::from(b"0123456789abcdef"[usize::from((bits >> (4 * digit)) as u8 & 15)]));
+        text.push(char::from(b"0123456789abcdef"[((bits >> (4 * digit)) & 15) as usize]));
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Window<'a> {
     pub codes: FxHashMap<Cow<'a, str>, Partial>,
 }
 
-impl<'a> Window<'a> {
+impl Window<'_> {
     /// Sorted by code: statements that take their row locks in one order never deadlock with each
     /// other.
     pub fn sorted(&self) -> Vec<(&str, &Partial)> {

@@ -15,8 +15,9 @@ const EPOCH: Duration = Duration::from_millis(10);
 const TABLE_ELEMENTS_MAX: usize = 20_000;
 
 /// Memory of an instance that stays with its slot in the pool, cleared, when the call ends: the next
-/// call's pages need not be asked of the system again. About what a batch of 1 MiB takes.
-const RESIDENT_BYTES: usize = 2 * 1024 * 1024;
+/// call's pages need not be asked of the system again. It is held for each slot that was ever used at the
+/// same time as others, so it is less than a large batch takes.
+const RESIDENT_BYTES: usize = 1024 * 1024;
 
 /// What one call may use.
 #[derive(Clone, Copy, Debug)]

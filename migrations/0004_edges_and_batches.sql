@@ -1,6 +1,9 @@
 -- Layout 2 of what is pending: few partial aggregates of a batch are added to rows, as before; many are
 -- kept as they come, packed in arrays, one row a batch and window, and folded once, when it closes.
 
+-- Doubles are written so that they read back as the same.
+SET LOCAL extra_float_digits = 1;
+
 -- An edge is the first or last record of a window and code as one text: event time, topic, partition,
 -- offset, value, with a space between. Compared as bytes (COLLATE "C", a topic has no space), edges stand
 -- in the order of (event time, topic, partition, offset): the least is the first record, the greatest the
@@ -12,10 +15,10 @@ CREATE FUNCTION public.exagg_sortable(number bigint) RETURNS text LANGUAGE sql I
     SELECT CASE WHEN number < 0 THEN 'a' ELSE chr(97 + length(to_hex(number))) END || to_hex(number)
 $$;
 
--- The same as the aggregator writes (`functions/aggregator/src/columns.rs`).
+-- In the order of what the aggregator writes (`functions/aggregator/src/columns.rs`).
 CREATE FUNCTION public.exagg_edge(
     time_us bigint, topic text, partition integer, record_offset bigint, value double precision)
-RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT concat_ws(' ', public.exagg_sortable(time_us), topic, public.exagg_sortable(partition),
                      public.exagg_sortable(record_offset), value)
 $$;
@@ -24,7 +27,18 @@ CREATE FUNCTION public.exagg_edge_value(edge text) RETURNS double precision LANG
     SELECT split_part(edge, ' ', 5)::double precision
 $$;
 
+-- Tables and views are made anew: who may use them is kept, and given again at the end.
+CREATE TEMPORARY TABLE exagg_grants ON COMMIT DROP AS
+SELECT c.relname::text AS relation, a.privilege_type AS privilege, a.is_grantable,
+       CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+FROM pg_class c, aclexplode(c.relacl) a
+WHERE c.relnamespace = 'public'::regnamespace AND a.grantee <> c.relowner
+  AND c.relname IN ('aggregates', 'window_state', 'live_aggregates', 'stream_status', 'exagg_metrics');
+
 DROP VIEW public.live_aggregates, public.exagg_metrics, public.stream_status;
+-- Both at once, in the order of the window-closer's statement: one that runs meanwhile waits, and
+-- neither waits for the other.
+LOCK TABLE public.window_state, public.aggregates IN ACCESS EXCLUSIVE MODE;
 
 -- Both tables are made anew: columns that are dropped stay in each row, and slow every access down.
 ALTER TABLE public.aggregates RENAME TO aggregates_of_layout_1;
@@ -264,6 +278,22 @@ CREATE OR REPLACE FUNCTION public.exagg_replay_forget(replay_stream varchar) RET
     DELETE FROM public.progress WHERE stream = replay_stream;
     DELETE FROM public.rejected_records WHERE stream = replay_stream;
     DELETE FROM public.replay_windows WHERE replay = replay_stream;
+$$;
+
+DO $$
+DECLARE g record;
+BEGIN
+    FOR g IN
+        SELECT relation, privilege, grantee, is_grantable FROM exagg_grants
+        UNION ALL
+        SELECT new.relation, privilege, grantee, is_grantable
+        FROM exagg_grants old, (VALUES ('window_batches'), ('pending_parts')) AS new(relation)
+        WHERE old.relation = 'window_state'
+    LOOP
+        EXECUTE format('GRANT %s ON public.%I TO %s%s', g.privilege, g.relation, g.grantee,
+                       CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+END
 $$;
 
 UPDATE public.window_state_layout SET version = 2;

@@ -3,7 +3,7 @@
 //!
 //! The function is given the records up to where the live progress stood at the beginning, under a
 //! stream name of its own (`<stream>@replay`): so it writes rows of its own, behind a fence of its
-//! own. What may be replaced, and is, `exagg_replay_end` decides (`migrations/0002_replay.sql`).
+//! own. What may be replaced, and is, `exagg_replay_end` decides (`migrations/0004_edges_and_batches.sql`).
 
 use std::sync::Arc;
 

@@ -145,7 +145,9 @@ impl From<Error> for StoreError {
                 let reason = format!("PostgreSQL: {} ({})", error.message, error.code);
                 match error.code.as_str() {
                     code if code.starts_with("22") => Self::Data(reason),
-                    "42P01" | "42703" => Self::Unavailable(format!("{reason}: run exagg migrate")),
+                    "42P01" | "42703" => Self::Unavailable(format!(
+                        "{reason}: run exagg migrate, or the functions that go with this database"
+                    )),
                     _ => Self::Unavailable(reason),
                 }
             }

@@ -7,8 +7,8 @@ use crate::statements::{Closed, Statements, StoreError, Stream};
 use crate::store::Store;
 
 /// Window ends that one statement folds: bounds its memory and its locks. Each tick begins with
-/// one and doubles, so that windows of any size get through within the call's time; windows of many
-/// codes go one at a time, as their sorts are cheapest.
+/// one and doubles, so that windows of any size get through within the call's time; after windows of
+/// many codes the next ones go one at a time, as their sorts are cheapest.
 const WINDOWS_PER_STATEMENT_MAX: i64 = 16;
 /// Rows that one statement of the retention deletes.
 const RETENTION_ROWS_PER_STATEMENT: i64 = 5_000;
@@ -16,7 +16,7 @@ const RETENTION_ROWS_PER_STATEMENT: i64 = 5_000;
 const RETENTION_STATEMENTS_MAX: usize = 20;
 /// Seconds between two looks for rows past their retention.
 const RETENTION_EVERY_SECONDS: u64 = 60;
-/// Tries of a statement that met a deadlock or a serialization failure.
+/// Tries of a statement that met a conflict.
 const TRIES_MAX: usize = 5;
 
 /// How long rows are kept; none is for ever.

@@ -84,7 +84,7 @@ WITH RECURSIVE ends AS (
 )";
 
 /// The fold of the windows for which a condition holds, into `aggregates`. Sorted by code first: texts
-/// that differ early are compared fastest, and the index is filled in its order.
+/// that differ early are compared fastest; within one window that is the index's order as well.
 const FOLD: &str = "
     INSERT INTO public.aggregates AS a
         (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,
@@ -155,7 +155,9 @@ impl From<Error> for StoreError {
                 let reason = format!("{} ({})", error.message, error.code);
                 match error.code.as_str() {
                     "40P01" | "40001" | "23505" => Self::Conflict(reason),
-                    "42P01" | "42703" => Self::Failed(format!("{reason}: run exagg migrate")),
+                    "42P01" | "42703" => Self::Failed(format!(
+                        "{reason}: run exagg migrate, or the functions that go with this database"
+                    )),
                     _ => Self::Failed(reason),
                 }
             }

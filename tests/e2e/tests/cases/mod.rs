@@ -83,6 +83,7 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(windows::a_day_read_at_full_speed_equals_the_day_read_as_it_came),
         kafka!(windows::time_zones_and_daylight_saving_change_nothing),
         kafka!(packed::windows_of_many_codes_are_packed_folded_once_and_revised),
+        kafka!(packed::a_row_that_another_closer_adds_first_is_merged_with),
         kafka!(packed::what_layout_1_holds_is_kept),
         kafka!(fence::redelivered_records_are_not_counted_again),
         kafka!(fence::skipped_records_are_read_after_all),

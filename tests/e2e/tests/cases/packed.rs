@@ -56,6 +56,41 @@ pub fn windows_of_many_codes_are_packed_folded_once_and_revised(world: &World) {
     }
 }
 
+/// A closer that met no row adds one, and another closer has added it meanwhile: it tries again and
+/// merges. Take out: `23505` in the closer's store.
+pub fn a_row_that_another_closer_adds_first_is_merged_with(world: &World) {
+    let (database, name) = (world.postgres.database(), "packed-race");
+    world.kafka().create_topic(&topic(name), 1, &[]);
+    let mut feed = Feed::new(world.kafka(), &topic(name), 1);
+    let start = (now() / 60 - 30) * 60;
+    let mut aggregator = world.setup(&database, name).components(&["aggregator-exchanges"]).start();
+    feed.send(0, "A", 2.0, start + 1);
+    feed.flush();
+    wait_for_records(&database, "exchanges", 1);
+    let mut other = database.client();
+    let mut other = other.transaction().unwrap();
+    other
+        .batch_execute(&format!(
+            "INSERT INTO public.aggregates (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol,
+                 max_vol, first_vol, last_vol, first_edge, last_edge)
+             SELECT w, w + interval '1 minute', 'A', 5, 'exchanges', 1, 5, 5, 5, 5, 5, e, e
+             FROM (SELECT timestamp 'epoch' + {start} * interval '1 second' AS w,
+                          exagg_edge({start} * 1000000::int8, 't', 0, 0, 5) AS e) AS one"
+        ))
+        .unwrap();
+    let mut closer = world.setup(&database, name).components(&["window-closer"]).start();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%window_batches%'";
+    wait_for("the closer to wait for the row", MINUTE, || (database.number(waiting) > 0).then_some(()));
+    other.commit().unwrap();
+    closer.wait_for_log("met a conflict", MINUTE);
+    wait_until_closed(&database, "exchanges");
+    let row = "SELECT concat_ws(' ', records, sum_vol, first_vol, last_vol, revision) FROM public.aggregates";
+    assert_eq!(database.texts(row), ["2 7 5 2 1"]);
+    aggregator.stop();
+    closer.stop();
+}
+
 /// A database of the layout before: what is closed and what is pending there is merged right.
 pub fn what_layout_1_holds_is_kept(world: &World) {
     let (database, name) = (world.postgres.database(), "layout-1");
@@ -81,7 +116,9 @@ pub fn what_layout_1_holds_is_kept(world: &World) {
              ('exchanges', '2023-11-19 20:32', '2023-11-19 20:31', 'A', 't', 0, 1, 5, 5, 5, 5, 5,
               1700425890000000, 15, 1700425890000000, 15),
              ('exchanges', '2023-11-19 20:32', '2023-11-19 20:31', 'A', 't', 1, 1, -1e-9, -1e-9, -1e-9, -1e-9, -1e-9,
-              1700425870000000, 200, 1700425870000000, 200)",
+              1700425870000000, 200, 1700425870000000, 200);
+         CREATE ROLE layout_reader; GRANT SELECT ON public.aggregates, public.window_state, public.live_aggregates
+             TO layout_reader",
     );
     let mut host = world.setup(&database, name).components(&EXCHANGES).start();
     let row = "SELECT concat_ws(' ', records, min_vol, max_vol, first_vol, last_vol, revision, is_final)
@@ -89,6 +126,10 @@ pub fn what_layout_1_holds_is_kept(world: &World) {
     let wanted = ["4 -1e-09 5 -1e-09 4.9 1 t"];
     wait_for("the row to be final", MINUTE, || (database.texts(row) == wanted).then_some(()));
     host.stop();
+    let allowed = "SELECT count(*) FROM unnest(ARRAY['aggregates', 'window_state', 'live_aggregates', 'window_batches',
+                   'pending_parts']) AS name WHERE has_table_privilege('layout_reader', 'public.' || name, 'SELECT')";
+    assert_eq!(database.number(allowed), 5, "who might read may read");
+    database.execute("DROP OWNED BY layout_reader; DROP ROLE layout_reader");
     // A second look at what both sides write.
     let edge = "SELECT exagg_edge(16, 't', 2, 255, 0.5) FROM (SELECT) AS one";
     assert_eq!(database.texts(edge), ["c10 t b2 cff 0.5"]);

@@ -29,6 +29,9 @@ const CODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long the database may take to answer a scrape or a status.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long the body of a request that is refused is waited for.
+const PASS_OVER_TIME_MAX: Duration = Duration::from_secs(5);
+
 pub struct Admin {
     pub app: Arc<LoadedApp>,
     pub triggers: Arc<Triggers>,
@@ -48,15 +51,27 @@ pub enum Through {
     Network,
 }
 
+/// Takes what comes and keeps nothing: who is still sending when the connection ends sees a broken
+/// pipe, and not the answer. Only for a while: nobody is trusted here yet.
+async fn pass_over(body: Incoming) {
+    let mut body = Limited::new(body, CODE_BYTES_MAX);
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // Whether it came whole or not, the answer is the same.
+    _ = tokio::time::timeout(PASS_OVER_TIME_MAX, all).await;
+}
+
 impl Admin {
     pub async fn handle(&self, request: Request<Incoming>, through: Through) -> Response<WasiBody> {
         match *request.method() {
             Method::GET | Method::HEAD => self.tell(request.uri().path()).await,
             Method::POST if through == Through::Socket || self.has_token(&request) => self.change(request).await,
-            Method::POST => plain(
-                StatusCode::UNAUTHORIZED,
-                "changing things needs the host's admin token (EXAGG_ADMIN_TOKEN on both sides), or its socket\n",
-            ),
+            Method::POST => {
+                pass_over(request.into_body()).await;
+                plain(
+                    StatusCode::UNAUTHORIZED,
+                    "changing things needs the host's admin token (EXAGG_ADMIN_TOKEN on both sides), or its socket\n",
+                )
+            }
             _ => plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST\n"),
         }
     }

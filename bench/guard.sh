@@ -16,6 +16,10 @@ count() {
 # The program makes its records itself: that is not the core's.
 with=$(count once)
 without=$(count none)
+if [ -z "$with" ] || [ -z "$without" ]; then
+    echo "valgrind counted nothing: run it by hand: valgrind --tool=callgrind target/release/fold once"
+    exit 1
+fi
 records=200000
 now=$(((with - without) / records))
 before=$(cat bench/instructions.txt)

@@ -96,7 +96,7 @@ fn read(brokers: &str, topic: &str, mine: &[i32], url: &str, partitions: i32, wi
         let event = Event {
             code: exchange.code.into_owned().into(),
             value: exchange.volume,
-            time: format.parse_text(exchange.time).unwrap(),
+            time: format.parse_text(exchange.time.as_bytes()).unwrap(),
         };
         batch.fold.add(event, message.offset(), windows, |_| true);
         batch.records += 1;

@@ -55,10 +55,11 @@ pub fn aggregate<'a>(
     now: EventTime,
 ) -> Aggregate<'a> {
     let mut result = Aggregate::default();
+    let mut reader = schema.reader();
     let open = |start| closed_before.is_none_or(|closed| windows.end(start) * MICROS_PER_SECOND > closed);
     for message in batch.messages().filter(|message| message.offset >= from) {
         result.records += 1;
-        match schema.read(message.value, now) {
+        match reader.read(message.value, now) {
             Ok(event) => {
                 let late = result.fold.add(event, message.offset, windows, open);
                 result.rejected.extend(late.into_iter().enumerate().map(|(index, start)| Rejected {

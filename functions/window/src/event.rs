@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::scan;
+use crate::shape::Shape;
 use crate::time::{EventTime, MICROS_PER_SECOND, TimeError, TimeFormat};
 
 /// Longest code in bytes: PostgreSQL's B-tree entries end at 2,704, and a key is not a text.
@@ -99,30 +99,67 @@ impl Reject {
     }
 }
 
-impl Schema {
+/// Reads records, one after the other: those that are written like the one before are read faster.
+#[derive(Debug)]
+pub struct Reader<'s> {
+    schema: &'s Schema,
+    /// Of the last usual record.
+    shape: Option<Shape>,
+}
+
+impl Reader<'_> {
     /// Reads the event of one record; `now` is the clock that "future" is measured by.
     ///
     /// # Errors
     /// With the first reason found, in the order of the enum.
-    pub fn read<'a>(&self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
-        let bytes = value.ok_or(Reject::Tombstone)?;
-        let fields = match scan::fields(self, bytes) {
-            Some(fields) => fields,
-            None => self.parsed(std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?)?,
-        };
+    pub fn read<'a>(&mut self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
+        let schema = self.schema;
+        let fields = self.fields(value.ok_or(Reject::Tombstone)?)?;
         let event = Event {
             code: read_code(fields.key)?,
             value: read_value(fields.value)?,
-            time: self.read_time(&fields.time)?,
+            time: schema.read_time(&fields.time)?,
         };
-        let latest = now.0.saturating_add(self.max_future_seconds.saturating_mul(MICROS_PER_SECOND));
+        let latest = now.0.saturating_add(schema.max_future_seconds.saturating_mul(MICROS_PER_SECOND));
         if event.time.0 > latest {
             return Err(Reject::Future);
         }
         Ok(event)
     }
 
-    /// The same by a general parser, which knows all of JSON.
+    fn fields<'a>(&mut self, bytes: &'a [u8]) -> Result<Fields<'a>, Reject> {
+        if let Some(fields) = self.shape.as_ref().and_then(|shape| shape.fields(bytes)) {
+            return Ok(fields);
+        }
+        if let Some((shape, fields)) = Shape::learn(self.schema, bytes) {
+            self.shape = Some(shape);
+            return Ok(fields);
+        }
+        self.schema.parsed(std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?)
+    }
+}
+
+impl Schema {
+    /// A reader of records by this schema.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { schema: self, shape: None }
+    }
+
+    /// The field that a name stands for.
+    pub(crate) fn field(&self, name: &[u8]) -> Option<Field> {
+        if name == self.key_field.as_bytes() {
+            Some(Field::Key)
+        } else if name == self.value_field.as_bytes() {
+            Some(Field::Value)
+        } else if name == self.time_field.as_bytes() {
+            Some(Field::Time)
+        } else {
+            None
+        }
+    }
+
+    /// The fields of a record by a general parser, which knows all of JSON.
+    #[cold]
     pub(crate) fn parsed<'a>(&self, text: &'a str) -> Result<Fields<'a>, Reject> {
         let mut json = serde_json::Deserializer::from_str(text);
         let found = FieldsSeed(self).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
@@ -157,8 +194,9 @@ fn read_code(scalar: Scalar<'_>) -> Result<Cow<'_, str>, Reject> {
         Scalar::Null => Err(Reject::Null(Field::Key)),
         Scalar::Text(code) if code.is_empty() => Err(Reject::CodeEmpty),
         Scalar::Text(code) if code.len() > CODE_BYTES_MAX => Err(Reject::CodeTooLong),
-        Scalar::Text(code) if code.contains('\0') => Err(Reject::CodeHasNul),
-        Scalar::Text(code) => Ok(code),
+        Scalar::Text(code) if code.contains(&0) => Err(Reject::CodeHasNul),
+        Scalar::Text(Cow::Borrowed(code)) => std::str::from_utf8(code).map(Cow::Borrowed).map_err(|_| Reject::NotUtf8),
+        Scalar::Text(Cow::Owned(code)) => String::from_utf8(code).map(Cow::Owned).map_err(|_| Reject::NotUtf8),
         _ => Err(Reject::WrongType(Field::Key)),
     }
 }
@@ -190,7 +228,7 @@ pub(crate) enum Scalar<'a> {
     #[default]
     Missing,
     Null,
-    Text(Cow<'a, str>),
+    Text(Cow<'a, [u8]>),
     Integer(i64),
     Float(f64),
     Other,
@@ -201,6 +239,16 @@ pub(crate) struct Fields<'a> {
     pub key: Scalar<'a>,
     pub value: Scalar<'a>,
     pub time: Scalar<'a>,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn of(&mut self, field: Field) -> &mut Scalar<'a> {
+        match field {
+            Field::Key => &mut self.key,
+            Field::Value => &mut self.value,
+            Field::Time => &mut self.time,
+        }
+    }
 }
 
 /// Picks the schema's fields out of an object and passes over all others; the last of a
@@ -277,16 +325,7 @@ impl Visitor<'_> for Name<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        let schema = self.0;
-        Ok(if name == schema.key_field {
-            Some(Field::Key)
-        } else if name == schema.value_field {
-            Some(Field::Value)
-        } else if name == schema.time_field {
-            Some(Field::Time)
-        } else {
-            None
-        })
+        Ok(self.0.field(name.as_bytes()))
     }
 }
 
@@ -308,11 +347,11 @@ impl<'de> Visitor<'de> for ScalarSeed {
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Borrowed(text)))
+        Ok(Scalar::Text(Cow::Borrowed(text.as_bytes())))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+        Ok(Scalar::Text(Cow::Owned(text.as_bytes().to_owned())))
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
@@ -357,7 +396,7 @@ pub(crate) mod tests {
     const NOW: EventTime = EventTime(1_700_425_875_000_000);
 
     fn read(json: &str) -> Result<Event<'_>, Reject> {
-        schema().read(Some(json.as_bytes()), NOW)
+        schema().reader().read(Some(json.as_bytes()), NOW)
     }
 
     #[test]
@@ -425,8 +464,8 @@ pub(crate) mod tests {
         for (json, reason) in cases {
             assert_eq!(read(json).unwrap_err().reason(), reason, "{json}");
         }
-        assert_eq!(schema().read(None, NOW), Err(Reject::Tombstone));
-        assert_eq!(schema().read(Some(b"\xff"), NOW), Err(Reject::NotUtf8));
+        assert_eq!(schema().reader().read(None, NOW), Err(Reject::Tombstone));
+        assert_eq!(schema().reader().read(Some(b"\xff"), NOW), Err(Reject::NotUtf8));
     }
 
     #[test]
@@ -437,7 +476,7 @@ pub(crate) mod tests {
     #[test]
     fn numeric_formats_want_numbers() {
         let schema = Schema { time_format: TimeFormat::UnixMillis, ..schema() };
-        let read = |json: &'static str| schema.read(Some(json.as_bytes()), NOW).map(|event| event.time);
+        let read = |json: &'static str| schema.reader().read(Some(json.as_bytes()), NOW).map(|event| event.time);
         assert_eq!(read(r#"{"code":"a","volume":1,"time":1700425875000}"#), Ok(NOW));
         assert_eq!(read(r#"{"code":"a","volume":1,"time":"1700425875000"}"#), Err(Reject::WrongType(Field::Time)));
         assert_eq!(read(r#"{"code":"a","volume":1,"time":1e300}"#), Err(Reject::TimeOutOfRange));

@@ -4,15 +4,17 @@
 //! - [`time`]: event times and the formats that they are written in.
 //! - [`windows`]: half-open windows `[start, end)` aligned to the Unix epoch.
 //! - [`event`]: a record's bytes to an [`event::Event`], or the reason why not.
-//!   The usual record takes a short way, `scan`.
+//!   The usual record takes a short way: `scan`, `shape`.
 //! - [`fold`]: events to partial aggregates, one a window and code.
 //! - [`fence`]: what an offset interval means beside the progress already made.
 //! - [`watermark`]: before which time no event is expected, and what holds it.
 
+mod civil;
 pub mod event;
 pub mod fence;
 pub mod fold;
 mod scan;
+mod shape;
 pub mod time;
 pub mod watermark;
 pub mod windows;

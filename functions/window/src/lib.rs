@@ -4,12 +4,13 @@
 //! - [`time`]: event times and the formats that they are written in.
 //! - [`windows`]: half-open windows `[start, end)` aligned to the Unix epoch.
 //! - [`event`]: a record's bytes to an [`event::Event`], or the reason why not.
-//!   The usual record takes a short way: `scan`, `shape`.
+//!   The usual record takes a short way: `shape`, `scan`, `decimal`, `civil`.
 //! - [`fold`]: events to partial aggregates, one a window and code.
 //! - [`fence`]: what an offset interval means beside the progress already made.
 //! - [`watermark`]: before which time no event is expected, and what holds it.
 
 mod civil;
+mod decimal;
 pub mod event;
 pub mod fence;
 pub mod fold;

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use crate::decimal;
 use crate::event::Scalar;
 
 /// What a value says: one whose length [`value`] found. None for a number that only a general parser reads.
@@ -20,7 +21,7 @@ pub(crate) fn scalar(value: &[u8]) -> Option<Scalar<'_>> {
         number if unsigned(number).is_some_and(|digits| run(digits, ends_digits) == digits.len()) => {
             Scalar::Integer(read(number)?)
         }
-        number => Scalar::Float(read(number).filter(|number: &f64| number.is_finite())?),
+        number => Scalar::Float(decimal::read(number).or_else(|| read(number)).filter(|number| number.is_finite())?),
     })
 }
 
@@ -133,7 +134,7 @@ fn long_run(bytes: &[u8], ends: impl Fn(u64) -> u64) -> usize {
 
 /// The first eight bytes, the first of them lowest; zeros stand behind the end.
 #[inline]
-fn word(bytes: &[u8]) -> u64 {
+pub(crate) fn word(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or_else(|| last_word(bytes), |chunk| u64::from_le_bytes(*chunk))
 }
 
@@ -155,7 +156,7 @@ fn last_word(bytes: &[u8]) -> u64 {
 
 /// Which byte the lowest mark marks; 8 without one.
 #[inline]
-fn at(marks: u64) -> usize {
+pub(crate) fn at(marks: u64) -> usize {
     (marks.trailing_zeros() / 8) as usize
 }
 
@@ -176,7 +177,7 @@ fn ends_string(word: u64) -> u64 {
 
 /// Marks what is no digit.
 #[inline]
-fn ends_digits(word: u64) -> u64 {
+pub(crate) fn ends_digits(word: u64) -> u64 {
     let digits = word ^ (ONES * u64::from(b'0'));
     (digits.wrapping_add(ONES * 0x76) | digits) & HIGHEST
 }

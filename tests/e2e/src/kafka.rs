@@ -10,7 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -326,6 +326,16 @@ impl Sender {
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
         record.key = key;
         record.payload = value;
+        self.send_record(record);
+    }
+
+    /// Puts a record with one header into the first partition.
+    pub fn send_with_header(&self, topic: &str, value: &[u8], name: &str) {
+        let headers = OwnedHeaders::new().insert(Header { key: name, value: Some("of the record") });
+        self.send_record(BaseRecord::to(topic).partition(0).payload(value).headers(headers));
+    }
+
+    fn send_record(&self, mut record: BaseRecord<'_, [u8], [u8]>) {
         while let Err((error, back)) = self.0.send(record) {
             assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
             self.0.poll(Duration::from_millis(10));

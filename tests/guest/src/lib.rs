@@ -1,5 +1,6 @@
 //! A Kafka function that does what its records say: `trap`, `loop`, `allocate`, `poison`, `stop`,
-//! `leak` (traps in an open transaction), `flood`, `reach URL` (what came of it is written);
+//! `leak` (traps in an open transaction), `flood`, `reach URL` (what came of it is written), `headers`
+//! (how many it has is written);
 //! anything else is written to the table `seen`. With `TRAP_ALWAYS` in its environment it
 //! traps at once, with `TRAP_ON_RECORDS` where there are any, with `STOP_ALWAYS` it answers `stop`.
 #![allow(clippy::panic, clippy::expect_used, reason = "misbehaving is this function's job")]
@@ -38,6 +39,7 @@ async fn handle(batch: Batch) -> Outcome {
             "poison" => {
                 return Outcome::Poison(Poisoned { offset: message.offset, reason: "told so".to_owned() });
             }
+            "headers" => value = format!("ok {} headers", message.headers().count()),
             "stop" => return Outcome::Stop("told to stop".to_owned()),
             "leak" => {
                 database.execute("BEGIN", vec![]).await.expect("a transaction");

@@ -10,7 +10,7 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::batch::{BatchBuilder, Place, RecordRef};
+use super::batch::{BatchBuilder, Contents, Place, RecordRef};
 use super::config::Subscription;
 use super::sys::describe_topic;
 use crate::bindings::kafka::exagg::kafka::types::Batch;
@@ -50,14 +50,14 @@ impl Backlog {
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed");
-        let (records_max, bytes_max) = (subscription.batch_records_max, subscription.batch_bytes_max);
+        let contents = subscription.batch;
         let (sender, batches) = channel(AHEAD);
         let (told, begins) = std::sync::mpsc::channel();
         let read = move || {
             let reader = config
                 .create_with_context(LogContext { who: "replay".to_owned() })
                 .context("cannot set a Kafka client up")
-                .and_then(|client: Client| Reader::open(client, range, records_max, bytes_max));
+                .and_then(|client: Client| Reader::open(client, range, contents));
             match reader {
                 Ok((mut reader, log_begins)) => {
                     let _ = told.send(Ok(log_begins));
@@ -89,18 +89,12 @@ struct Reader {
     place: Place,
     position: i64,
     end: i64,
-    records_max: usize,
-    bytes_max: usize,
+    contents: Contents,
 }
 
 impl Reader {
     /// Finds out where to begin, and what the log has lost.
-    fn open(
-        client: Client,
-        range: Range,
-        records_max: usize,
-        bytes_max: usize,
-    ) -> Result<(Self, Option<DateTime<Utc>>)> {
+    fn open(client: Client, range: Range, contents: Contents) -> Result<(Self, Option<DateTime<Utc>>)> {
         let described = describe_topic(client.client().native_client(), &range.topic, REQUEST_TIMEOUT);
         let described = described.map_err(|error| anyhow!("the topic cannot be described: {error}"))?;
         if described.id != range.topic_id {
@@ -130,7 +124,7 @@ impl Reader {
             partition_count: described.partitions,
             group: "exagg replay".to_owned(),
         };
-        let mut reader = Self { client, place, position, end: range.next_offset, records_max, bytes_max };
+        let mut reader = Self { client, place, position, end: range.next_offset, contents };
         let log_begins = if position == low && low > 0 { reader.first_time()? } else { None };
         Ok((reader, log_begins))
     }
@@ -163,7 +157,7 @@ impl Reader {
     }
 
     fn batch(&mut self) -> Result<Batch> {
-        let mut builder = BatchBuilder::new(&self.place, self.position, self.records_max, self.bytes_max);
+        let mut builder = BatchBuilder::new(&self.place, self.position, self.contents);
         while !builder.is_full() {
             match self.client.poll(REQUEST_TIMEOUT) {
                 Some(Ok(message)) if message.offset() >= self.end => {

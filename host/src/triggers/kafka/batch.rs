@@ -7,10 +7,20 @@ use crate::bindings::kafka::exagg::kafka::types::{Batch, Header};
 /// A batch that is being filled, and the place in the log that it begins at.
 #[derive(Debug)]
 pub struct BatchBuilder {
-    records_max: usize,
-    bytes_max: usize,
+    contents: Contents,
     header_bytes: usize,
     batch: Batch,
+}
+
+/// What a batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents {
+    pub records_max: usize,
+    /// Of keys, values and headers.
+    pub bytes_max: usize,
+    /// Whether headers are read: to look for them costs more than to hand a record over, also where there
+    /// are none.
+    pub headers: bool,
 }
 
 /// One record, borrowed from wherever it was fetched to.
@@ -70,8 +80,8 @@ fn push(column: &mut Vec<u8>, lengths: &mut Vec<i32>, bytes: Option<&[u8]>) {
 }
 
 impl BatchBuilder {
-    pub fn new(place: &Place, from: i64, records_max: usize, bytes_max: usize) -> Self {
-        Self { records_max, bytes_max, header_bytes: 0, batch: empty(place, from, from) }
+    pub fn new(place: &Place, from: i64, contents: Contents) -> Self {
+        Self { contents, header_bytes: 0, batch: empty(place, from, from) }
     }
 
     /// Makes room for as much as the batch before held: columns that grow by doubling hold twice what
@@ -99,11 +109,11 @@ impl BatchBuilder {
     /// True when it holds as much as it may: the record that reaches a limit is still taken.
     pub fn is_full(&self) -> bool {
         let bytes = self.batch.keys.len() + self.batch.values.len() + self.header_bytes;
-        self.batch.offsets.len() >= self.records_max || bytes >= self.bytes_max
+        self.batch.offsets.len() >= self.contents.records_max || bytes >= self.contents.bytes_max
     }
 
-    /// Adds the record; false for one below the batch's position, which was applied before and is
-    /// passed over: a fetch may begin earlier than it was asked to.
+    /// Adds the record, and says whether its headers are to be added as well. One below the batch's position
+    /// was applied before and is passed over: a fetch may begin earlier than it was asked to.
     pub fn push(&mut self, record: &RecordRef<'_>) -> bool {
         if record.offset < self.batch.next_offset {
             return false;
@@ -114,7 +124,7 @@ impl BatchBuilder {
         push(&mut batch.keys, &mut batch.key_lengths, record.key);
         push(&mut batch.values, &mut batch.value_lengths, record.value);
         batch.next_offset = record.offset + 1;
-        true
+        self.contents.headers
     }
 
     /// Adds a header to the record added last.
@@ -172,7 +182,8 @@ fn part(batch: &Batch, from: i64, next: i64, keep: impl Fn(i64) -> bool) -> Arc<
         partition_count: batch.partition_count,
         group: batch.group.clone(),
     };
-    let mut builder = BatchBuilder::new(&place, from, usize::MAX, usize::MAX);
+    let everything = Contents { records_max: usize::MAX, bytes_max: usize::MAX, headers: true };
+    let mut builder = BatchBuilder::new(&place, from, everything);
     for (record, headers) in records(batch).filter(|(record, _)| keep(record.offset)) {
         builder.push(&record);
         for header in headers {
@@ -200,7 +211,8 @@ mod tests {
     use super::*;
 
     fn builder(records_max: usize, bytes_max: usize) -> BatchBuilder {
-        BatchBuilder::new(&Place { topic: "t".into(), ..Place::default() }, 5, records_max, bytes_max)
+        let contents = Contents { records_max, bytes_max, headers: true };
+        BatchBuilder::new(&Place { topic: "t".into(), ..Place::default() }, 5, contents)
     }
 
     fn record(offset: i64, value: &str) -> RecordRef<'_> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use super::batch::Contents;
 use crate::app::TriggerSpec;
 use crate::kafka::Properties;
 use crate::template::Secret;
@@ -25,6 +26,8 @@ struct Raw {
     batch_bytes_max: usize,
     #[serde(default = "batch_wait_ms_max")]
     batch_wait_ms_max: u64,
+    #[serde(default = "headers")]
+    headers: bool,
     #[serde(default = "retry_attempts_max")]
     retry_attempts_max: u32,
     #[serde(default = "retry_backoff_ms_min")]
@@ -52,6 +55,9 @@ fn batch_bytes_max() -> usize {
 }
 fn batch_wait_ms_max() -> u64 {
     10
+}
+fn headers() -> bool {
+    true
 }
 fn retry_attempts_max() -> u32 {
     3
@@ -107,9 +113,8 @@ pub struct Subscription {
     pub group: String,
     pub brokers: String,
     pub start: Start,
-    pub batch_records_max: usize,
-    pub batch_bytes_max: usize,
-    /// Least time between two batches of a partition that is never quiet.
+    pub batch: Contents,
+    /// Least time between two small batches of a partition that is never quiet.
     pub batch_wait_max: Duration,
     /// Times that a trap is tried again before the batch is split.
     pub retry_attempts_max: u32,
@@ -169,8 +174,11 @@ impl Raw {
             group: self.group,
             brokers: self.brokers,
             start: start(&self.start)?,
-            batch_records_max: self.batch_records_max,
-            batch_bytes_max: self.batch_bytes_max,
+            batch: Contents {
+                records_max: self.batch_records_max,
+                bytes_max: self.batch_bytes_max,
+                headers: self.headers,
+            },
             batch_wait_max: Duration::from_millis(self.batch_wait_ms_max),
             retry_attempts_max: self.retry_attempts_max,
             retry_backoff_min: Duration::from_millis(self.retry_backoff_ms_min),
@@ -211,6 +219,7 @@ mod tests {
         assert_eq!(subscription.start, Start::Latest);
         assert_eq!(subscription.on_poison, OnPoison::Stop);
         assert_eq!(subscription.on_gap, OnGap::Stop);
+        assert!(subscription.batch.headers);
     }
 
     #[test]

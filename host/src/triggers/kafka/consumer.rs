@@ -120,7 +120,7 @@ impl Consumer {
         let topics_are = context.topics_are.clone();
         // What is fetched and waits, a partition: about a batch. librdkafka keeps some 400 bytes more a
         // record than it counts here, twice what a small record has itself.
-        let queue_kib = (subscription.batch_bytes_max / 2048).max(QUEUE_KIB_MIN);
+        let queue_kib = (subscription.batch.bytes_max / 2048).max(QUEUE_KIB_MIN);
         let mut config = client_config(&subscription.brokers, shared);
         config
             .set("queued.max.messages.kbytes", queue_kib.to_string())

@@ -20,6 +20,8 @@ use crate::bindings::kafka::exagg::kafka::types::{Batch, LostRange};
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often the topic is asked for, to see that it is still the same.
 const DESCRIBE: Duration = Duration::from_secs(4);
+/// A batch of so many records is worth its call: the next one is not waited for.
+const LARGE_BATCH_RECORDS: usize = 1_000;
 /// Heartbeats in a row that may find records which do not come.
 const STALLED_MAX: u32 = 2;
 
@@ -266,10 +268,12 @@ impl PartitionTask {
                 heartbeat.reset();
                 self.stalled = 0;
                 self.errors = Backoff::new(&self.stage.subscription);
-                let began = Instant::now();
+                let (began, records) = (Instant::now(), batch.offsets.len());
                 let offered = self.offer(batch).await;
-                // Under a steady trickle a call for each record would cost more than the records.
-                tokio::time::sleep_until(began + self.stage.subscription.batch_wait_max).await;
+                if records < LARGE_BATCH_RECORDS {
+                    // Under a steady trickle a call for each record would cost more than the records.
+                    tokio::time::sleep_until(began + self.stage.subscription.batch_wait_max).await;
+                }
                 offered
             } else {
                 tokio::select! {
@@ -293,10 +297,8 @@ impl PartitionTask {
         if let Some((error, text)) = self.error.take() {
             return Err(self.failed(error, &text));
         }
-        let subscription = &self.stage.subscription;
         let mut builder =
-            BatchBuilder::new(&self.place, self.position, subscription.batch_records_max, subscription.batch_bytes_max)
-                .reserve(self.last_size);
+            BatchBuilder::new(&self.place, self.position, self.stage.subscription.batch).reserve(self.last_size);
         let error = &mut self.error;
         self.queue.visit(|mut message| match message.error() {
             ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {

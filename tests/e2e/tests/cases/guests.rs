@@ -119,6 +119,22 @@ pub fn loops_and_floods_harm_no_other_record(world: &World) {
     assert_eq!(reasons, ["loop", "allocate"]);
 }
 
+/// Take out: `self.contents.headers` in `BatchBuilder::push`.
+pub fn headers_are_given_unless_the_trigger_does_without(world: &World) {
+    for (name, settings, seen) in
+        [("guest-headers", "", "ok 1 headers"), ("guest-bare", "headers = false", "ok 0 headers")]
+    {
+        let database = world.postgres.database();
+        let setup = setup(world, &database, name, settings);
+        let sender = world.kafka().producer();
+        sender.send_with_header(&topic(name), b"headers", "a");
+        sender.flush();
+        let _host = setup.start();
+        wait_for_seen(&database, 1);
+        assert_eq!(database.texts("SELECT value FROM seen"), [seen]);
+    }
+}
+
 /// Take out: `allowed.check` in the factor of the scheme, or a socket check of WASI's.
 pub fn forbidden_destinations_and_files_are_out_of_reach(world: &World) {
     let (database, name) = (world.postgres.database(), "guest-reach");

@@ -124,6 +124,7 @@ fn of_the_host() -> Vec<Case> {
     vec![
         kafka!(guests::traps_are_split_down_to_the_record),
         kafka!(guests::a_trap_in_a_transaction_does_not_leak_it),
+        kafka!(guests::headers_are_given_unless_the_trigger_does_without),
         kafka!(guests::loops_and_floods_harm_no_other_record),
         kafka!(guests::forbidden_destinations_and_files_are_out_of_reach),
         kafka!(guests::components_of_wasi_0_2_and_the_key_value_store_are_served),

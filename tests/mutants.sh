@@ -21,6 +21,7 @@ mutants=(
 'host/src/admin.rs|Method::POST if through == Through::Socket \|\| self.has_token(&request) => self.change(request).await,|Method::POST => self.change(request).await,|without_its_token'
 'functions/aggregator/src/store.rs|AND (SELECT version FROM public.window_state_layout) = 2";\n\n/// In reject|AND (SELECT version FROM public.window_state_layout) > 0";\n\n/// In reject|another_layout'
 'migrations/0004_edges_and_batches.sql|THEN '"'records of it are pending'"'|THEN '"'rebuilt'"'|listed_and_left'
+'host/src/triggers/kafka/batch.rs|        self.contents.headers\n|        true\n|headers_are_given'
 'functions/window-closer/src/store.rs|"40P01" \| "40001" \| "23505" =>|"40P01" \| "40001" =>|a_row_that_another_closer'
 )
 

@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn every_day_is_one_after_the_day_before() {
-        let (mut expected, mut days) = (-62_167_219_200, 0);
-        for year in 0..=9_999 {
+        let (mut expected, mut days) = (-11_676_096_000, 0);
+        for year in 1_600..2_400 {
             for month in 1..=12 {
                 for day in 1..=31 {
                     let text = format!("{year:04}-{month:02}-{day:02} 00:00:00");
@@ -129,6 +129,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(days, 25 * CYCLE_DAYS);
+        assert_eq!(days, 2 * CYCLE_DAYS);
     }
 }

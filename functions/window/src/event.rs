@@ -111,7 +111,7 @@ impl Reader<'_> {
     /// Reads the event of one record; `now` is the clock that "future" is measured by.
     ///
     /// # Errors
-    /// With the first reason found, in the order of the enum.
+    /// With the first reason found: of the record as a whole, then of key, value and time.
     pub fn read<'a>(&mut self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
         let schema = self.schema;
         let fields = self.fields(value.ok_or(Reject::Tombstone)?)?;

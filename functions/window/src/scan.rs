@@ -19,14 +19,11 @@ pub(crate) fn scalar(value: &[u8]) -> Option<Scalar<'_>> {
         // The integer -0, which JSON readers take for a double.
         b"-0" => return None,
         number if unsigned(number).is_some_and(|digits| run(digits, ends_digits) == digits.len()) => {
-            Scalar::Integer(read(number)?)
+            Scalar::Integer(std::str::from_utf8(number).ok()?.parse().ok()?)
         }
-        number => Scalar::Float(decimal::read(number).or_else(|| read(number)).filter(|number| number.is_finite())?),
+        // The rest by the general parser's own reading: it and Rust's differ where there are hundreds of digits.
+        number => Scalar::Float(decimal::read(number).or_else(|| serde_json::from_slice(number).ok())?),
     })
-}
-
-fn read<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
-    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// What is left behind a byte.

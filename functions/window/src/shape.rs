@@ -9,6 +9,9 @@ use crate::scan::{byte, scalar, short_number, space, text, two_words, value};
 
 /// Bytes that are compared at a time.
 const WIDTH: usize = 16;
+/// A shape is some 50 bytes a step, and a call's memory has an end: records with more steps are left to
+/// the general parser.
+const STEPS_MAX: usize = 1_024;
 
 /// The shape of one usual record (see `scan`): what to do with another, step by step.
 #[derive(Debug, Default)]
@@ -80,6 +83,9 @@ impl Shape {
                 }
             };
             shape.push(&before[..before.len() - rest.len()], then);
+            if shape.0.len() > STEPS_MAX {
+                return None;
+            }
             before = behind;
             rest = space(behind);
             match byte(rest, b',') {
@@ -164,6 +170,8 @@ mod tests {
         ] {
             assert!(!agrees(unusual).unwrap(), "{unusual}");
         }
+        let many = format!("{{{}\"code\":1}}", "\"\":1,".repeat(2_000));
+        assert!(!agrees(&many).unwrap());
     }
 
     #[test]
@@ -185,6 +193,18 @@ mod tests {
         let like_it = r#"{"code":"another, longer","volume":-1.5e3,"time":null}"#;
         let fields = shape.fields(like_it.as_bytes()).map(|fields| format!("{fields:?}"));
         assert_eq!(fields, schema().parsed(like_it).ok().map(|fields| format!("{fields:?}")));
+    }
+
+    #[test]
+    fn numbers_of_hundreds_of_digits_are_the_general_parsers() {
+        for number in [
+            format!("0.{}1e655999", "0".repeat(65_599)),
+            format!("1{}e-655999", "0".repeat(65_600)),
+            format!("9007199254740993{}e-800", "0".repeat(800)),
+        ] {
+            let text = format!("{{\"volume\":{number}}}");
+            agrees(&text).unwrap();
+        }
     }
 
     /// Parts of which records are made that are sometimes usual.

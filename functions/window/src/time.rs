@@ -12,9 +12,10 @@ pub struct EventTime(pub i64);
 
 pub const MICROS_PER_SECOND: i64 = 1_000_000;
 
-/// 0001-01-01 and 10000-01-01: inside what PostgreSQL's `timestamp` and strftime formats hold.
+/// 0001-01-01 and where jiff's timestamps end, a day before the year 10000: inside what PostgreSQL's
+/// `timestamp` holds, and the same for every format and zone.
 const EARLIEST: EventTime = EventTime(-62_135_596_800 * MICROS_PER_SECOND);
-const END: EventTime = EventTime(253_402_300_800 * MICROS_PER_SECOND);
+const END: EventTime = EventTime(253_402_207_201 * MICROS_PER_SECOND);
 
 impl EventTime {
     /// `None` when the time is outside the years 1 to 9999.
@@ -191,7 +192,13 @@ mod tests {
     #[test]
     fn the_fast_path_agrees_with_the_general_one() {
         let zone = TimeZone::UTC;
-        for text in ["1970-01-01 00:00:00", "2024-02-29 23:59:59", "9999-12-30 00:00:00", "0001-01-01 00:00:00"] {
+        for text in [
+            "1970-01-01 00:00:00",
+            "2024-02-29 23:59:59",
+            "9999-12-31 23:59:59",
+            "9999-12-30 22:00:00",
+            "0001-01-01 00:00:00",
+        ] {
             assert_eq!(
                 format(REFERENCE_PATTERN, "UTC").parse_text(text.as_bytes()),
                 parse_strftime(REFERENCE_PATTERN, text, &zone),

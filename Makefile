@@ -94,10 +94,12 @@ nemesis: host functions guests postgres kafka ## Kills, cuts off and swaps at ra
 	SEED=$(SEED) SEEDS=$(SEEDS) MINUTES=$(MINUTES) cargo run --release -p e2e --bin nemesis
 
 OUTAGE_SECONDS ?= 300
+SOAK_MINUTES ?= 60
 .PHONY: soak
-soak: host functions postgres kafka ## Outages of PostgreSQL and Kafka under load (OUTAGE_SECONDS=n), minutes long
+soak: host functions postgres kafka ## Outages under load (OUTAGE_SECONDS=n), then memory over an hour (SOAK_MINUTES=n)
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
-	OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo test --release -p e2e --test suite -- --test-threads 1 under_load
+	OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo test --release -p e2e --test suite -- --test-threads 1 under_load && \
+	MINUTES=$(SOAK_MINUTES) CASE=live cargo run --release -p bench
 
 .PHONY: mutants
 mutants: host functions postgres kafka ## Takes mechanisms out, one at a time, and sees that their tests fail (ONLY=name)

@@ -18,14 +18,12 @@ const PROBES: usize = 300;
 const WINDOW_SECONDS: i64 = 10;
 /// The manifest's own.
 const LATENESS_SECONDS: i64 = 5;
-/// What a measurement takes until memory has settled, and over which its slope is taken.
-const STEADY: Duration = Duration::from_secs(120);
 const SWAPS: usize = 5;
 const BACKLOG: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Measures all of it, prints it, and gives it as JSON.
-pub fn run(kafka: &Kafka, postgres: &Server) -> Value {
+/// Measures all of it, prints it, and gives it as JSON; `steady_time` is how long memory is watched.
+pub fn run(kafka: &Kafka, postgres: &Server, steady_time: Duration) -> Value {
     let database = postgres.database();
     kafka.create_topic(&topic(NAME), i32::try_from(PARTITIONS).unwrap(), &[]);
     let setup = || {
@@ -53,8 +51,8 @@ pub fn run(kafka: &Kafka, postgres: &Server) -> Value {
         println!("final row: {last} ms after the window's end and lateness");
         let (gap, swap) = swaps(&database, &host);
         println!("swap: {swap} ms for the command, {gap} ms the longest pause between two applied batches");
-        let (before, after) = memory(&host);
-        println!("memory: {before} KiB, {after} KiB after {} s more", STEADY.as_secs());
+        let (before, after) = memory(&host, steady_time);
+        println!("memory: {before} KiB, {after} KiB after {} s more", steady_time.as_secs());
         host.stop();
         std::thread::sleep(BACKLOG);
         let caught_up = catch_up(&database, &mut host);
@@ -176,14 +174,14 @@ fn swaps(database: &Database, host: &Host) -> (u64, u64) {
 }
 
 /// Resident KiB before and after a time of steady load.
-fn memory(host: &Host) -> (u64, u64) {
+fn memory(host: &Host, steady_time: Duration) -> (u64, u64) {
     let resident = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     };
     let before = resident();
-    std::thread::sleep(STEADY);
+    std::thread::sleep(steady_time);
     (before, resident())
 }
 

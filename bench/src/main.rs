@@ -2,7 +2,8 @@
 //! baseline of the same run: plain Rust, no sandbox, the same fold and the same SQL.
 //!
 //! `CASE` names cases (with commas between), `RECORDS` how many records a throughput case has, `RUNS`
-//! how often each side runs (the least CPU time counts: others were disturbed).
+//! how often each side runs (the least CPU time counts: others were disturbed), `MINUTES` how long memory is
+//! watched.
 //!
 //! # Layout
 //! - [`cases`]: throughput. [`load`]: seeded records. [`native`]: the baseline, a program of its own.
@@ -22,6 +23,8 @@ mod live;
 mod load;
 mod native;
 mod report;
+
+use std::time::Duration;
 
 use e2e::database::Server;
 use e2e::kafka::{Kafka, jars};
@@ -44,7 +47,8 @@ fn main() {
         report.add(case.run(&kafka, &postgres, number("RECORDS", case.records), runs));
     }
     if is_wanted("live") {
-        report.live = Some(live::run(&kafka, &postgres));
+        let steady_time = Duration::from_secs(60 * number("MINUTES", 2) as u64);
+        report.live = Some(live::run(&kafka, &postgres, steady_time));
     }
     report.write();
 }

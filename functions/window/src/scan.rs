@@ -18,7 +18,7 @@ pub(crate) fn scalar(value: &[u8]) -> Option<Scalar<'_>> {
         b"true" | b"false" => Scalar::Other,
         // The integer -0, which JSON readers take for a double.
         b"-0" => return None,
-        number if unsigned(number).is_some_and(|digits| run(digits, ends_digits) == digits.len()) => {
+        number if run(unsigned(number), ends_digits) == unsigned(number).len() => {
             Scalar::Integer(std::str::from_utf8(number).ok()?.parse().ok()?)
         }
         // The rest by the general parser's own reading: it and Rust's differ where there are hundreds of digits.
@@ -86,7 +86,7 @@ pub(crate) fn short_number(bytes: &[u8]) -> Option<usize> {
 
 #[inline]
 fn number(bytes: &[u8]) -> Option<usize> {
-    let unsigned = unsigned(bytes)?;
+    let unsigned = unsigned(bytes);
     let mut rest = digits(unsigned)?;
     if unsigned.first() == Some(&b'0') && unsigned.len() - rest.len() > 1 {
         return None;
@@ -100,8 +100,10 @@ fn number(bytes: &[u8]) -> Option<usize> {
     Some(bytes.len() - rest.len())
 }
 
-fn unsigned(number: &[u8]) -> Option<&[u8]> {
-    byte(number, b'-').or(Some(number))
+/// What is left behind a sign, if there is one.
+#[inline]
+fn unsigned(number: &[u8]) -> &[u8] {
+    byte(number, b'-').unwrap_or(number)
 }
 
 /// What is left behind at least one digit.

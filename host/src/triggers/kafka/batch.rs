@@ -18,8 +18,7 @@ pub struct Contents {
     pub records_max: usize,
     /// Of keys, values and headers.
     pub bytes_max: usize,
-    /// Whether headers are read: to look for them costs more than to hand a record over, also where there
-    /// are none.
+    /// Whether headers are read: librdkafka allocates to look for them, also where there are none.
     pub headers: bool,
 }
 

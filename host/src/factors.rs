@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow};
 use wasmtime::component::Linker;
 
 use crate::app::ComponentSpec;
+use crate::budget::Account;
 use crate::instance::State;
 use crate::template::Variables;
 
@@ -42,8 +43,8 @@ pub trait Factor {
     /// runs before every component is checked.
     fn configure(&self, spec: &ComponentSpec, context: &Configure<'_>) -> Result<Self::Component>;
 
-    /// Prepares an instance.
-    fn prepare(&self, component: &Self::Component) -> Self::Instance;
+    /// Prepares an instance; `call` is the account that the call's resources are charged to.
+    fn prepare(&self, component: &Self::Component, call: &Arc<Account>) -> Self::Instance;
 }
 
 /// What a factor may look at while it configures a component.
@@ -54,6 +55,8 @@ pub struct Configure<'a> {
     /// The component's own variables, templates expanded.
     pub values: Arc<Variables>,
     pub allowed_hosts: Arc<AllowedHosts>,
+    /// The component's account: what it makes the host hold is charged to it.
+    pub account: Arc<Account>,
 }
 
 /// All factors of a host.
@@ -98,10 +101,16 @@ impl Factors {
     }
 
     /// Checks and resolves what the manifest says of a component.
-    pub fn configure(&self, id: &str, spec: &ComponentSpec, variables: &Variables) -> Result<ComponentFactors> {
+    pub fn configure(
+        &self,
+        id: &str,
+        spec: &ComponentSpec,
+        variables: &Variables,
+        account: &Arc<Account>,
+    ) -> Result<ComponentFactors> {
         let allowed_hosts = Arc::new(AllowedHosts::parse(&spec.allowed_outbound_hosts, variables)?);
         let values = Arc::new(variables::expand(spec, variables)?);
-        let context = Configure { component_id: id, variables, values, allowed_hosts };
+        let context = Configure { component_id: id, variables, values, allowed_hosts, account: Arc::clone(account) };
         Ok(ComponentFactors {
             wasi: self.wasi.configure(spec, &context)?,
             variables: VariablesFactor.configure(spec, &context)?,
@@ -113,14 +122,14 @@ impl Factors {
     }
 
     /// Prepares an instance.
-    pub fn prepare(&self, component: &ComponentFactors) -> InstanceFactors {
+    pub fn prepare(&self, component: &ComponentFactors, call: &Arc<Account>) -> InstanceFactors {
         InstanceFactors {
-            wasi: self.wasi.prepare(&component.wasi),
-            variables: VariablesFactor.prepare(&component.variables),
-            http: self.http.prepare(&component.http),
-            pg: self.pg.prepare(&component.pg),
-            kafka: self.kafka.prepare(&component.kafka),
-            key_value: self.key_value.prepare(&component.key_value),
+            wasi: self.wasi.prepare(&component.wasi, call),
+            variables: VariablesFactor.prepare(&component.variables, call),
+            http: self.http.prepare(&component.http, call),
+            pg: self.pg.prepare(&component.pg, call),
+            kafka: self.kafka.prepare(&component.kafka, call),
+            key_value: self.key_value.prepare(&component.key_value, call),
         }
     }
 }

@@ -12,6 +12,7 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use crate::app::ComponentSpec;
 use crate::bindings::{cron, kafka};
+use crate::budget::{self, Account};
 use crate::engine::{Engine, Limits};
 use crate::factors::{ComponentFactors, Factors, InstanceFactors};
 use crate::template::Variables;
@@ -36,6 +37,8 @@ pub struct Component {
     kinds: Vec<String>,
     limits: Limits,
     permits: Arc<Semaphore>,
+    /// What the component makes the host hold, over all its calls.
+    account: Arc<Account>,
     factors: Arc<Factors>,
     config: Arc<ComponentFactors>,
     pre: InstancePre<State>,
@@ -72,6 +75,7 @@ impl Component {
         })?;
         let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
         let pre = link(&engine.wasmtime, &bytes, &kinds, &spec.source.display().to_string())?;
+        let account = Account::root(&format!("component {id}"), budget::Limits::NONE);
         Ok(Self {
             id: id.to_owned(),
             digest: hex(&Sha256::digest(&bytes)),
@@ -79,7 +83,8 @@ impl Component {
             kinds,
             limits: engine.limits,
             permits: Arc::clone(&engine.permits),
-            config: Arc::new(factors.configure(id, spec, variables)?),
+            config: Arc::new(factors.configure(id, spec, variables, &account)?),
+            account,
             factors: Arc::clone(factors),
             pre,
         })
@@ -95,6 +100,7 @@ impl Component {
             limits: self.limits,
             permits: Arc::clone(&self.permits),
             config: Arc::clone(&self.config),
+            account: Arc::clone(&self.account),
             factors: Arc::clone(&self.factors),
             pre: link(self.pre.engine(), bytes, &self.kinds, "what was given")?,
         })
@@ -126,9 +132,10 @@ impl Component {
 
     /// A store for one call.
     pub fn store(&self) -> Store<State> {
+        let call = self.account.below("the call", budget::Limits::NONE);
         let state = State {
             table: ResourceTable::new(),
-            factors: self.factors.prepare(&self.config),
+            factors: self.factors.prepare(&self.config, &call),
             memory: MemoryLimit { bytes_max: self.limits.memory_bytes_max },
         };
         let mut store = Store::new(self.pre.engine(), state);

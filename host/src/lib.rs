@@ -7,6 +7,7 @@
 //! - [`engine`], [`bindings`], [`instance`]: wasmtime, the WIT, and a fresh instance a call.
 //! - [`slot`], [`swap`]: a component's place, and other code in it while the host runs.
 //! - [`factors`]: what a component may import, one factor an interface.
+//! - [`budget`]: what guests may make the host hold, and the account of it.
 //! - [`triggers`]: what starts calls, one module a trigger.
 //! - [`kafka`], [`postgres`], [`database`]: what Kafka's clients share; what PostgreSQL's do; the host's
 //!   own SQL.
@@ -19,6 +20,7 @@
 pub mod admin;
 pub mod app;
 pub mod bindings;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod clock;

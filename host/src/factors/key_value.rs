@@ -11,6 +11,7 @@ use wasmtime::component::{Accessor, FutureReader, HasData, Linker, Resource, Res
 use super::{Configure, Factor};
 use crate::app::ComponentSpec;
 use crate::bindings::imports::spin::key_value::key_value as wit;
+use crate::budget::Account;
 use crate::instance::State;
 
 /// Keys are the store's label and the key.
@@ -85,7 +86,7 @@ impl Factor for KeyValueFactor {
         })
     }
 
-    fn prepare(&self, component: &ComponentKeyValue) -> ComponentKeyValue {
+    fn prepare(&self, component: &ComponentKeyValue, _: &Arc<Account>) -> ComponentKeyValue {
         component.clone()
     }
 }

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpC
 use super::outbound_networking::{AllowedHosts, Destination};
 use super::{Configure, Factor};
 use crate::app::ComponentSpec;
+use crate::budget::Account;
 use crate::instance::State;
 
 /// Time-outs where the guest sets none.
@@ -39,7 +40,7 @@ impl Factor for OutboundHttpFactor {
         Ok(Arc::clone(&context.allowed_hosts))
     }
 
-    fn prepare(&self, component: &Self::Component) -> Self::Instance {
+    fn prepare(&self, component: &Self::Component, _: &Arc<Account>) -> Self::Instance {
         InstanceHttp { ctx: WasiHttpCtx::new(), hooks: Hooks { allowed: Arc::clone(component) } }
     }
 }

@@ -17,6 +17,7 @@ use super::outbound_networking::{AllowedHosts, Destination};
 use super::{Configure, Factor};
 use crate::app::ComponentSpec;
 use crate::bindings::imports::exagg::kafka::producer as wit;
+use crate::budget::Account;
 use crate::instance::State;
 use crate::kafka::{LogContext, Properties, addresses, client_config};
 
@@ -101,7 +102,7 @@ impl Factor for OutboundKafkaFactor {
         })
     }
 
-    fn prepare(&self, component: &ComponentKafka) -> ComponentKafka {
+    fn prepare(&self, component: &ComponentKafka, _: &Arc<Account>) -> ComponentKafka {
         component.clone()
     }
 }

@@ -24,6 +24,7 @@ use super::outbound_networking::AllowedHosts;
 use super::{Configure, Factor};
 use crate::app::ComponentSpec;
 use crate::bindings::imports::spin;
+use crate::budget::Account;
 use crate::instance::State;
 use crate::postgres::Authorities;
 
@@ -97,7 +98,7 @@ impl Factor for OutboundPgFactor {
         })
     }
 
-    fn prepare(&self, component: &ComponentPg) -> InstancePg {
+    fn prepare(&self, component: &ComponentPg, _: &Arc<Account>) -> InstancePg {
         component.clone()
     }
 }

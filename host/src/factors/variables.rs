@@ -8,6 +8,7 @@ use wasmtime::component::{Accessor, HasData, Linker};
 use super::{Configure, Factor};
 use crate::app::ComponentSpec;
 use crate::bindings::imports::spin::variables::variables as wit;
+use crate::budget::Account;
 use crate::instance::State;
 use crate::template::{Secret, Variables};
 
@@ -26,7 +27,7 @@ impl Factor for VariablesFactor {
         Ok(Arc::clone(&context.values))
     }
 
-    fn prepare(&self, component: &Self::Component) -> Self::Instance {
+    fn prepare(&self, component: &Self::Component, _: &Arc<Account>) -> Self::Instance {
         Arc::clone(component)
     }
 }

@@ -19,6 +19,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use super::{Configure, Factor};
 use crate::app::{ComponentSpec, Files};
+use crate::budget::Account;
 use crate::instance::State;
 
 /// Bytes of output that one call may log; the rest is dropped, and the log says so.
@@ -71,7 +72,7 @@ impl Factor for WasiFactor {
         })
     }
 
-    fn prepare(&self, component: &ComponentWasi) -> WasiCtx {
+    fn prepare(&self, component: &ComponentWasi, _: &Arc<Account>) -> WasiCtx {
         let log = |stream, file: &Option<_>| Log {
             id: Arc::clone(&component.id),
             stream,

@@ -1,15 +1,19 @@
 //! The app: what the manifest says, and what it comes to once variables have values and
 //! components are compiled.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::budget::Account;
+use crate::budget::plan::{ComponentLimits, Plan};
 use crate::engine::Engine;
 use crate::factors::Factors;
-use crate::instance::Component;
+use crate::instance::{Component, Share};
+use crate::printable::printable;
 use crate::slot::Slot;
 use crate::template::{Secret, Variables};
 
@@ -81,6 +85,44 @@ impl App {
         Ok(())
     }
 
+    /// Ids become names of files and labels of metrics, and names stand in logs and answers: an app may come
+    /// from anywhere.
+    pub fn check_names(&self) -> Result<()> {
+        for id in self.components.keys() {
+            check_id("component", id)?;
+        }
+        for trigger in &self.triggers {
+            check_id("trigger", &trigger.id)?;
+            check_id("component", &trigger.component)?;
+        }
+        for name in self.variables.keys() {
+            check_id("variable", name)?;
+        }
+        for (what, text) in [("name", &self.name), ("version", &self.version)] {
+            ensure!(
+                text.len() <= NAME_BYTES_MAX && matches!(printable(text), Cow::Borrowed(_)),
+                "the app's {what} \"{}\" is too long, or has characters that cannot be shown",
+                printable(&text.chars().take(NAME_BYTES_MAX).collect::<String>())
+            );
+        }
+        Ok(())
+    }
+
+    /// Kinds of the triggers that call a component.
+    pub fn kinds(&self, component: &str) -> BTreeSet<&str> {
+        let calling = self.triggers.iter().filter(|trigger| trigger.component == component);
+        calling.map(|trigger| trigger.kind.as_str()).collect()
+    }
+
+    /// How many components each kind of trigger calls.
+    pub fn components_by_kind(&self) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for kind in self.components.keys().flat_map(|id| self.kinds(id)) {
+            *counts.entry(kind.to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
     /// Gives each variable the first value that a provider has, else its default.
     pub fn resolve(&self, providers: &[Provider]) -> Result<Variables> {
         let mut values = Vec::new();
@@ -102,6 +144,20 @@ impl App {
         }
         Ok(Variables::new(values))
     }
+}
+
+/// The longest id or name.
+const NAME_BYTES_MAX: usize = 128;
+
+fn check_id(what: &str, id: &str) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    ensure!(
+        !id.is_empty() && !id.starts_with('.') && id.len() <= NAME_BYTES_MAX && id.chars().all(fine),
+        "the {what} \"{}\" is no id: letters, digits, -, _ and . make one, {NAME_BYTES_MAX} at the most, and it does \
+         not begin with .",
+        printable(&id.chars().take(NAME_BYTES_MAX).collect::<String>())
+    );
+    Ok(())
 }
 
 fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
@@ -133,25 +189,39 @@ pub struct LoadedApp {
     pub name: String,
     pub triggers: Vec<TriggerSpec>,
     pub components: BTreeMap<String, Arc<Slot>>,
+    /// What all of them together make the host hold.
+    pub account: Arc<Account>,
 }
 
 impl LoadedApp {
     /// Resolves and checks everything; nothing runs before that.
-    pub fn load(app: &App, variables: &Variables, engine: &Engine, factors: &Arc<Factors>) -> Result<Self> {
+    pub async fn load(
+        app: &App,
+        variables: &Variables,
+        engine: &Engine,
+        limits: ComponentLimits,
+        factors: &Arc<Factors>,
+    ) -> Result<Self> {
         let mut triggers = app.triggers.clone();
         for trigger in &mut triggers {
             for (key, value) in &mut trigger.config {
                 variables.expand_json(value).with_context(|| format!("trigger {}: {key}", trigger.id))?;
             }
         }
+        let plan = Plan::new(engine.budget_bytes, engine.limits.instances_max, limits, &app.components_by_kind());
         let mut components = BTreeMap::new();
         for (id, spec) in &app.components {
-            let kinds: Vec<_> = app.triggers.iter().filter(|t| t.component == *id).map(|t| t.kind.as_str()).collect();
-            let component = Component::load(id, spec, &kinds, variables, engine, factors)
+            let kinds: Vec<_> = app.kinds(id).into_iter().collect();
+            let share = Share {
+                instances: kinds.iter().map(|kind| ((*kind).to_owned(), plan.instances(kind))).collect(),
+                account: plan.component(id, &kinds),
+            };
+            let component = Component::load(id, spec, share, variables, engine, factors)
+                .await
                 .with_context(|| format!("component {id}"))?;
             components.insert(id.clone(), Arc::new(Slot::new(component)));
         }
-        Ok(Self { name: app.name.clone(), triggers, components })
+        Ok(Self { name: app.name.clone(), triggers, components, account: Arc::clone(plan.host()) })
     }
 }
 
@@ -184,6 +254,30 @@ mod tests {
         let variables = app.resolve(&providers).unwrap();
         let get = |name| variables.get(name).unwrap().expose().to_owned();
         assert_eq!((get("a"), get("b"), get("c")), ("flag".into(), "env".into(), "default".into()));
+    }
+
+    /// `../../x` left `--log-dir`, and quotes forged lines of the metrics.
+    #[test]
+    fn ids_and_names_that_mean_something_elsewhere_are_refused() {
+        let named = |name: &str| App { name: name.to_owned(), ..app(&[]) };
+        assert!(named("my app, ünïcode").check_names().is_ok());
+        assert!(named("a\nreadyz: OK").check_names().is_err() && named("\u{1b}[2J").check_names().is_err());
+        let trigger = |id: &str, component: &str| App {
+            triggers: vec![TriggerSpec {
+                id: id.to_owned(),
+                kind: "http".to_owned(),
+                component: component.to_owned(),
+                config: serde_json::Map::new(),
+            }],
+            ..app(&[])
+        };
+        assert!(trigger("a-http-trigger", "a_b.c-D9").check_names().is_ok());
+        for wrong in ["", ".", "../../x", "a/b", "a\"} 1\nup 1", "a b", "a\u{202e}b", &"x".repeat(129)] {
+            for app in [trigger(wrong, "c"), trigger("t", wrong)] {
+                let error = app.check_names().unwrap_err().to_string();
+                assert!(!error.contains('\n') && error.len() < 500, "{error}");
+            }
+        }
     }
 
     #[test]

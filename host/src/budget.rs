@@ -3,6 +3,12 @@
 //! Accounts form a tree: the host, a kind of trigger, a component, a call. What is held is charged to an
 //! account and to all above it, or to none of them, and is released when its [`Held`] is dropped. A limit
 //! that is reached refuses the one who asks, and is counted: nobody else's work stops.
+//!
+//! # Layout
+//! - here: accounts, and what is charged to them.
+//! - [`plan`]: the limits of each.
+
+pub mod plan;
 
 use std::fmt;
 use std::sync::Arc;

@@ -37,6 +37,9 @@ pub enum Command {
     /// Apps in OCI registries
     #[command(subcommand)]
     Registry(Registry),
+    /// Compiles a component from standard input to standard output, within bounds (the host starts it)
+    #[command(hide = true)]
+    Compile(Compile),
     /// Runs as a trigger that spin up starts (also by the name trigger-kafka or trigger-cron)
     #[command(hide = true)]
     Trigger {
@@ -161,6 +164,16 @@ pub struct Plugin {
     pub precompose_only: bool,
     #[arg(long, hide = true)]
     pub precompose_component_id: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Compile {
+    #[arg(long)]
+    pub seconds_max: u64,
+    #[arg(long)]
+    pub memory_bytes_max: u64,
+    #[arg(long)]
+    pub debug_info: bool,
 }
 
 #[derive(Debug, Subcommand)]

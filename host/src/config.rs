@@ -19,18 +19,23 @@ use anyhow::{Context, Result, ensure};
 use self::runtime::{RuntimeConfig, Shared, VariablesProvider, variable_prefix};
 use self::values::{dotenv, env_provider, flags, secrets};
 use crate::app::{App, Provider};
+use crate::budget::plan::ComponentLimits;
 use crate::cli::{ADMIN_DEFAULT, AppArgs, Plugin, RunFlags, Up};
+use crate::database::Database;
+use crate::engine::compiler::{Bounds, Place};
 use crate::engine::{Cache, Limits, Settings};
 use crate::factors::wasi::Output;
 use crate::oci::Insecure;
 use crate::postgres::Authorities;
 use crate::source::Source;
-use crate::template::Secret;
+use crate::template::{Secret, Variables};
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:3000";
 pub const STATE_DIR_DEFAULT: &str = ".spin";
 const DRAIN_SECONDS_MAX: u64 = 30;
 const POSTGRES_CONNECTIONS_MAX: usize = 16;
+/// Below this nothing works well: code and buffers alone take as much.
+const BUDGET_BYTES_MIN: u64 = 128 << 20;
 /// The variable of the environment with the token that may change things at the admin address.
 pub const ADMIN_TOKEN: &str = "EXAGG_ADMIN_TOKEN";
 /// What the SpinKube operator says by the environment.
@@ -68,6 +73,8 @@ pub struct HostConfig {
     pub key_values: Vec<(String, String)>,
     pub drain_max: Duration,
     pub postgres_connections_max: usize,
+    /// What one component may make the host hold.
+    pub component_limits: ComponentLimits,
 }
 
 /// The environment as it was at the start.
@@ -134,6 +141,8 @@ impl HostConfig {
         let exagg = runtime.exagg;
         let engine = engine(&flags, &exagg, &app.state_dir)?;
         let log_dir = flags.log_dir.or(exagg.log_dir).filter(|folder| !folder.as_os_str().is_empty());
+        let connections = exagg.postgres_connections_max.unwrap_or(POSTGRES_CONNECTIONS_MAX).max(1);
+        let default = ComponentLimits::default();
         let stores = runtime.key_value_store.into_iter().filter(|(_, store)| store.r#type == "spin");
         Ok(Self {
             app,
@@ -153,7 +162,12 @@ impl HostConfig {
             key_value_stores: stores.map(|(label, _)| label).collect(),
             key_values: flags.key_values.iter().map(|pair| key_value(pair)).collect::<Result<_>>()?,
             drain_max: Duration::from_secs(exagg.drain_seconds_max.unwrap_or(DRAIN_SECONDS_MAX)),
-            postgres_connections_max: exagg.postgres_connections_max.unwrap_or(POSTGRES_CONNECTIONS_MAX).max(1),
+            postgres_connections_max: connections,
+            component_limits: ComponentLimits {
+                connections_max: connections as u64,
+                stored_bytes_max: exagg.key_value_bytes_max.unwrap_or(default.stored_bytes_max),
+                ..default
+            },
         })
     }
 }
@@ -173,7 +187,26 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
         Some(file) => Cache::ConfiguredBy(file.clone()),
         None => Cache::Folder(state_dir.join("compiled")),
     };
-    Ok(Settings { limits, cache, pooling: !flags.disable_pooling, debug_info: flags.debug_info })
+    let budget_bytes = exagg.memory_bytes_max.unwrap_or_else(crate::memory::default_budget);
+    ensure!(
+        budget_bytes >= BUDGET_BYTES_MIN,
+        "[exagg] memory_bytes_max is {budget_bytes}: at least {BUDGET_BYTES_MIN} are needed"
+    );
+    let bounds = Bounds::default();
+    let bounds = Bounds {
+        seconds_max: exagg.compile_seconds_max.unwrap_or(bounds.seconds_max),
+        // In a small container the compiler gets what the budget leaves of it.
+        memory_bytes_max: exagg.compile_memory_bytes_max.unwrap_or(bounds.memory_bytes_max.min(budget_bytes / 3)),
+    };
+    Ok(Settings {
+        limits,
+        cache,
+        compile: Place::Apart(bounds),
+        pooling: !flags.disable_pooling,
+        debug_info: flags.debug_info,
+        budget_bytes,
+        ..Settings::default()
+    })
 }
 
 fn key_value(pair: &str) -> Result<(String, String)> {
@@ -201,7 +234,13 @@ pub struct AppSettings {
     pub kafka: BTreeMap<String, String>,
     /// Whom to believe of PostgreSQL servers.
     pub authorities: Option<Authorities>,
+    /// The host's own address of the pipeline's database, for migrations and status; a template. Without it the
+    /// variable `postgres_url` is used, which components may share.
+    pub postgres_url: Option<Secret>,
 }
+
+/// The variable with the address of the pipeline's database.
+const POSTGRES_URL: &str = "postgres_url";
 
 impl AppSettings {
     pub fn load(args: &AppArgs, environment: &Environment) -> Result<Self> {
@@ -246,7 +285,22 @@ impl AppSettings {
             providers,
             kafka: runtime.exagg.kafka.clone(),
             authorities: runtime.exagg.postgres_ca_file.as_deref().map(authorities).transpose()?,
+            postgres_url: runtime.exagg.postgres_url.as_deref().map(Secret::new),
         })
+    }
+
+    /// The pipeline's database as the host itself uses it, where one is named.
+    pub fn database(&self, variables: &Variables) -> Result<Option<Database>> {
+        let url = match &self.postgres_url {
+            Some(template) => Some(variables.expand(template.expose()).context("[exagg] postgres_url")?),
+            None => variables.get(POSTGRES_URL).map(|url| url.expose().to_owned()),
+        };
+        url.map(|url| Database::parse(&url, self.authorities.as_ref())).transpose()
+    }
+
+    /// The same for a command that cannot do without.
+    pub fn database_needed(&self, variables: &Variables) -> Result<Database> {
+        self.database(variables)?.context("the app has no variable postgres_url")
     }
 }
 

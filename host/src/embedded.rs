@@ -4,8 +4,10 @@
 //! # Layout
 //! - [`broker`]: librdkafka's mock cluster, in memory, and the guard that it loses nothing silently.
 //! - [`postgres`]: a PostgreSQL in the state directory.
+//! - [`place`]: where its files are, and whose.
 
 pub mod broker;
+mod place;
 pub mod postgres;
 mod sys;
 

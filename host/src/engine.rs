@@ -1,4 +1,15 @@
-//! The wasmtime engine: its limits, its clock for time-outs, and the cache of compiled code.
+//! The wasmtime engine: its limits, its clock for time-outs, and the code that it runs.
+//!
+//! # Layout
+//! - here: the engine's settings, and what one call may use.
+//! - [`compiler`]: compiling, in a process of its own.
+//! - [`store`]: compiled code on disk, bound to its source by a keyed hash.
+//! - [`lanes`]: calls that run for long give way to the others.
+
+pub mod compiler;
+pub mod lanes;
+mod store;
+mod sys;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,18 +17,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use tokio::sync::Semaphore;
-use wasmtime::{CacheConfig, Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use serde::Deserialize;
+use wasmtime::component::Component;
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use self::compiler::{Compiler, Place};
+use self::lanes::Lanes;
+use self::store::{Identity, Store};
 
 /// How often a running function is looked at: the grain of its time-out.
-const EPOCH: Duration = Duration::from_millis(10);
+pub const EPOCH: Duration = Duration::from_millis(10);
 /// Tables of a Rust component are small; this is wasmtime's own default, spelled out.
 const TABLE_ELEMENTS_MAX: usize = 20_000;
+/// Kinds of triggers: each has instances of its own.
+const KINDS: u32 = 3;
 
 /// Memory of an instance that stays with its slot in the pool, cleared, when the call ends: the next
 /// call's pages need not be asked of the system again. It is held for each slot that was ever used at the
 /// same time as others, so it is less than a large batch takes.
 const RESIDENT_BYTES: usize = 2 * 1024 * 1024;
+/// The part of the budget that cleared memory may take, all slots of one kind in use at a time.
+const RESIDENT_SHARE: u64 = 8;
 
 /// What one call may use.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +46,7 @@ pub struct Limits {
     pub memory_bytes_max: usize,
     /// Wall-clock time of one call, waiting included.
     pub call_time_max: Duration,
-    /// Instances at one time, over all components.
+    /// Instances at one time of each kind of trigger, shared by the components that it calls.
     pub instances_max: u32,
 }
 
@@ -41,7 +61,7 @@ impl Default for Limits {
 pub enum Cache {
     Off,
     Folder(PathBuf),
-    /// As a file of wasmtime's own says.
+    /// In the folder that a file of wasmtime's own names (`--cache`).
     ConfiguredBy(PathBuf),
 }
 
@@ -50,15 +70,29 @@ pub enum Cache {
 pub struct Settings {
     pub limits: Limits,
     pub cache: Cache,
+    /// Where components are compiled.
+    pub compile: Place,
     /// Instances come from a pool that is reserved at the start.
     pub pooling: bool,
     /// Compiled code can be debugged.
     pub debug_info: bool,
+    /// What the host may use of the machine's memory, in bytes.
+    pub budget_bytes: u64,
+    /// Components, each counted once for every kind of trigger that calls it.
+    pub components: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { limits: Limits::default(), cache: Cache::Off, pooling: true, debug_info: false }
+        Self {
+            limits: Limits::default(),
+            cache: Cache::Off,
+            compile: Place::Here,
+            pooling: true,
+            debug_info: false,
+            budget_bytes: u64::MAX,
+            components: 16,
+        }
     }
 }
 
@@ -66,45 +100,98 @@ impl Default for Settings {
 pub struct Engine {
     pub wasmtime: wasmtime::Engine,
     pub limits: Limits,
-    /// One permit an instance: calls wait rather than fail when the pool is full.
-    pub permits: Arc<Semaphore>,
+    pub budget_bytes: u64,
+    pub code: Arc<Code>,
+    pub lanes: Arc<Lanes>,
     stop: Arc<AtomicBool>,
+}
+
+/// Components from their sources: compiled once, kept on disk.
+pub struct Code {
+    engine: wasmtime::Engine,
+    compiler: Compiler,
+    store: Option<Store>,
+}
+
+impl Code {
+    /// The component of this source.
+    pub async fn component(&self, source: &[u8]) -> Result<Component> {
+        let load = |code: &_| sys::load(&self.engine, code).map_err(|error| anyhow!("{error:#}"));
+        let Some(store) = &self.store else {
+            return load(&self.compiler.compile(&self.engine, source).await?);
+        };
+        let identity = Identity::new(&self.engine, source);
+        if let Some(code) = store.get(&identity) {
+            // A wasmtime of other settings says so itself: then it is made anew.
+            match load(&code) {
+                Ok(component) => return Ok(component),
+                Err(error) => tracing::debug!("compiled code is made anew: {error:#}"),
+            }
+        }
+        let code = self.compiler.compile(&self.engine, source).await?;
+        store.put(&identity, &code);
+        load(&code)
+    }
+}
+
+/// What code is compiled by, and runs under: the same for the host and for the compiler's own process.
+fn configuration(settings: &Settings) -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model_async(true);
+    config.epoch_interruption(true);
+    config.debug_info(settings.debug_info);
+    if settings.pooling {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(settings)));
+    }
+    config
 }
 
 impl Engine {
     pub fn new(settings: &Settings) -> Result<Self> {
-        let limits = settings.limits;
-        let mut config = Config::new();
-        config.wasm_component_model_async(true);
-        config.epoch_interruption(true);
-        config.debug_info(settings.debug_info);
-        if settings.pooling {
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(limits)));
-        }
-        config.cache(cache(&settings.cache)?);
-        let wasmtime =
-            wasmtime::Engine::new(&config).map_err(|error| anyhow!(error)).context("cannot start wasmtime")?;
+        let wasmtime = wasmtime::Engine::new(&configuration(settings))
+            .map_err(|error| anyhow!(error))
+            .context("cannot start wasmtime")?;
+        let store = match &settings.cache {
+            Cache::Off => None,
+            Cache::Folder(folder) => Some(Store::open(folder)?),
+            Cache::ConfiguredBy(file) => cache_folder(file)?.map(|folder| Store::open(&folder)).transpose()?,
+        };
         let stop = Arc::new(AtomicBool::new(false));
         tick(wasmtime.clone(), Arc::clone(&stop))?;
-        let permits = Arc::new(Semaphore::new(limits.instances_max as usize));
-        Ok(Self { wasmtime, limits, permits, stop })
+        Ok(Self {
+            code: Arc::new(Code { engine: wasmtime.clone(), compiler: Compiler::new(settings), store }),
+            lanes: Arc::new(Lanes::start()?),
+            wasmtime,
+            limits: settings.limits,
+            budget_bytes: settings.budget_bytes,
+            stop,
+        })
     }
 }
 
-fn cache(cache: &Cache) -> Result<Option<wasmtime::Cache>> {
-    let (opened, place) = match cache {
-        Cache::Off => return Ok(None),
-        Cache::Folder(folder) => {
-            let mut config = CacheConfig::new();
-            config.with_directory(folder);
-            (wasmtime::Cache::new(config), folder)
-        }
-        Cache::ConfiguredBy(file) => (wasmtime::Cache::from_file(Some(file)), file),
-    };
-    opened
-        .map(Some)
-        .map_err(|error| anyhow!(error))
-        .with_context(|| format!("cannot use {} for compiled code", place.display()))
+/// What this host reads of a cache's configuration as wasmtime has it.
+#[derive(Deserialize)]
+struct CacheFile {
+    #[serde(default)]
+    cache: CacheTable,
+}
+
+#[derive(Default, Deserialize)]
+struct CacheTable {
+    directory: Option<PathBuf>,
+    #[serde(default)]
+    enabled: Option<bool>,
+}
+
+/// The folder that the file names; none where it turns the cache off.
+fn cache_folder(file: &std::path::Path) -> Result<Option<PathBuf>> {
+    let in_file = || format!("--cache {}", file.display());
+    let text = std::fs::read_to_string(file).with_context(in_file)?;
+    let CacheTable { directory, enabled } = toml::from_str::<CacheFile>(&text).with_context(in_file)?.cache;
+    if enabled == Some(false) {
+        return Ok(None);
+    }
+    directory.map(Some).context("it names no directory: [cache] directory = \"…\"").with_context(in_file)
 }
 
 impl Drop for Engine {
@@ -113,18 +200,23 @@ impl Drop for Engine {
     }
 }
 
-fn pooling(limits: Limits) -> PoolingAllocationConfig {
+fn pooling(settings: &Settings) -> PoolingAllocationConfig {
     // A component is a handful of core instances: the module, and the adapters around it.
     const CORE_INSTANCES: u32 = 8;
+    let limits = settings.limits;
+    // Beside the calls, an instance of each component is made to try it out.
+    let instances = limits.instances_max * KINDS + settings.components;
+    let resident = usize::try_from(settings.budget_bytes / RESIDENT_SHARE).unwrap_or(usize::MAX);
+    let resident = (resident / limits.instances_max as usize).min(RESIDENT_BYTES).min(limits.memory_bytes_max);
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(limits.instances_max)
-        .total_core_instances(limits.instances_max * CORE_INSTANCES)
-        .total_memories(limits.instances_max * 2)
-        .total_tables(limits.instances_max * CORE_INSTANCES)
-        .total_stacks(limits.instances_max * 2)
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * CORE_INSTANCES)
+        .total_memories(instances * 2)
+        .total_tables(instances * CORE_INSTANCES)
+        .total_stacks(instances * 2)
         .max_memory_size(limits.memory_bytes_max)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .linear_memory_keep_resident(RESIDENT_BYTES.min(limits.memory_bytes_max))
+        .linear_memory_keep_resident(resident)
         // Only pages that were touched are cleared and kept (Linux 6.7): most of a stack never is.
         .pagemap_scan(Enabled::Auto);
     pool

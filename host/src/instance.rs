@@ -1,10 +1,12 @@
 //! A component, and the fresh instance that each call gets.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable};
@@ -12,13 +14,20 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use crate::app::ComponentSpec;
 use crate::bindings::{cron, kafka};
-use crate::budget::{self, Account};
-use crate::engine::{Engine, Limits};
+use crate::budget::plan::call_limits;
+use crate::budget::{Account, Held, Resource};
+use crate::engine::lanes::{Lanes, Turn, Watch};
+use crate::engine::{Code, Engine, Limits};
 use crate::factors::{ComponentFactors, Factors, InstanceFactors};
+use crate::hex;
 use crate::template::Variables;
 
 /// How much later than its own end a call that waits is given up.
 const WAIT_GRACE: Duration = Duration::from_millis(500);
+/// Things of the host's (streams, connections, timers …) that one instance may have open.
+const TABLE_ENTRIES_MAX: usize = 4_096;
+/// Bytes that a guest may hand over in one call of the host's.
+const HOSTCALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a store holds: one field a concern, one for the factors.
 pub struct State {
@@ -36,12 +45,31 @@ pub struct Component {
     /// Kinds of the triggers that call it.
     kinds: Vec<String>,
     limits: Limits,
-    permits: Arc<Semaphore>,
-    /// What the component makes the host hold, over all its calls.
-    account: Arc<Account>,
+    /// Compiles its successors.
+    code: Arc<Code>,
+    lanes: Arc<Lanes>,
+    /// What its calls share.
+    shared: Arc<Shared>,
     factors: Arc<Factors>,
     config: Arc<ComponentFactors>,
     pre: InstancePre<State>,
+}
+
+/// What all versions of a component share, whichever of them runs.
+struct Shared {
+    /// Leave to make an instance, for each kind of trigger: requests never take a partition's place.
+    permits: BTreeMap<String, Arc<Semaphore>>,
+    /// What the component makes the host hold, over all its calls.
+    account: Arc<Account>,
+    /// Whether its last call ran for long: then the next one is expected to.
+    ran_long: AtomicBool,
+}
+
+/// How many instances of a component there may be at a time, for each kind of trigger that calls it, and
+/// whose budget its calls are charged to.
+pub struct Share {
+    pub instances: BTreeMap<String, u32>,
+    pub account: Arc<Account>,
 }
 
 /// Why a call has no answer of the function's.
@@ -62,10 +90,10 @@ pub enum CallError {
 impl Component {
     /// Compiles the file and checks that its imports can be served and its exports fit the
     /// triggers (`kinds`) that call it.
-    pub fn load(
+    pub async fn load(
         id: &str,
         spec: &ComponentSpec,
-        kinds: &[&str],
+        share: Share,
         variables: &Variables,
         engine: &Engine,
         factors: &Arc<Factors>,
@@ -73,45 +101,57 @@ impl Component {
         let bytes = std::fs::read(&spec.source).with_context(|| {
             format!("cannot read {}: build the functions first (make functions)", spec.source.display())
         })?;
-        let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-        let pre = link(&engine.wasmtime, &bytes, &kinds, &spec.source.display().to_string())?;
-        let account = Account::root(&format!("component {id}"), budget::Limits::NONE);
+        let kinds: Vec<String> = share.instances.keys().cloned().collect();
+        let config = Arc::new(factors.configure(id, spec, variables, &share.account)?);
+        let pre = link(engine, &bytes, &kinds, &spec.source.display().to_string()).await?;
+        let permits = share.instances.iter();
+        let permits = permits.map(|(kind, most)| (kind.clone(), Arc::new(Semaphore::new(*most as usize)))).collect();
         Ok(Self {
             id: id.to_owned(),
             digest: hex(&Sha256::digest(&bytes)),
             source: spec.source.clone(),
             kinds,
             limits: engine.limits,
-            permits: Arc::clone(&engine.permits),
-            config: Arc::new(factors.configure(id, spec, variables, &account)?),
-            account,
+            code: Arc::clone(&engine.code),
+            lanes: Arc::clone(&engine.lanes),
+            shared: Arc::new(Shared { permits, account: share.account, ran_long: AtomicBool::new(false) }),
+            config,
             factors: Arc::clone(factors),
             pre,
         })
     }
 
-    /// Other code in this component's place: the same triggers, settings, connections and limits.
-    pub fn successor(&self, bytes: &[u8]) -> Result<Self> {
+    /// Other code in this component's place: the same triggers, settings, connections and limits. The work
+    /// ends when this future is dropped.
+    pub async fn successor(&self, bytes: &[u8]) -> Result<Self> {
+        let pre = link_code(&self.code, bytes, &self.kinds, "what was given").await?;
         Ok(Self {
             id: self.id.clone(),
             digest: hex(&Sha256::digest(bytes)),
             source: self.source.clone(),
             kinds: self.kinds.clone(),
             limits: self.limits,
-            permits: Arc::clone(&self.permits),
+            code: Arc::clone(&self.code),
+            lanes: Arc::clone(&self.lanes),
+            shared: Arc::clone(&self.shared),
             config: Arc::clone(&self.config),
-            account: Arc::clone(&self.account),
             factors: Arc::clone(&self.factors),
-            pre: link(self.pre.engine(), bytes, &self.kinds, "what was given")?,
+            pre,
         })
     }
 
     /// Makes an instance for each trigger and drops it: code that traps at its start shows here, and
     /// exports of the right names with the wrong types.
-    pub async fn try_out(&self) -> Result<(), CallError> {
+    pub async fn try_out(self: &Arc<Self>) -> Result<(), CallError> {
         for kind in &self.kinds {
-            let pre = self.pre.clone();
-            self.call(async |store| instantiate(kind, pre, store).await, async |_, ()| Ok(())).await?;
+            let (component, pre, kind) = (Arc::clone(self), self.pre.clone(), kind.clone());
+            let watch = self.watch();
+            let looked = watch.clone();
+            let call = async move {
+                let instance = async |store: &mut Store<State>| instantiate(&kind, pre, store).await;
+                component.call_now(&looked, instance, async |_, ()| Ok(())).await
+            };
+            self.lanes.run(&watch, call).await?;
         }
         Ok(())
     }
@@ -124,39 +164,80 @@ impl Component {
         self.limits
     }
 
-    /// Leave to make an instance. Waits while all are in use.
-    pub async fn permit(&self) -> OwnedSemaphorePermit {
-        #[expect(clippy::expect_used, reason = "the semaphore is never closed")]
-        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
-    /// A store for one call.
-    pub fn store(&self) -> Store<State> {
-        let call = self.account.below("the call", budget::Limits::NONE);
+    pub fn account(&self) -> &Arc<Account> {
+        &self.shared.account
+    }
+
+    /// Looks at a call's time; for [`Lanes::run`] and [`Component::call`].
+    pub fn watch(&self) -> Watch {
+        let watch = Watch::default();
+        if self.shared.ran_long.load(Ordering::Relaxed) {
+            watch.expect_long();
+        }
+        watch
+    }
+
+    /// Leave to make an instance for a call of this kind. Waits while all are in use.
+    pub async fn permit(&self, kind: &str) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed, and there is one for each kind that was loaded.
+        Arc::clone(self.shared.permits.get(kind)?).acquire_owned().await.ok()
+    }
+
+    /// A store for one call. `turn` is for a request: how it takes turns once it runs for long.
+    pub fn store(&self, watch: &Watch, turn: Option<Turn>) -> Store<State> {
+        let call = self.shared.account.below("the call", call_limits());
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(TABLE_ENTRIES_MAX);
         let state = State {
-            table: ResourceTable::new(),
+            table,
             factors: self.factors.prepare(&self.config, &call),
-            memory: MemoryLimit { bytes_max: self.limits.memory_bytes_max },
+            memory: MemoryLimit { bytes_max: self.limits.memory_bytes_max, call, held: None, exceeded: None },
         };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         let deadline = Instant::now() + self.limits.call_time_max;
+        let watch = watch.clone();
         store.epoch_deadline_callback(move |_| {
+            if Instant::now() >= deadline {
+                return Ok(UpdateDeadline::Interrupt);
+            }
             // Yielding lets other calls run on this thread meanwhile.
-            Ok(if Instant::now() < deadline { UpdateDeadline::Yield(1) } else { UpdateDeadline::Interrupt })
+            Ok(match (watch.look(), &turn) {
+                (true, Some(turn)) => UpdateDeadline::YieldCustom(1, turn.next()),
+                _ => UpdateDeadline::Yield(1),
+            })
         });
         store.set_epoch_deadline(1);
         store
     }
 
-    /// Makes an instance, calls it once and drops it.
+    /// Makes an instance for a trigger of this kind, calls it once and drops it.
     pub async fn call<B, R: Send>(
         &self,
+        kind: &str,
+        watch: &Watch,
         instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
         call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
     ) -> Result<R, CallError> {
-        let _permit = self.permit().await;
-        let mut store = self.store();
+        let _permit = self.permit(kind).await;
+        let result = self.call_now(watch, instantiate, call).await;
+        self.shared.ran_long.store(watch.is_long(), Ordering::Relaxed);
+        result
+    }
+
+    /// Without waiting for leave.
+    async fn call_now<B, R: Send>(
+        &self,
+        watch: &Watch,
+        instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
+        call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
+    ) -> Result<R, CallError> {
+        let mut store = self.store(watch, None);
         let time_max = self.limits.call_time_max;
         let run = async {
             let bindings = instantiate(&mut store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;
@@ -167,7 +248,13 @@ impl Component {
                 .map_err(|error| trapped(&error, time_max))
         };
         // A function that runs is ended by the epoch first: what is left waits.
-        tokio::time::timeout(time_max + WAIT_GRACE, run).await.unwrap_or(Err(CallError::Stalled(time_max)))
+        let result =
+            tokio::time::timeout(time_max + WAIT_GRACE, run).await.unwrap_or(Err(CallError::Stalled(time_max)));
+        match (result, &store.data().memory.exceeded) {
+            // What others hold is not the function's fault.
+            (Err(CallError::Trapped(_)), Some(exceeded)) => Err(CallError::NoInstance(exceeded.clone())),
+            (result, _) => result,
+        }
     }
 }
 
@@ -188,10 +275,14 @@ fn one_line(error: &wasmtime::Error) -> String {
     causes.join(": ").replace('\n', " ")
 }
 
+async fn link(engine: &Engine, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
+    link_code(&engine.code, bytes, kinds, name).await
+}
+
 /// Compiles a component and checks that its imports can be served and its exports fit its triggers.
-fn link(engine: &wasmtime::Engine, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
-    let component = compile(engine, bytes).with_context(|| format!("{name} is not a component"))?;
-    let mut linker = Linker::new(engine);
+async fn link_code(code: &Code, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
+    let component = code.component(bytes).await.with_context(|| format!("{name} is not a component that can run"))?;
+    let mut linker = Linker::new(component.engine());
     Factors::init(&mut linker)?;
     // The error names the import.
     let pre = linker
@@ -202,11 +293,6 @@ fn link(engine: &wasmtime::Engine, bytes: &[u8], kinds: &[String], name: &str) -
         check_export(kind, &pre)?;
     }
     Ok(pre)
-}
-
-fn compile(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<wasmtime::component::Component> {
-    ensure!(bytes.starts_with(b"\0asm"), "it is not a WebAssembly file");
-    wasmtime::component::Component::new(engine, bytes).map_err(|error| anyhow!("{error:#}"))
 }
 
 fn check_export(kind: &str, pre: &InstancePre<State>) -> Result<()> {
@@ -230,24 +316,28 @@ async fn instantiate(kind: &str, pre: InstancePre<State>, store: &mut Store<Stat
 /// Refuses memory beyond the limit, so that the function sees a failed allocation.
 struct MemoryLimit {
     bytes_max: usize,
+    call: Arc<Account>,
+    /// What was granted, for as long as the store lives.
+    held: Option<Held>,
+    /// Why memory below the instance's own limit was refused.
+    exceeded: Option<String>,
 }
 
 impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= self.bytes_max)
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > self.bytes_max {
+            return Ok(false);
+        }
+        let more = desired.saturating_sub(current) as u64;
+        let granted = match &mut self.held {
+            Some(held) => held.grow(more),
+            None => self.call.hold(Resource::InstanceBytes, more).map(|held| self.held = Some(held)),
+        };
+        self.exceeded = granted.err().map(|exceeded| exceeded.to_string());
+        Ok(self.exceeded.is_none())
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(maximum.is_none_or(|maximum| desired <= maximum))
     }
-}
-
-/// Bytes in hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

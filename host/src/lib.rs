@@ -12,10 +12,11 @@
 //! - [`kafka`], [`postgres`], [`database`]: what Kafka's clients share; what PostgreSQL's do; the host's
 //!   own SQL.
 //! - [`migrate`], [`lease`], [`topics`], [`replay`], [`rejects`]: the host's uses of the database.
-//! - [`server`], [`admin`]: the listeners and what they answer; [`client`], [`status`]: who asks.
+//! - [`server`], [`admin`], [`usage`]: the listeners and what they answer; [`client`], [`status`]: who asks.
 //! - [`embedded`]: a broker and a PostgreSQL for trying out.
 //! - [`run`]: a run from its start to its end; [`plugin`]: the same as a trigger of `spin up`.
-//! - [`clock`], [`health`], [`shutdown`], [`telemetry`]: leaves that everybody uses.
+//! - [`clock`], [`health`], [`memory`], [`printable`], [`private`], [`shutdown`], [`telemetry`]: leaves that
+//!   everybody uses.
 
 pub mod admin;
 pub mod app;
@@ -36,10 +37,13 @@ pub mod kafka;
 pub mod lease;
 pub mod locked;
 pub mod manifest;
+pub mod memory;
 pub mod migrate;
 pub mod oci;
 pub mod plugin;
 pub mod postgres;
+pub mod printable;
+pub mod private;
 pub mod rejects;
 pub mod replay;
 pub mod run;
@@ -53,3 +57,14 @@ pub mod telemetry;
 pub mod template;
 pub mod topics;
 pub mod triggers;
+pub mod usage;
+
+/// Bytes in hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use exagg::cli::{Cli, Command, Plugin, Registry};
 use exagg::config::Environment;
+use exagg::engine::compiler;
+use exagg::printable::printable_lines;
 use exagg::{oci, plugin, rejects, replay, run, status, swap, telemetry, topics};
 
 fn main() -> ExitCode {
@@ -21,6 +23,11 @@ fn main() -> ExitCode {
                 return exit_code(answered);
             }
             flags.run.quiet
+        }
+        // No logging and no threads: it does one thing, within its bounds.
+        Command::Compile(flags) => {
+            let bounds = compiler::Bounds { seconds_max: flags.seconds_max, memory_bytes_max: flags.memory_bytes_max };
+            return exit_code(compiler::run(bounds, flags.debug_info));
         }
         _ => false,
     };
@@ -50,6 +57,7 @@ async fn run_command(command: Command, environment: &Environment) -> anyhow::Res
         Command::Replay(args) => replay::replay(&args, environment).await,
         Command::Rejects(args) => rejects::list(&args, environment).await,
         Command::Registry(Registry::Push(args)) => oci::push::push(&args).await,
+        Command::Compile(_) => Ok(()),
         Command::Trigger { kind, plugin: flags } => match plugin::trigger_type(&kind) {
             Some(kind) => plugin::run(kind, flags, environment).await,
             None => Err(anyhow::anyhow!("there is no trigger {kind}: there is kafka and cron")),
@@ -61,7 +69,7 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {error:#}");
+            eprintln!("Error: {}", printable_lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::database::{Database, literal};
-use crate::instance::hex;
+use crate::hex;
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
 const MIGRATIONS: [(&str, &str); 4] = [

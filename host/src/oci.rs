@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWrite;
 
 use crate::app::{App, Files};
-use crate::instance::hex;
+use crate::hex;
 use crate::locked::{ContentPath, ContentRef, Contents, LockedApp};
 
 const APP_TYPE: &str = "application/vnd.fermyon.spin.application.v1+config";

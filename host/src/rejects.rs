@@ -1,11 +1,11 @@
 //! `exagg rejects`: why records of a stream are not counted, and the youngest of them.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::cli::Rejects;
 use crate::config::{AppSettings, Environment};
 use crate::database::literal;
-use crate::topics::database;
+use crate::printable::printable;
 
 /// How much of a value is shown.
 const VALUE_CHARS: usize = 120;
@@ -13,8 +13,7 @@ const VALUE_CHARS: usize = 120;
 pub async fn list(args: &Rejects, environment: &Environment) -> Result<()> {
     let settings = AppSettings::load(&args.app, environment)?;
     let variables = settings.app().await?.resolve(&settings.providers)?;
-    let database =
-        database(&variables, settings.authorities.as_ref())?.context("the app has no variable postgres_url")?;
+    let database = settings.database_needed(&variables)?;
     let stream = literal(&args.stream);
     let counts = format!(
         "SELECT reason, count(*), min(rejected_at)::text, max(rejected_at)::text
@@ -27,7 +26,7 @@ pub async fn list(args: &Rejects, environment: &Environment) -> Result<()> {
     }
     for row in &counts {
         let column = |index| row.get(index).unwrap_or_default();
-        println!("{}: {} records, from {} to {}", column(0), column(1), column(2), column(3));
+        println!("{}: {} records, from {} to {}", printable(column(0)), column(1), column(2), column(3));
     }
     let reason = args.reason.as_ref().map_or(String::new(), |reason| format!("AND reason = {}", literal(reason)));
     let youngest = format!(
@@ -42,12 +41,13 @@ pub async fn list(args: &Rejects, environment: &Environment) -> Result<()> {
         println!(
             "{} {}/{} offset {}: {}, window {}: {}",
             column(0),
-            column(1),
+            printable(column(1)),
             column(2),
             column(3),
-            column(4),
+            printable(column(4)),
             column(5),
-            column(6)
+            // What a record holds must not reach the terminal as it is.
+            printable(column(6))
         );
     }
     Ok(())

@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, LoadedApp};
+use crate::budget::plan::ComponentLimits;
 use crate::cli::{Moment, Replay};
 use crate::config::{AppSettings, Environment};
 use crate::database::Database;
@@ -27,7 +28,6 @@ use crate::factors::wasi::WasiFactor;
 use crate::kafka::Properties;
 use crate::telemetry::Metrics;
 use crate::template::Variables;
-use crate::topics::database;
 use crate::triggers::kafka::backlog::{Backlog, Range};
 use crate::triggers::kafka::config::Subscription;
 use crate::triggers::kafka::dispatch::{Dispatched, Dispatcher};
@@ -63,10 +63,9 @@ pub async fn replay(args: &Replay, environment: &Environment) -> Result<()> {
     let settings = AppSettings::load(&args.app_args(), environment)?;
     let app = settings.app().await?;
     let variables = app.resolve(&settings.providers)?;
-    let database =
-        database(&variables, settings.authorities.as_ref())?.context("the app has no variable postgres_url")?;
+    let database = settings.database_needed(&variables)?;
     let name = format!("{}@replay", args.stream);
-    let stage = Stage::load(app, &variables, &settings, &args.stream, &name)?;
+    let stage = Stage::load(app, &variables, &settings, &args.stream, &name).await?;
     let client = begin(&database, &args.stream, &name).await?;
     let since = match args.from {
         Moment::Earliest => None,
@@ -153,7 +152,13 @@ impl Drop for Scratch {
 }
 
 impl Stage {
-    fn load(mut app: App, variables: &Variables, settings: &AppSettings, stream: &str, name: &str) -> Result<Self> {
+    async fn load(
+        mut app: App,
+        variables: &Variables,
+        settings: &AppSettings,
+        stream: &str,
+        name: &str,
+    ) -> Result<Self> {
         let component = component(&app, variables, stream)?;
         app.retain(std::slice::from_ref(&component))?;
         let spec = app.components.get_mut(&component).context("a component without a specification")?;
@@ -171,7 +176,8 @@ impl Stage {
             key_value: KeyValueFactor::new(&scratch.0, "key_value", std::iter::empty()),
         });
         let engine = Engine::new(&Settings::default())?;
-        let loaded = LoadedApp::load(&app, variables, &engine, &factors)?;
+        let limits = ComponentLimits { connections_max: CONNECTIONS_MAX as u64, ..ComponentLimits::default() };
+        let loaded = LoadedApp::load(&app, variables, &engine, limits, &factors).await?;
         let trigger = loaded.triggers.first().context("the component has no trigger")?;
         let subscription = Arc::new(Subscription::new(trigger)?);
         let component = loaded.components.get(&component).context("the component was not loaded")?;

@@ -18,7 +18,7 @@ use crate::database::Database;
 use crate::embedded::broker::Guard;
 use crate::embedded::postgres::Postgres;
 use crate::embedded::{Embedded, retire_last_run};
-use crate::engine::Engine;
+use crate::engine::{Engine, Settings};
 use crate::factors::Factors;
 use crate::factors::key_value::KeyValueFactor;
 use crate::factors::outbound_http::OutboundHttpFactor;
@@ -33,7 +33,6 @@ use crate::shutdown::Shutdown;
 use crate::swap::Swaps;
 use crate::telemetry::Metrics;
 use crate::template::{Secret, Variables};
-use crate::topics::database;
 use crate::triggers::kafka::partition::Follower;
 use crate::triggers::{Context, Triggers};
 
@@ -129,8 +128,7 @@ pub async fn host(config: HostConfig) -> Result<()> {
 pub async fn migrate_command(args: &crate::cli::AppArgs, environment: &Environment) -> Result<()> {
     let settings = AppSettings::load(args, environment)?;
     let variables = settings.app().await?.resolve(&settings.providers)?;
-    let database =
-        database(&variables, settings.authorities.as_ref())?.context("the app has no variable postgres_url")?;
+    let database = settings.database_needed(&variables)?;
     match migrate(&database).await?.as_slice() {
         [] => println!("the database at {} is up to date", database.place()),
         applied => println!("the database at {} has {} now", database.place(), applied.join(", ")),
@@ -168,11 +166,13 @@ async fn load(config: &HostConfig) -> Result<App> {
 async fn compile(
     app: &App,
     variables: &Variables,
-    settings: &crate::engine::Settings,
+    config: &HostConfig,
     factors: &Arc<Factors>,
 ) -> Result<(Arc<LoadedApp>, Engine)> {
-    let engine = Engine::new(settings)?;
-    let loaded = Arc::new(LoadedApp::load(app, variables, &engine, factors)?);
+    let components = app.components_by_kind().values().sum();
+    let engine = Engine::new(&Settings { components, ..config.engine.clone() })?;
+    crate::memory::set_budget(engine.budget_bytes);
+    let loaded = Arc::new(LoadedApp::load(app, variables, &engine, config.component_limits, factors).await?);
     for (id, slot) in &loaded.components {
         slot.current().try_out().await.with_context(|| format!("component {id} does not start"))?;
     }
@@ -180,6 +180,7 @@ async fn compile(
 }
 
 async fn prepare(config: HostConfig) -> Result<Prepared> {
+    crate::private::state_folder(&config.app.state_dir)?;
     let app = load(&config).await?;
     let embedded = if config.embedded { Some(Embedded::plan(&config.app.state_dir)?) } else { None };
     let mut providers: Vec<Provider> = embedded.iter().map(Embedded::provider).collect();
@@ -201,7 +202,7 @@ async fn prepare(config: HostConfig) -> Result<Prepared> {
         ),
     });
     factors.key_value.set(&config.key_values).await?;
-    let (loaded, engine) = compile(&app, &variables, &config.engine, &factors).await?;
+    let (loaded, engine) = compile(&app, &variables, &config, &factors).await?;
     if embedded.is_some() {
         // The mock cluster rebalances a second before the session would end.
         kafka.insert("session.timeout.ms".to_owned(), Secret::new("6000"));
@@ -216,7 +217,7 @@ async fn prepare(config: HostConfig) -> Result<Prepared> {
     };
     let triggers = Arc::new(Triggers::new(&loaded, &context, embedded.is_some())?);
     let authorities = config.app.authorities.as_ref();
-    let database = database(&variables, authorities)?;
+    let database = config.app.database(&variables)?;
     let leases = match &config.cron_lease {
         Some(template) => Some(Arc::new(Leases::new(Database::parse(&variables.expand(template)?, authorities)?))),
         None => None,

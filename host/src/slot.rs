@@ -88,8 +88,8 @@ impl<C> Versions<C> {
         Self { current: Arc::new(first), previous: None, trial: None, previous_trial: None, rolled_back: None }
     }
 
-    fn swap(&mut self, next: C) {
-        let last = std::mem::replace(&mut self.current, Arc::new(next));
+    fn swap(&mut self, next: impl Into<Arc<C>>) {
+        let last = std::mem::replace(&mut self.current, next.into());
         // One that has not proven itself is none to go back to: the one before it stays that.
         if self.trial.is_none() {
             self.previous = Some(last);
@@ -161,7 +161,7 @@ impl Slot {
     }
 
     /// Puts a checked version in the current one's place, which is kept.
-    pub fn swap(&self, next: Component) {
+    pub fn swap(&self, next: Arc<Component>) {
         self.write().swap(next);
     }
 

@@ -39,6 +39,12 @@ impl Source {
     /// Reads the app; from a registry its content comes to the state directory. Its files are not
     /// gathered yet ([`crate::files::stage`]): a manifest may have to be built first.
     pub async fn load(&self, state_dir: &Path) -> Result<App> {
+        let app = self.read(state_dir).await?;
+        app.check_names()?;
+        Ok(app)
+    }
+
+    async fn read(&self, state_dir: &Path) -> Result<App> {
         match self {
             Self::Manifest(path) => crate::manifest::load(path),
             Self::Registry { reference, insecure } => {

@@ -6,11 +6,12 @@ use serde_json::Value;
 
 use crate::cli::Status;
 use crate::client::{Door, request};
+use crate::printable::printable;
 
 /// Asks the host and prints.
 pub async fn show(args: &Status) -> Result<()> {
     let answer = request(&Door::Address(args.admin, None), "GET", "/status", Bytes::new()).await?;
-    ensure!(answer.status == 200, "the host answers {}: {}", answer.status, answer.body.trim_end());
+    ensure!(answer.status == 200, "the host answers {}: {}", answer.status, printable(answer.body.trim_end()));
     if args.json {
         println!("{}", answer.body);
         return Ok(());
@@ -23,7 +24,7 @@ pub async fn show(args: &Status) -> Result<()> {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(text).into_owned(),
         other => other.to_string(),
     }
 }
@@ -41,7 +42,7 @@ fn render(status: &Value) -> String {
             text(&stage["digest"])
         );
         if let Some(reason) = stage["rolled_back"].as_str() {
-            out += &format!("  a new version was taken back: {reason}\n");
+            out += &format!("  a new version was taken back: {}\n", printable(reason));
         }
         if stage["on_trial"] == true {
             out += &format!("  swapped in lately; before it ran {:.12}\n", text(&stage["previous"]));
@@ -55,12 +56,12 @@ fn render(status: &Value) -> String {
                 text(&p["next_offset"]),
                 lag.max(0),
                 text(&p["state"]),
-                p["reason"].as_str().unwrap_or_default()
+                printable(p["reason"].as_str().unwrap_or_default())
             );
         }
     }
     if let Some(error) = status["streams"]["error"].as_str() {
-        out += &format!("streams: {error}\n");
+        out += &format!("streams: {}\n", printable(error));
     }
     for s in list(&status["streams"]) {
         out += &format!(

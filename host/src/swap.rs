@@ -58,9 +58,8 @@ impl Swaps {
         Ok(digest)
     }
 
-    async fn check(slot: &Arc<Slot>, code: Bytes) -> Result<crate::instance::Component> {
-        let current = slot.current();
-        let next = tokio::task::spawn_blocking(move || current.successor(&code)).await??;
+    async fn check(slot: &Arc<Slot>, code: Bytes) -> Result<Arc<crate::instance::Component>> {
+        let next = Arc::new(slot.current().successor(&code).await?);
         next.try_out().await.context("it does not start")?;
         Ok(next)
     }

@@ -10,8 +10,6 @@ use crate::cli::Topic;
 use crate::config::{AppSettings, Environment};
 use crate::database::{Database, literal};
 use crate::kafka::{LogContext, Properties, client_config};
-use crate::postgres::Authorities;
-use crate::template::Variables;
 use crate::triggers::kafka::describe_topic;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,15 +26,9 @@ async fn target(args: &Topic, environment: &Environment) -> Result<Target> {
     let variables = app.resolve(&settings.providers)?;
     Ok(Target {
         kafka: crate::kafka::properties(&variables, &settings.kafka)?,
-        database: database(&variables, settings.authorities.as_ref())?
-            .context("the app has no variable postgres_url")?,
+        database: settings.database_needed(&variables)?,
         brokers: variables.get("kafka_brokers").context("the app has no variable kafka_brokers")?.expose().to_owned(),
     })
-}
-
-/// The pipeline's database, where the app names one.
-pub fn database(variables: &Variables, authorities: Option<&Authorities>) -> Result<Option<Database>> {
-    variables.get("postgres_url").map(|url| Database::parse(url.expose(), authorities)).transpose()
 }
 
 /// Retires what is known of the topic's earlier lives and begins its present one at its start.

@@ -69,10 +69,18 @@ pub(super) struct Exagg {
     pub(super) instance_memory_bytes_max: Option<usize>,
     pub(super) call_seconds_max: Option<u64>,
     pub(super) instances_max: Option<u32>,
+    /// What the host may use of the machine's memory.
+    pub(super) memory_bytes_max: Option<u64>,
+    pub(super) compile_seconds_max: Option<u64>,
+    pub(super) compile_memory_bytes_max: Option<u64>,
+    /// Keys and values of one component.
+    pub(super) key_value_bytes_max: Option<u64>,
     pub(super) drain_seconds_max: Option<u64>,
     pub(super) postgres_connections_max: Option<usize>,
     /// Certificates of authorities (PEM): whom to believe of PostgreSQL servers.
     pub(super) postgres_ca_file: Option<PathBuf>,
+    /// The host's own address of the pipeline's database.
+    pub(super) postgres_url: Option<String>,
     pub(super) kafka: BTreeMap<String, String>,
     pub(super) cron: Cron,
 }

@@ -1,9 +1,9 @@
 //! A PostgreSQL in the state directory: found, initialised once, started, and ended with the
-//! host, whatever ends the host.
+//! host, whatever ends the host. Where its files are, and whose: [`super::place`].
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use super::place::{Place, SystemUser};
 use super::sys;
+use crate::private;
 
 const MAJOR_MIN: u32 = 14;
 const START_MAX: Duration = Duration::from_mins(1);
@@ -26,28 +28,20 @@ const USUAL_FOLDERS: [&str; 4] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/o
 #[derive(Clone)]
 pub struct Plan {
     bin: PathBuf,
-    folder: PathBuf,
+    place: Place,
     port: u16,
     password: String,
-    user: Option<SystemUser>,
-}
-
-/// The user that PostgreSQL runs as when the host is root.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct SystemUser {
-    uid: u32,
-    gid: u32,
 }
 
 impl Plan {
     /// Finds the programs and chooses folder, port and password.
     pub fn new(state_dir: &Path) -> Result<Self> {
         let bin = find_bin()?;
-        let user = if sys::is_root() { Some(unprivileged_user()?) } else { None };
-        let folder = folder(state_dir, user.as_ref())?;
+        let user = if sys::is_root() { Some(SystemUser::unprivileged()?) } else { None };
+        let place = Place::open(state_dir, user)?;
         // Free now; PostgreSQL says so if somebody is quicker.
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        Ok(Self { bin, password: password(&folder)?, folder, port, user })
+        Ok(Self { bin, password: password(&place)?, place, port })
     }
 
     pub fn host(&self) -> String {
@@ -60,15 +54,11 @@ impl Plan {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(&self.folder);
-        if let Some(user) = &self.user {
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(&self.place.folder);
+        if let Some(user) = &self.place.user {
             command.uid(user.uid).gid(user.gid);
         }
         command
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.join("data")
     }
 }
 
@@ -81,16 +71,18 @@ pub struct Postgres {
 impl Postgres {
     /// Initialises the folder the first time, and starts.
     pub fn start(plan: &Plan) -> Result<Self> {
-        let lock = lock(&plan.folder)?;
-        if !plan.data().join("PG_VERSION").exists() {
+        let lock = lock(&plan.place)?;
+        if !plan.place.data().join("PG_VERSION").exists() {
             initialise(plan)?;
         }
-        let log = plan.folder.join("postgres.log");
-        let output = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let log = plan.place.folder.join("postgres.log");
+        // Removed first: it is made anew, and a link in its place is not written through.
+        let _ = fs::remove_file(&log);
+        let output = private::create_new(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = plan.command("postgres");
         command
             .arg("-D")
-            .arg(plan.data())
+            .arg(plan.place.data())
             .args(["-p", &plan.port.to_string()])
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .args(["-c", "max_connections=100", "-c", "shared_buffers=64MB", "-c", "max_wal_size=512MB"])
@@ -106,7 +98,7 @@ impl Postgres {
 
     fn wait_until_ready(&self, plan: &Plan, log: &Path) -> Result<()> {
         let deadline = Instant::now() + START_MAX;
-        let pid_file = plan.data().join("postmaster.pid");
+        let pid_file = plan.place.data().join("postmaster.pid");
         loop {
             let text = fs::read_to_string(&pid_file).unwrap_or_default();
             let is_ours = text.lines().next() == Some(self.pid.to_string().as_str());
@@ -175,38 +167,45 @@ fn keep(mut command: Command, lock: fs::File) -> Result<(u32, std::sync::mpsc::R
 }
 
 /// One host a folder; a host that was killed has its lock taken from it by the system.
-fn lock(folder: &Path) -> Result<fs::File> {
-    let path = folder.join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+fn lock(place: &Place) -> Result<fs::File> {
+    let path = place.folder.join("lock");
+    if let Err(error) = private::create_new(&path)
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        return Err(error).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let file = private::open(&path)?;
     let deadline = Instant::now() + STOP_MAX;
     loop {
         match file.try_lock() {
             Ok(()) => break,
             Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => pause(),
             Err(fs::TryLockError::WouldBlock) => {
-                bail!("another host uses {}: give this one a --state-dir of its own", folder.display())
+                bail!("another host uses {}: give this one a --state-dir of its own", place.folder.display())
             }
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
     }
     // The PostgreSQL of a host that was killed may need a moment to end.
-    while folder.join("data/postmaster.pid").exists() && Instant::now() < deadline {
+    while place.data().join("postmaster.pid").exists() && Instant::now() < deadline {
         pause();
     }
     Ok(file)
 }
 
 fn initialise(plan: &Plan) -> Result<()> {
-    tracing::info!("the embedded PostgreSQL is set up in {}", plan.folder.display());
-    let password_file = plan.folder.join("password.tmp");
-    fs::write(&password_file, &plan.password)?;
-    give(&password_file, plan.user.as_ref(), 0o600)?;
+    tracing::info!("the embedded PostgreSQL is set up in {}", plan.place.folder.display());
+    let password_file = plan.place.folder.join("password.tmp");
+    let _ = fs::remove_file(&password_file);
+    private::write(&password_file, plan.password.as_bytes())?;
+    plan.place.give(&password_file)?;
     // A set-up that was cut off left a folder that initdb refuses.
-    let _ = fs::remove_dir_all(plan.data());
+    let _ = fs::remove_dir_all(plan.place.data());
+    plan.place.make_data()?;
     let output = plan
         .command("initdb")
         .arg("-D")
-        .arg(plan.data())
+        .arg(plan.place.data())
         .args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--pwfile"])
         .arg(&password_file)
         .output()
@@ -217,51 +216,21 @@ fn initialise(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Gives a file or folder to the user that PostgreSQL runs as.
-fn give(path: &Path, user: Option<&SystemUser>, mode: u32) -> Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    if let Some(user) = user {
-        chown(path, Some(user.uid), Some(user.gid))?;
-    }
-    Ok(())
-}
-
-/// The folder, in the state directory unless the user that PostgreSQL runs as cannot go there.
-fn folder(state_dir: &Path, user: Option<&SystemUser>) -> Result<PathBuf> {
-    fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
-    let state_dir = fs::canonicalize(state_dir)?;
-    let reachable = state_dir.ancestors().all(|path| fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o001 != 0));
-    let folder = if user.is_none() || reachable {
-        state_dir.join("postgres")
-    } else {
-        let name = state_dir.to_string_lossy().replace('/', "-");
-        let folder = Path::new("/var/tmp").join(format!("exagg{name}"));
-        tracing::info!(
-            "the embedded database lies in {}: its user cannot go to {}",
-            folder.display(),
-            state_dir.display()
-        );
-        folder
-    };
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    give(&folder, user, 0o700)?;
-    Ok(folder)
-}
-
 /// The password of this folder's database, made the first time.
-fn password(folder: &Path) -> Result<String> {
-    let path = folder.join("password");
-    if let Ok(password) = fs::read_to_string(&path) {
+fn password(place: &Place) -> Result<String> {
+    let path = place.folder.join("password");
+    if path.exists() {
+        let mut password = String::new();
+        private::open(&path)?.read_to_string(&mut password)?;
         return Ok(password);
     }
     ensure!(
-        !folder.join("data/PG_VERSION").exists(),
+        !place.data().join("PG_VERSION").exists(),
         "{} is gone: the embedded database cannot be opened without it",
         path.display()
     );
     let password: String = (0..4).map(|_| uuid::Uuid::new_v4().simple().to_string()[..8].to_owned()).collect();
-    fs::write(&path, &password)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    private::write(&path, password.as_bytes())?;
     Ok(password)
 }
 
@@ -295,31 +264,4 @@ fn check(bin: &Path) -> Result<()> {
     let major = text.split_whitespace().find_map(|word| word.split('.').next()?.parse::<u32>().ok());
     ensure!(major.is_some_and(|major| major >= MAJOR_MIN), "{} is older than {MAJOR_MIN}", text.trim());
     Ok(())
-}
-
-/// PostgreSQL refuses root: `postgres` where there is such a user, else `nobody`.
-fn unprivileged_user() -> Result<SystemUser> {
-    let users = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    ["postgres", "nobody"]
-        .iter()
-        .find_map(|name| find_user(&users, name))
-        .context("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")
-}
-
-fn find_user(users: &str, name: &str) -> Option<SystemUser> {
-    let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
-    let mut fields = line.split(':').skip(2);
-    Some(SystemUser { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_is_found_by_name() {
-        let users = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65533:n:/:/bin/false\n";
-        assert_eq!(find_user(users, "nobody"), Some(SystemUser { uid: 65534, gid: 65533 }));
-        assert_eq!(find_user(users, "postgres"), None);
-    }
 }

@@ -68,8 +68,8 @@ async fn push_app(app: &App, reference: &str, insecure: bool) -> Result<String> 
         component.source.content = layers.add(code, WASM_TYPE, false);
         for files in &spec.files {
             let Files::Mount { folder, path } = files else { continue };
-            for (file, relative) in crate::files::walk(folder)? {
-                let content = layers.add(std::fs::read(&file)?, DATA_TYPE, true);
+            for (bytes, relative) in crate::files::read_all(folder)? {
+                let content = layers.add(bytes, DATA_TYPE, true);
                 let path = crate::files::inside(Path::new(path))?.join(relative);
                 component.files.push(ContentPath { content, path });
             }

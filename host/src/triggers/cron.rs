@@ -11,13 +11,14 @@ use cron::Schedule;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
+use wasmtime::Store;
 
 use super::Context;
 use crate::app::TriggerSpec;
 use crate::bindings::cron::SpinCronPre;
 use crate::bindings::cron::spin::cron::cron_types::{Error, Metadata};
 use crate::call_span;
-use crate::instance::CallError;
+use crate::instance::{CallError, State};
 use crate::lease::Leases;
 use crate::slot::{Call, Slot};
 
@@ -87,13 +88,17 @@ impl CronTrigger {
         let component = self.slot.current();
         let pre = component.pre().clone();
         let metadata = Metadata { timestamp: u64::try_from(time.timestamp()).unwrap_or_default() };
-        let result = component
-            .call(
-                async |store| SpinCronPre::new(pre)?.instantiate_async(&mut *store).await,
-                async |accessor, function| function.call_handle_cron_event(accessor, metadata).await,
-            )
-            .instrument(call_span!(&*self.id, "cron tick"))
-            .await;
+        let watch = component.watch();
+        let (called, looked) = (Arc::clone(&component), watch.clone());
+        let call = async move {
+            let instance = async |store: &mut Store<State>| SpinCronPre::new(pre)?.instantiate_async(store).await;
+            let answer = called.call("cron", &looked, instance, async |accessor, function| {
+                function.call_handle_cron_event(accessor, metadata).await
+            });
+            answer.await
+        };
+        let call = call.instrument(call_span!(&*self.id, "cron tick"));
+        let result = component.lanes().run(&watch, call).await;
         self.slot.report(&component, judge(&result));
         let failure = match result {
             Ok(Ok(())) => None,

@@ -272,8 +272,8 @@ impl HandlerState for Handler {
     async fn instantiate(&self) -> wasmtime::Result<Instance<State, Deadline, OneRequest>> {
         let component = self.slot.current();
         let time_max = component.limits().call_time_max;
-        let permit = component.permit().await;
-        let mut store = component.store();
+        let permit = component.permit("http").await;
+        let mut store = component.store(&component.watch(), Some(component.lanes().turn()));
         let proxy = proxy(component.pre().clone())?.instantiate_async(&mut store).await.inspect_err(|_| {
             self.slot.report(&component, Call::Bad("no instance could be made"));
         })?;
@@ -288,7 +288,7 @@ struct OneRequest {
     slot: Arc<Slot>,
     component: Arc<Component>,
     time_max: Duration,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
 impl WorkerState for OneRequest {

@@ -180,11 +180,10 @@ impl Setup {
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());
         // Compiled code is the same for all tests; state is not.
-        let cache = self.folder.path().join(".spin");
-        std::fs::create_dir_all(&cache).unwrap();
+        let cache = self.folder.path().join("cache.toml");
         let shared = root().join("target/e2e-compiled");
-        std::fs::create_dir_all(&shared).unwrap();
-        let _ = std::os::unix::fs::symlink(shared, cache.join("compiled"));
+        std::fs::write(&cache, format!("[cache]\ndirectory = {shared:?}\n")).unwrap();
+        command.env("WASMTIME_CACHE_FILE", cache);
         for (name, value) in &self.environment {
             command.env(name, value);
         }

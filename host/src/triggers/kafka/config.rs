@@ -126,17 +126,53 @@ pub struct Subscription {
     pub properties: Properties,
 }
 
-/// Properties that the host's promises rest on.
-const FIXED: [&str; 8] = [
-    "auto.offset.reset",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.partition.eof",
-    "group.id",
-    "bootstrap.servers",
-    "isolation.level",
-    "partition.assignment.strategy",
+/// What an app may set of librdkafka: how much it fetches, how long it waits, and by which name it is known.
+/// Whatever concerns security, addresses, files, plugins, logging or memory beyond a partition's own is the
+/// operator's (`[exagg.kafka]`): an app may come from anywhere.
+const OF_APPS: [&str; 22] = [
+    "check.crcs",
+    "client.id",
+    "client.rack",
+    "connections.max.idle.ms",
+    "fetch.error.backoff.ms",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "metadata.max.age.ms",
+    "queued.max.messages.kbytes",
+    "queued.min.messages",
+    "reconnect.backoff.max.ms",
+    "reconnect.backoff.ms",
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
+    "session.timeout.ms",
+    "socket.keepalive.enable",
+    "socket.timeout.ms",
+    "topic.metadata.refresh.interval.ms",
 ];
+
+/// Of these, the most that an app may ask for: they are memory of the host, for each partition.
+const MOST: [(&str, u64); 2] = [("fetch.message.max.bytes", 64 << 20), ("queued.max.messages.kbytes", 64 << 10)];
+
+/// Refuses what is not an app's to set. The value stays out of the message: it may be a password.
+fn check_properties(properties: &BTreeMap<String, String>) -> Result<()> {
+    if let Some(name) = properties.keys().find(|name| !OF_APPS.contains(&name.as_str())) {
+        bail!(
+            "rdkafka: {name:?} is not an app's to set: the operator sets it under [exagg.kafka] of the runtime \
+             configuration, where it is open at all (an app may set {})",
+            OF_APPS.join(", ")
+        );
+    }
+    for (name, most) in MOST {
+        let Some(value) = properties.get(name) else { continue };
+        let number: u64 = value.parse().ok().with_context(|| format!("rdkafka: {name} is not a whole number"))?;
+        ensure!(number <= most, "rdkafka: {name} is {number}: at most {most}");
+    }
+    Ok(())
+}
 
 impl Subscription {
     pub fn new(trigger: &TriggerSpec) -> Result<Self> {
@@ -158,9 +194,7 @@ impl Raw {
             "retry_backoff_ms_min is above 0 and at most retry_backoff_ms_max"
         );
         crate::kafka::addresses(&self.brokers).map_err(anyhow::Error::msg).context("brokers")?;
-        if let Some(fixed) = self.rdkafka.keys().find(|name| FIXED.contains(&name.as_str())) {
-            bail!("rdkafka: {fixed} is set by the host, its promises rest on it");
-        }
+        check_properties(&self.rdkafka)?;
         let on_poison = match (self.on_poison, self.dead_letter_topic) {
             (OnPoisonName::Stop, None) => OnPoison::Stop,
             (OnPoisonName::DeadLetter, Some(topic)) if !topic.is_empty() => OnPoison::DeadLetter(topic),
@@ -228,6 +262,39 @@ mod tests {
         assert_eq!(at.start, Start::At(1_700_425_875_000));
     }
 
+    /// `plugin.library.paths` ran native code of an app from a registry, which printed the operator's password.
+    #[test]
+    fn an_app_sets_nothing_that_is_the_operators() {
+        for name in [
+            "plugin.library.paths",
+            "bootstrap.servers",
+            "metadata.broker.list",
+            "security.protocol",
+            "sasl.username",
+            "sasl.password",
+            "sasl.kerberos.kinit.cmd",
+            "sasl.oauthbearer.token.endpoint.url",
+            "ssl.ca.location",
+            "ssl.keystore.location",
+            "ssl.engine.location",
+            "enable.ssl.certificate.verification",
+            "debug",
+            "log_level",
+            "interceptors",
+            "receive.message.max.bytes",
+            "group.id",
+            "isolation.level",
+            "Plugin.Library.Paths",
+        ] {
+            let error = subscription(&format!("rdkafka = {{ \"{name}\" = \"geheim\" }}")).unwrap_err();
+            let error = format!("{error:#}");
+            assert!(error.contains(name) && error.contains("[exagg.kafka]"), "{error}");
+            assert!(!error.contains("geheim"), "{error}");
+        }
+        let fine = subscription("rdkafka = { \"session.timeout.ms\" = \"6000\", \"fetch.min.bytes\" = \"1\" }");
+        assert_eq!(fine.unwrap().properties.len(), 2);
+    }
+
     #[test]
     fn what_cannot_be_right_is_refused() {
         for wrong in [
@@ -238,6 +305,7 @@ mod tests {
             "batch_size = 3",
             "batch_records_max = 0",
             "rdkafka = { \"auto.offset.reset\" = \"latest\" }",
+            "rdkafka = { \"queued.max.messages.kbytes\" = \"2097151\" }",
             "retry_backoff_ms_min = 0",
         ] {
             assert!(subscription(wrong).is_err(), "{wrong}");

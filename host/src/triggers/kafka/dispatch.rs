@@ -194,19 +194,23 @@ impl Dispatcher {
         (reason, standing)
     }
 
-    async fn call(&self, component: &Component, batch: &Arc<Batch>) -> Result<Outcome, CallError> {
+    async fn call(&self, component: &Arc<Component>, batch: &Arc<Batch>) -> Result<Outcome, CallError> {
         let started = Instant::now();
         let _in_flight = self.metrics.in_flight(&self.subscription.trigger_id);
         let pre = component.pre().clone();
         let batch = Arc::clone(batch);
         let records = batch.offsets.len();
-        let result = component
-            .call(
-                async |store| instantiate(&pre, store).await,
-                async |accessor, function| function.call_concurrent(accessor, (batch,)).await.map(|(outcome,)| outcome),
-            )
-            .instrument(call_span!(&*self.subscription.trigger_id, "kafka batch"))
-            .await;
+        let watch = component.watch();
+        let (called, looked) = (Arc::clone(component), watch.clone());
+        let call = async move {
+            let instance = async |store: &mut Store<State>| instantiate(&pre, store).await;
+            let answer = called.call("kafka", &looked, instance, async |accessor, function| {
+                function.call_concurrent(accessor, (batch,)).await.map(|(outcome,)| outcome)
+            });
+            answer.await
+        };
+        let call = call.instrument(call_span!(&*self.subscription.trigger_id, "kafka batch"));
+        let result = component.lanes().run(&watch, call).await;
         let name = match &result {
             Ok(Outcome::Applied) => "applied",
             Ok(Outcome::ResumeAt(_)) => "resume-at",

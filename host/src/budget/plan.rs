@@ -1,0 +1,149 @@
+//! How the host's memory, and what else guests can use up, is shared out.
+//!
+//! Of the budget (`[exagg] memory_bytes_max`), instances of kafka functions get a quarter, of http functions
+//! a quarter, of cron functions an eighth, and what the host holds for calls an eighth; the rest is the
+//! host's own: fetched records, code, buffers. Where a kind of trigger calls several components, none of them
+//! may take more than three quarters of its part.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Account, Limits, Resource};
+
+/// Memory that a call of a kind takes mostly: so many of them fit the kind's part, and further calls wait
+/// rather than fail.
+const KAFKA_CALL_BYTES: u64 = 12 << 20;
+const OTHER_CALL_BYTES: u64 = 4 << 20;
+/// However small the host, so many calls of a kind may run at a time.
+const INSTANCES_MIN: u32 = 4;
+/// What the host holds for one call at the most.
+const CALL_HOST_BYTES_MAX: u64 = 96 << 20;
+
+/// The most that one component may hold, whatever the budget.
+#[derive(Clone, Copy, Debug)]
+pub struct ComponentLimits {
+    pub connections_max: u64,
+    pub producers_max: u64,
+    pub requests_max: u64,
+    pub stored_bytes_max: u64,
+}
+
+impl Default for ComponentLimits {
+    fn default() -> Self {
+        Self { connections_max: 16, producers_max: 4, requests_max: 64, stored_bytes_max: 64 << 20 }
+    }
+}
+
+/// The accounts of a host.
+pub struct Plan {
+    host: Arc<Account>,
+    kinds: BTreeMap<String, Kind>,
+    each: ComponentLimits,
+}
+
+struct Kind {
+    account: Arc<Account>,
+    components: u32,
+    instances: u32,
+}
+
+/// A part of the budget in eighths.
+fn eighths(budget_bytes: u64, parts: u64) -> u64 {
+    budget_bytes / 8 * parts
+}
+
+fn instance_bytes(kind: &str, budget_bytes: u64) -> u64 {
+    eighths(budget_bytes, if kind == "cron" { 1 } else { 2 })
+}
+
+impl Plan {
+    /// `components` says for each kind of trigger how many components it calls; `instances_max` is for one
+    /// kind.
+    pub fn new(
+        budget_bytes: u64,
+        instances_max: u32,
+        each: ComponentLimits,
+        components: &BTreeMap<String, u32>,
+    ) -> Self {
+        let held = eighths(budget_bytes, 1);
+        let host = Account::root("the host", Limits::NONE.with(Resource::HostBytes, held));
+        let kind = |(kind, components): (&String, &u32)| {
+            let bytes = instance_bytes(kind, budget_bytes);
+            let limits = Limits::NONE.with(Resource::InstanceBytes, bytes).with(Resource::HostBytes, held / 4 * 3);
+            let call = if kind == "kafka" { KAFKA_CALL_BYTES } else { OTHER_CALL_BYTES };
+            let fit = u32::try_from(bytes / call).unwrap_or(u32::MAX);
+            let account = host.below(&format!("{kind} components"), limits);
+            let instances = fit.clamp(INSTANCES_MIN.min(instances_max), instances_max);
+            (kind.clone(), Kind { account, components: (*components).max(1), instances })
+        };
+        Self { kinds: components.iter().map(kind).collect(), host, each }
+    }
+
+    /// Instances that one component may have at a time for calls of a kind.
+    pub fn instances(&self, kind: &str) -> u32 {
+        self.kinds.get(kind).map_or(1, |kind| (kind.instances / kind.components).max(1))
+    }
+
+    /// The account of a component that triggers of these kinds call.
+    pub fn component(&self, id: &str, kinds: &[&str]) -> Arc<Account> {
+        let owner = format!("component {id}");
+        let limits = Limits::NONE
+            .with(Resource::Connections, self.each.connections_max)
+            .with(Resource::Producers, self.each.producers_max)
+            .with(Resource::Requests, self.each.requests_max)
+            .with(Resource::StoredBytes, self.each.stored_bytes_max);
+        let Some(kind) = kinds.iter().find_map(|kind| self.kinds.get(*kind)) else {
+            return self.host.below(&owner, limits);
+        };
+        let part = |resource| {
+            let whole = kind.account.limit(resource);
+            if kind.components > 1 { whole / 4 * 3 } else { whole }
+        };
+        let limits = [Resource::InstanceBytes, Resource::HostBytes]
+            .into_iter()
+            .fold(limits, |limits, resource| limits.with(resource, part(resource)));
+        kind.account.below(&owner, limits)
+    }
+
+    pub fn host(&self) -> &Arc<Account> {
+        &self.host
+    }
+}
+
+/// What one call may hold.
+pub fn call_limits() -> Limits {
+    Limits::NONE.with(Resource::HostBytes, CALL_HOST_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn plan(budget_bytes: u64) -> Plan {
+        let components = BTreeMap::from([("kafka".to_owned(), 2), ("cron".to_owned(), 3), ("http".to_owned(), 1)]);
+        Plan::new(budget_bytes, 64, ComponentLimits::default(), &components)
+    }
+
+    #[test]
+    fn one_component_of_a_kind_leaves_room_for_the_others() {
+        let plan = plan(384 * MIB);
+        let (a, b) = (plan.component("a", &["kafka"]), plan.component("b", &["kafka"]));
+        let page = plan.component("page", &["http"]);
+        assert_eq!(a.limit(Resource::InstanceBytes), 72 * MIB);
+        let _all = a.hold(Resource::InstanceBytes, 72 * MIB).unwrap();
+        assert!(b.hold(Resource::InstanceBytes, 24 * MIB).is_ok(), "a quarter is left");
+        assert!(b.hold(Resource::InstanceBytes, 25 * MIB).is_err());
+        assert!(page.hold(Resource::InstanceBytes, 96 * MIB).is_ok(), "requests have a part of their own");
+        assert!(page.hold(Resource::Connections, 17).is_err());
+    }
+
+    #[test]
+    fn so_many_calls_run_at_a_time_as_fit() {
+        let small = plan(384 * MIB);
+        assert_eq!((small.instances("kafka"), small.instances("cron"), small.instances("http")), (4, 4, 24));
+        let large = plan(u64::MAX);
+        assert_eq!((large.instances("kafka"), large.instances("cron"), large.instances("http")), (32, 21, 64));
+    }
+}

@@ -17,13 +17,13 @@ BEGIN;
 
 DO $$
 DECLARE
-    role text;
+    name text;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['exagg_writer', 'exagg_closer', 'exagg_reader', 'exagg_lease'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+    FOREACH name IN ARRAY ARRAY['exagg_writer', 'exagg_closer', 'exagg_reader', 'exagg_lease'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', name);
         END IF;
-        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role);
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name);
     END LOOP;
     -- A stage has no use for tables of its own, which could fill the disk.
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());

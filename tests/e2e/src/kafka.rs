@@ -338,7 +338,6 @@ impl Kafka {
 pub enum Operation {
     Read = 3,
     Write = 4,
-    Describe = 8,
 }
 
 /// What an ACL is about.

@@ -4,6 +4,7 @@
 //! - [`kafka`]: the batch that a Kafka function is given, as an iterator of messages.
 //! - [`producer`]: publishing records.
 //! - [`cron`]: scheduled functions.
+//! - [`postgres`]: the address of a function's database.
 //!
 //! A whole Kafka function:
 //!
@@ -22,6 +23,7 @@
 
 pub mod cron;
 pub mod kafka;
+pub mod postgres;
 pub mod producer;
 
 #[doc(hidden)]

@@ -98,7 +98,7 @@ impl Settings {
             idle_timeout_seconds: get("idle_timeout_seconds").await?,
             max_future_seconds: get("max_future_seconds").await?,
             late: get("late").await?,
-            postgres_url: get("postgres_url").await?,
+            postgres_url: exagg_sdk::postgres::url().await.map_err(SettingsError::Missing)?,
         })
     }
 

@@ -12,12 +12,16 @@ pub mod view;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use spin_sdk::http::{FullBody, IntoResponse, Request};
-use spin_sdk::variables;
 
 use crate::routes::{Refusal, Route};
 use crate::store::Store;
 
 type Page = Response<FullBody<Bytes>>;
+
+/// What the page uses: its own script, style and JSON. No inline script and no other origin, so that a code
+/// that looks like HTML stays text; no other page may hold it in a frame, and no form of it goes anywhere.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Answers one request. The export's symbols only link in a component.
 #[cfg_attr(target_family = "wasm", spin_sdk::http_service)]
@@ -34,8 +38,7 @@ pub async fn handle(request: Request) -> impl IntoResponse {
 }
 
 async fn read(query: impl AsyncFnOnce(Store) -> Result<Vec<u8>, String>) -> Result<Vec<u8>, String> {
-    let url = variables::get("postgres_url").await.map_err(|error| error.to_string())?;
-    query(Store::open(&url).await?).await
+    query(Store::open(&exagg_sdk::postgres::url().await?).await?).await
 }
 
 fn json(result: Result<Vec<u8>, String>) -> Page {
@@ -59,7 +62,48 @@ fn page(status: u16, content_type: &'static str, body: Bytes) -> Page {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // No inline script and no other origin: a code that looks like HTML stays text.
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'self'"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every answer is made by [`page`], by way of `json` or `error` or at once.
+    #[test]
+    fn every_answer_says_what_a_browser_may_do_with_it() {
+        let answers = [
+            page(200, "text/html; charset=utf-8", view::PAGE.into()),
+            page(200, "text/javascript; charset=utf-8", view::SCRIPT.into()),
+            json(Ok(b"[]".to_vec())),
+            json(Err("PostgreSQL is away".to_owned())),
+            error(404, "there is nothing here"),
+        ];
+        for answer in answers {
+            let header = |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap();
+            let policy = header(header::CONTENT_SECURITY_POLICY);
+            for rule in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"] {
+                assert!(policy.split("; ").any(|part| part == rule), "no {rule} in {policy}");
+            }
+            assert!(!policy.contains("unsafe"), "{policy}");
+            assert_eq!(header(header::X_CONTENT_TYPE_OPTIONS), "nosniff");
+            assert_eq!(header(header::REFERRER_POLICY), "no-referrer");
+        }
+    }
+
+    /// What the policy refuses must not be in the page: it would do nothing, and nobody would notice.
+    #[test]
+    fn the_page_needs_no_more_than_its_policy_allows() {
+        let page = view::PAGE.to_ascii_lowercase();
+        assert_eq!(page.matches("<script").count(), page.matches("<script src=\"/").count(), "scripts are files");
+        for inline in ["<style", " style=", "<img", "<base", "<iframe", " onclick=", " oninput=", "javascript:"] {
+            assert!(!page.contains(inline), "{inline}");
+        }
+        assert!(!view::STYLE.contains("url(") && !view::STYLE.contains("@import"));
+        for inline in ["innerHTML", "setAttribute(\"style\"", ".style.", "eval("] {
+            assert!(!view::SCRIPT.contains(inline), "{inline}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use spin_sdk::variables;
 exagg_sdk::cron_function!(handle);
 
 async fn handle(tick: Metadata) -> Result<(), String> {
-    let url = variables::get("postgres_url").await.map_err(|error| error.to_string())?;
+    let url = exagg_sdk::postgres::url().await?;
     let retention = close::Retention {
         aggregates_days: days("retention_days").await?,
         rejects_days: days("rejects_retention_days").await?,

@@ -1,6 +1,8 @@
 //! Apache Kafka (KRaft, one node) in a folder of its own.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -72,6 +74,38 @@ impl Kafka {
         let scram = format!("SCRAM-SHA-512=[name={user},password={password}]");
         let shape = Shape { settings: &settings, door: Some(&door), format: &["--add-scram", &scram] };
         (Self::node(1, "broker,controller", free_port(), &shape), format!("localhost:{port}"))
+    }
+
+    /// A broker that asks its authorizer, with a second door for these users (SCRAM-SHA-512, no TLS).
+    /// They may do what [`Kafka::allow`] allows; who comes by the first door may do everything.
+    pub fn start_guarded(users: &[&str], password: &str) -> (Self, String) {
+        let door = format!("127.0.0.1:{}", free_port());
+        let settings = "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,\
+                        SASL_PLAINTEXT:SASL_PLAINTEXT\n\
+                        sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+                        listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=\
+                        org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+                        authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                        super.users=User:ANONYMOUS\n";
+        let scram = users.iter().map(|user| format!("SCRAM-SHA-512=[name={user},password={password}]"));
+        let format: Vec<String> = scram.flat_map(|scram| ["--add-scram".to_owned(), scram]).collect();
+        let format: Vec<&str> = format.iter().map(String::as_str).collect();
+        let shape = Shape { settings, door: Some(&format!("SASL_PLAINTEXT://{door}")), format: &format };
+        (Self::node(1, "broker,controller", free_port(), &shape), door)
+    }
+
+    /// Adds an ACL: this user may do this to the resource of this very name. It holds for all that sees a
+    /// topic which is created afterwards: brokers learn both in order.
+    pub fn allow(&self, user: &str, operation: Operation, resource: Resource<'_>) {
+        let mut stream = TcpStream::connect(&self.brokers).unwrap();
+        stream.set_read_timeout(Some(REQUEST)).unwrap();
+        stream.write_all(&create_acl(user, operation, resource)).unwrap();
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+        stream.read_exact(&mut answer).unwrap();
+        // Behind the request's number, the throttling and how many results there are: the first one's code.
+        assert_eq!(answer[12..14], [0, 0], "{user} {operation:?} {resource:?}: {answer:?}");
     }
 
     /// Another broker of the same cluster.
@@ -297,6 +331,46 @@ impl Kafka {
         }
         stored
     }
+}
+
+/// By Kafka's numbers.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    Read = 3,
+    Write = 4,
+}
+
+/// What an ACL is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Resource<'a> {
+    Topic(&'a str),
+    Group(&'a str),
+}
+
+/// The request `CreateAcls`, version 1: the binding has no ACLs, and the tool is not among the jars.
+fn create_acl(user: &str, operation: Operation, resource: Resource<'_>) -> Vec<u8> {
+    fn text(bytes: &mut Vec<u8>, text: &str) {
+        bytes.extend(i16::try_from(text.len()).unwrap().to_be_bytes());
+        bytes.extend(text.as_bytes());
+    }
+    const LITERAL: u8 = 3;
+    const ALLOW: u8 = 3;
+    let (kind, name) = match resource {
+        Resource::Topic(name) => (2, name),
+        Resource::Group(name) => (3, name),
+    };
+    // Key 30, version 1, number 1.
+    let mut bytes = vec![0, 30, 0, 1, 0, 0, 0, 1];
+    text(&mut bytes, "e2e");
+    bytes.extend(1i32.to_be_bytes());
+    bytes.push(kind);
+    text(&mut bytes, name);
+    bytes.push(LITERAL);
+    text(&mut bytes, &format!("User:{user}"));
+    text(&mut bytes, "*");
+    bytes.extend([operation as u8, ALLOW]);
+    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&length[..], &bytes].concat()
 }
 
 /// A record as it is stored.

@@ -143,6 +143,62 @@ pub struct ValueFrom {
 pub struct SecretKeyRef {
     pub name: String,
     pub key: String,
+    /// The variable is not set where the secret has no such key.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// `networking.k8s.io/v1` `NetworkPolicy`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NetworkPolicy {
+    pub pod_selector: Selector,
+    pub policy_types: Vec<String>,
+    #[serde(default)]
+    pub ingress: Vec<Ingress>,
+    #[serde(default)]
+    pub egress: Vec<Egress>,
+}
+
+/// Who may reach which ports; nobody named is everybody, no port named is all.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ingress {
+    #[serde(default)]
+    pub from: Vec<Peer>,
+    #[serde(default)]
+    pub ports: Vec<Port>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    #[serde(default)]
+    pub to: Vec<Peer>,
+    #[serde(default)]
+    pub ports: Vec<Port>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    pub port: u16,
+    pub protocol: String,
+}
+
+/// Pods by their labels: of the policy's own namespace, or of those with these labels.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Peer {
+    pub pod_selector: Option<Selector>,
+    pub namespace_selector: Option<Selector>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Selector {
+    pub match_labels: BTreeMap<String, String>,
+    pub match_expressions: Vec<Value>,
 }
 
 /// `core.spinkube.dev/v1alpha1` `SpinAppExecutor`.
@@ -200,6 +256,7 @@ pub struct Manifests {
     pub apps: BTreeMap<String, SpinApp>,
     pub executors: BTreeMap<String, SpinAppExecutor>,
     pub scaled: BTreeMap<String, ScaledObject>,
+    pub policies: BTreeMap<String, NetworkPolicy>,
     /// Of Kubernetes' own kinds, by kind and name.
     pub others: BTreeMap<(String, String), Value>,
 }
@@ -244,13 +301,20 @@ impl Manifests {
             "SpinApp" => self.apps.extend([read(document, "core.spinkube.dev/v1alpha1")?]),
             "SpinAppExecutor" => self.executors.extend([read(document, "core.spinkube.dev/v1alpha1")?]),
             "ScaledObject" => self.scaled.extend([read(document, "keda.sh/v1alpha1")?]),
-            kind @ ("Job" | "NetworkPolicy" | "Deployment" | "Service") => {
+            "NetworkPolicy" => self.policies.extend([read(document, "networking.k8s.io/v1")?]),
+            kind @ ("Job" | "Deployment" | "Service") => {
                 let name = document["metadata"]["name"].as_str().ok_or("no name")?.to_owned();
                 self.others.insert((kind.to_owned(), name), document);
             }
             kind => return Err(format!("kind {kind:?} is not expected here")),
         }
         Ok(())
+    }
+
+    /// The rules that let somebody reach this port of a pod.
+    pub fn ingress_to(&self, port: u16) -> impl Iterator<Item = &Ingress> {
+        let rules = self.policies.values().flat_map(|policy| &policy.ingress);
+        rules.filter(move |rule| rule.ports.is_empty() || rule.ports.iter().any(|open| open.port == port))
     }
 }
 
@@ -267,18 +331,22 @@ impl SpinApp {
     }
 
     /// The container's environment, as the operator makes it; `secret` gives a secret's value by
-    /// name and key.
-    pub fn environment(&self, secret: impl Fn(&str, &str) -> String) -> Vec<(String, String)> {
+    /// name and key, where it has one.
+    pub fn environment(&self, secret: impl Fn(&str, &str) -> Option<String>) -> Vec<(String, String)> {
         let mut environment: Vec<_> = self
             .variables
             .iter()
-            .map(|variable| {
+            .filter_map(|variable| {
                 let value = match (&variable.value, &variable.value_from) {
-                    (Some(value), None) => value.clone(),
-                    (None, Some(from)) => secret(&from.secret_key_ref.name, &from.secret_key_ref.key),
+                    (Some(value), None) => Some(value.clone()),
+                    (None, Some(ValueFrom { secret_key_ref: SecretKeyRef { name, key, optional } })) => {
+                        let value = secret(name, key);
+                        assert!(value.is_some() || *optional, "variable {}: no {key} in {name}", variable.name);
+                        value
+                    }
                     _ => panic!("variable {}: either value or valueFrom", variable.name),
                 };
-                (format!("SPIN_VARIABLE_{}", variable.name.to_uppercase()), value)
+                Some((format!("SPIN_VARIABLE_{}", variable.name.to_uppercase()), value?))
             })
             .collect();
         environment.push(("SPIN_HTTP_LISTEN_ADDR".to_owned(), "0.0.0.0:80".to_owned()));

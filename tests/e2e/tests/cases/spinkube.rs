@@ -10,7 +10,7 @@ use std::time::Duration;
 use e2e::database::Database;
 use e2e::feed::Feed;
 use e2e::host::exagg;
-use e2e::kubernetes::{Manifests, SpinApp, documents};
+use e2e::kubernetes::{Manifests, Selector, SpinApp, documents};
 use e2e::registry::Registry;
 use e2e::{bound_command, free_port, http, now, root, topic, wait_for};
 use serde_json::{Value, json};
@@ -61,6 +61,46 @@ pub fn manifests_have_known_fields_and_belong_together(_: &World) {
     }
 }
 
+/// The label of pods that may read the metrics, and of namespaces that such pods may be in.
+const SCRAPER: &str = "exchange-agg-scraper";
+
+/// Take out: `from` of the rule for 9464, or a stage's own address.
+pub fn a_stage_is_reached_by_and_holds_no_more_than_it_needs(_: &World) {
+    let manifests = Manifests::read(&folder()).unwrap();
+    let readme = std::fs::read_to_string(folder().join("README.md")).unwrap();
+    assert!(readme.contains(&format!("`{SCRAPER}: \"true\"`")), "the label is documented");
+    let labelled = |selector: &Selector| selector.match_labels.get(SCRAPER).is_some_and(|value| value == "true");
+    let metrics: Vec<_> = manifests.ingress_to(9464).collect();
+    assert!(!metrics.is_empty());
+    for rule in metrics {
+        assert!(!rule.from.is_empty(), "everybody may read the metrics: {rule:?}");
+        assert_eq!(rule.ports.len(), 1, "{rule:?}");
+        for peer in &rule.from {
+            assert!(peer.pod_selector.as_ref().is_some_and(labelled), "{peer:?}");
+            assert!(peer.namespace_selector.as_ref().is_none_or(labelled), "{peer:?}");
+        }
+    }
+    // The dashboard's page is the one that everybody reaches.
+    let open: Vec<_> =
+        manifests.policies.values().filter(|policy| policy.ingress.iter().any(|rule| rule.from.is_empty())).collect();
+    assert_eq!(open.len(), 1);
+    assert_eq!(open[0].pod_selector.match_labels["core.spinkube.dev/app-name"], "dashboard");
+    assert_eq!(open[0].ingress[0].ports[0].port, 80);
+    // Every stage is meant by a policy that names its ports.
+    let meant = manifests.policies["exchange-agg-stages"].pod_selector.match_expressions[0]["values"].to_string();
+    for (name, app) in &manifests.apps {
+        assert!(meant.contains(&format!("{name:?}")), "{name} has no policy");
+        let own = app.variables.iter().filter_map(|variable| variable.name.strip_suffix("_postgres_url"));
+        let expected = ["aggregator", "closer", "dashboard"].into_iter().find(|stage| name.contains(stage));
+        assert_eq!(own.collect::<Vec<_>>(), Vec::from_iter(expected), "{name}");
+        let from = app.variables.iter().filter_map(|variable| variable.value_from.as_ref());
+        for secret in from.map(|from| &from.secret_key_ref) {
+            assert_eq!(secret.name, "exchange-agg", "{name}: the owner's address is the Job's alone");
+            assert_eq!(secret.optional, secret.key.ends_with("_postgres_url"), "{name}: {}", secret.key);
+        }
+    }
+}
+
 /// A misspelt field must be noticed: the check that fails when nothing else does.
 pub fn a_misspelt_field_is_noticed(_: &World) {
     let original = documents(&folder().join("aggregators.yaml")).unwrap();
@@ -85,6 +125,10 @@ pub fn a_misspelt_field_is_noticed(_: &World) {
     Manifests::default().add(scaled.clone()).unwrap();
     scaled["spec"]["triggers"][0]["metadata"]["lagTreshold"] = json!("1");
     assert!(Manifests::default().add(scaled).unwrap_err().contains("lagTreshold"));
+    let mut policy = documents(&folder().join("networkpolicy.yaml")).unwrap().remove(0);
+    Manifests::default().add(policy.clone()).unwrap();
+    policy["spec"]["ingress"][0]["form"] = json!([]);
+    assert!(Manifests::default().add(policy).unwrap_err().contains("form"));
     let executor = documents(&folder().join("executor.yaml")).unwrap().remove(0);
     let mut wrong = executor.clone();
     wrong["spec"]["deploymentConfig"]["spinimage"] = json!("x");
@@ -170,12 +214,13 @@ impl<'a> Cluster<'a> {
         file
     }
 
-    fn secret(&self, name: &str, key: &str) -> String {
-        assert_eq!(name, "exchange-agg");
-        match key {
-            "postgres_url" => self.database.url.clone(),
-            "livecoinwatch_api_key" => "no-key".to_owned(),
-            key => panic!("no secret {key}"),
+    /// The stages share an address here; with roles of their own: `roles`.
+    fn secret(&self, name: &str, key: &str) -> Option<String> {
+        match (name, key) {
+            ("exchange-agg" | "exchange-agg-owner", "postgres_url") => Some(self.database.url.clone()),
+            ("exchange-agg", "livecoinwatch_api_key") => Some("no-key".to_owned()),
+            ("exchange-agg", "aggregator_postgres_url" | "closer_postgres_url" | "dashboard_postgres_url") => None,
+            (name, key) => panic!("no secret {key} in {name}"),
         }
     }
 
@@ -267,7 +312,7 @@ impl<'a> Cluster<'a> {
         for variable in container["env"].as_array().unwrap() {
             let name = variable["name"].as_str().unwrap();
             let value = match variable["valueFrom"]["secretKeyRef"].as_object() {
-                Some(secret) => self.secret(secret["name"].as_str().unwrap(), secret["key"].as_str().unwrap()),
+                Some(secret) => self.secret(secret["name"].as_str().unwrap(), secret["key"].as_str().unwrap()).unwrap(),
                 None => variable["value"].as_str().unwrap().to_owned(),
             };
             command.env(name, self.here(name, value));

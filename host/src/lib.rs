@@ -15,7 +15,7 @@
 //! - [`server`], [`admin`]: the listeners and what they answer; [`client`], [`status`]: who asks.
 //! - [`embedded`]: a broker and a PostgreSQL for trying out.
 //! - [`run`]: a run from its start to its end; [`plugin`]: the same as a trigger of `spin up`.
-//! - [`clock`], [`health`], [`shutdown`], [`telemetry`]: leaves that everybody uses.
+//! - [`clock`], [`health`], [`printable`], [`shutdown`], [`telemetry`]: leaves that everybody uses.
 
 pub mod admin;
 pub mod app;
@@ -40,6 +40,7 @@ pub mod migrate;
 pub mod oci;
 pub mod plugin;
 pub mod postgres;
+pub mod printable;
 pub mod rejects;
 pub mod replay;
 pub mod run;

@@ -28,7 +28,7 @@ use crate::factors::wasi::WasiFactor;
 use crate::health::Health;
 use crate::lease::Leases;
 use crate::migrate::migrate;
-use crate::server::{AdminSocket, serve_admin, serve_admin_socket, serve_app};
+use crate::server::{AdminSocket, ConnectionLimits, Guests, serve_admin, serve_admin_socket, serve_app};
 use crate::shutdown::Shutdown;
 use crate::swap::Swaps;
 use crate::telemetry::Metrics;
@@ -93,17 +93,18 @@ impl Listeners {
 
     /// Serves all of them until told to stop.
     fn serve(self, context: &Context, admin: &Arc<Admin>, closing: &CancellationToken) -> Vec<JoinHandle<()>> {
-        let mut servers = Vec::new();
+        let (mut servers, limits) = (Vec::new(), ConnectionLimits::default());
         if let Some(listener) = self.app {
             let routes = Arc::clone(&admin.triggers.http);
-            let serving = serve_app(listener, routes, context.clone(), Arc::clone(admin), closing.clone());
+            let guests = Guests { routes, context: context.clone(), runtime: None };
+            let serving = serve_app(listener, guests, Arc::clone(admin), limits, closing.clone());
             servers.push(tokio::spawn(serving));
         }
         if let Some(listener) = self.admin {
-            servers.push(tokio::spawn(serve_admin(listener, Arc::clone(admin), closing.clone())));
+            servers.push(tokio::spawn(serve_admin(listener, Arc::clone(admin), limits, closing.clone())));
         }
         if let Some(socket) = self.socket {
-            servers.push(tokio::spawn(serve_admin_socket(socket, Arc::clone(admin), closing.clone())));
+            servers.push(tokio::spawn(serve_admin_socket(socket, Arc::clone(admin), limits, closing.clone())));
         }
         servers
     }
@@ -226,6 +227,7 @@ async fn prepare(config: HostConfig) -> Result<Prepared> {
     let admin = Arc::new(Admin {
         swaps: Arc::new(Swaps::new(Arc::clone(&loaded), Arc::clone(&context.metrics))),
         token: token.filter(|token| !token.is_empty()).map(Secret::new),
+        hosts: Vec::new(),
         app: loaded,
         triggers: Arc::clone(&triggers),
         health: Arc::clone(&context.health),

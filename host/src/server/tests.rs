@@ -37,13 +37,9 @@ async fn start(limits: ConnectionLimits) -> Server {
     let endless = Arc::downgrade(&written);
     let written = std::sync::Mutex::new(Some(written));
     let all = move |request: Request<Incoming>, _: Option<SocketAddr>| {
-        let response = match (request.uri().path(), written.lock().unwrap().take()) {
-            ("/endless", Some(written)) => without_end(written),
-            (_, kept) => {
-                *written.lock().unwrap() = kept;
-                plain(StatusCode::OK, "short")
-            }
-        };
+        let is_endless = request.uri().path() == "/endless";
+        let written = is_endless.then(|| written.lock().unwrap().take()).flatten();
+        let response = written.map_or_else(|| plain(StatusCode::OK, "short"), without_end);
         std::future::ready(response)
     };
     let probe =
@@ -159,12 +155,12 @@ async fn beyond_the_bound_of_an_address_probes_are_answered_and_nothing_else() {
     // The others are still there, and one that goes makes room.
     send(&mut open[0], "/").await;
     open.pop();
-    let served = async {
+    let room = async {
         while !ask(&server, "/").await.ends_with("short") {
             tokio::time::sleep(SHORT / 10).await;
         }
     };
-    within(served).await;
+    within(room).await;
 }
 
 #[tokio::test]
@@ -206,8 +202,8 @@ async fn work_on_another_runtime_ends_with_the_one_who_waits() {
     let held = Arc::new(());
     let weak = Arc::downgrade(&held);
     let work = async move {
-        let _held = held;
         std::future::pending::<()>().await;
+        drop(held);
     };
     assert!(tokio::time::timeout(SHORT, run_on(Some(other.handle()), work)).await.is_err());
     let gone = async {

@@ -1,6 +1,9 @@
 //! The admin interface: `/livez`, `/readyz`, `/metrics`, `/status`; and what changes things
 //! (`POST /swap/…`, `/swap-back/…`), for who may open the socket in the state directory or has the
-//! token.
+//! token. A browser's page of another origin gets nothing.
+
+mod exposition;
+mod origin;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,19 +16,23 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use self::exposition::{Sample, gauges, label};
 use crate::app::LoadedApp;
 use crate::database::Database;
+use crate::engine::compiler::CODE_BYTES_MAX;
 use crate::health::Health;
+use crate::printable::{printable, printable_lines};
 use crate::swap::Swaps;
 use crate::telemetry::Metrics;
 use crate::template::Secret;
 use crate::triggers::Triggers;
 use crate::triggers::http::plain;
 
-/// The largest component that is taken.
-const CODE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a component may take to arrive.
+const CODE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long the database may take to answer a scrape or a status.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -41,6 +48,8 @@ pub struct Admin {
     pub database: Option<Database>,
     pub swaps: Arc<Swaps>,
     pub token: Option<Secret>,
+    /// Names under which the address may be asked, beside IP addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// How a request came.
@@ -49,6 +58,17 @@ pub enum Through {
     /// The socket in the state directory: the file system says who may.
     Socket,
     Network,
+}
+
+/// Digests are compared, all of them whatever they say: the time it takes tells nothing of the token, not
+/// even its length.
+fn is_same(token: &[u8], given: &[u8]) -> bool {
+    Sha256::digest(token).as_slice().ct_eq(Sha256::digest(given).as_slice()).into()
+}
+
+/// Why something was not changed.
+fn refusal(status: StatusCode, error: &anyhow::Error) -> Response<WasiBody> {
+    plain(status, &format!("{}\n", printable_lines(&format!("{error:#}"))))
 }
 
 /// Takes what comes and keeps nothing: who is still sending when the connection ends sees a broken
@@ -62,6 +82,39 @@ async fn pass_over(body: Incoming) {
 
 impl Admin {
     pub async fn handle(&self, request: Request<Incoming>, through: Through) -> Response<WasiBody> {
+        let mut response = match self.refused(&request, through) {
+            Some(refused) => {
+                pass_over(request.into_body()).await;
+                refused
+            }
+            None => self.answer(request, through).await,
+        };
+        origin::protect(response.headers_mut());
+        response
+    }
+
+    /// The answer to a probe, which nothing has to be waited for.
+    pub fn probe(&self, request: &Request<Incoming>, through: Through) -> Option<Response<WasiBody>> {
+        let answer = match request.uri().path() {
+            "/livez" => plain(StatusCode::OK, "OK\n"),
+            "/readyz" => self.ready(),
+            _ => return None,
+        };
+        let mut response = self.refused(request, through).unwrap_or(answer);
+        origin::protect(response.headers_mut());
+        Some(response)
+    }
+
+    /// Who has the socket is no page in a browser.
+    fn refused(&self, request: &Request<Incoming>, through: Through) -> Option<Response<WasiBody>> {
+        if through == Through::Socket {
+            return None;
+        }
+        let refused = origin::check(request.uri(), request.headers(), &self.hosts).err()?;
+        Some(plain(refused.status(), &format!("{refused}\n")))
+    }
+
+    async fn answer(&self, request: Request<Incoming>, through: Through) -> Response<WasiBody> {
         match *request.method() {
             Method::GET | Method::HEAD => self.tell(request.uri().path()).await,
             Method::POST if through == Through::Socket || self.has_token(&request) => self.change(request).await,
@@ -76,12 +129,11 @@ impl Admin {
         }
     }
 
-    /// Digests are compared, so that the time it takes tells nothing of the token.
     fn has_token(&self, request: &Request<Incoming>) -> bool {
-        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer "));
+        let given = request.headers().get(header::AUTHORIZATION);
+        let given = given.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         match (&self.token, given) {
-            (Some(token), Some(given)) => Sha256::digest(token.expose()) == Sha256::digest(given),
+            (Some(token), Some(given)) => is_same(token.expose().as_bytes(), given),
             _ => false,
         }
     }
@@ -91,9 +143,11 @@ impl Admin {
         let changed = if let Some(id) = path.strip_prefix("/swap-back/") {
             self.swaps.back(id)
         } else if let Some(id) = path.strip_prefix("/swap/") {
-            match Limited::new(request.into_body(), CODE_BYTES_MAX).collect().await {
-                Ok(code) => self.swaps.swap(id, code.to_bytes()).await,
-                Err(error) => Err(anyhow::anyhow!("the code did not arrive: {error}")),
+            match tokio::time::timeout(CODE_TIME_MAX, Limited::new(request.into_body(), CODE_BYTES_MAX).collect()).await
+            {
+                Ok(Ok(code)) => self.swaps.swap(id, code.to_bytes()).await,
+                Ok(Err(error)) => Err(anyhow::anyhow!("the code did not arrive: {error}")),
+                Err(_) => Err(anyhow::anyhow!("the code did not arrive within {CODE_TIME_MAX:?}")),
             }
         } else {
             return plain(StatusCode::NOT_FOUND, "there is /swap/COMPONENT and /swap-back/COMPONENT\n");
@@ -101,8 +155,8 @@ impl Admin {
         let id = path.rsplit('/').next().unwrap_or_default();
         match changed {
             Ok(digest) => plain(StatusCode::OK, &format!("{digest}\n")),
-            Err(error) if !self.swaps.has(id) => plain(StatusCode::NOT_FOUND, &format!("{error:#}\n")),
-            Err(error) => plain(StatusCode::UNPROCESSABLE_ENTITY, &format!("{error:#}\n")),
+            Err(error) if !self.swaps.has(id) => refusal(StatusCode::NOT_FOUND, &error),
+            Err(error) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &error),
         }
     }
 
@@ -126,17 +180,21 @@ impl Admin {
         if reasons.is_empty() {
             return plain(StatusCode::OK, "OK\n");
         }
-        plain(StatusCode::SERVICE_UNAVAILABLE, &(reasons.join("\n") + "\n"))
+        let lines: String = reasons.iter().map(|reason| format!("{}\n", printable(reason))).collect();
+        plain(StatusCode::SERVICE_UNAVAILABLE, &lines)
     }
 
     /// The host's own metrics, then what the database's view of metrics says.
     async fn metrics(&self) -> String {
         let mut text = self.metrics.text();
         for (component, slot) in &self.app.components {
-            let standings = slot.standings();
+            let (standings, component) = (slot.standings(), label(component));
             // Writing to a String cannot fail.
-            let _ =
-                writeln!(text, "exagg_component_info{{component=\"{component}\",digest=\"{}\"}} 1", standings.digest);
+            let _ = writeln!(
+                text,
+                "exagg_component_info{{component=\"{component}\",digest=\"{}\"}} 1",
+                label(&standings.digest)
+            );
             let taken_back = i32::from(standings.rolled_back.is_some());
             let _ = writeln!(text, "exagg_component_rolled_back{{component=\"{component}\"}} {taken_back}");
         }
@@ -144,17 +202,11 @@ impl Admin {
         let rows = database.rows("SELECT name, help, stream, value FROM public.exagg_metrics ORDER BY name, stream");
         match tokio::time::timeout(DATABASE_TIMEOUT, rows).await {
             Ok(Ok(rows)) => {
-                let mut last = String::new();
-                for row in &rows {
-                    let column = |index| row.get(index).unwrap_or_default();
-                    if column(0) != last {
-                        column(0).clone_into(&mut last);
-                        let _ = write!(text, "# HELP {last} {}\n# TYPE {last} gauge\n", column(1));
-                    }
-                    let stream = column(2).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-                    let _ = writeln!(text, "{last}{{stream=\"{stream}\"}} {}", column(3));
-                }
-                text + "exagg_database_up 1\n"
+                let samples = rows.iter().map(|row| {
+                    let [name, help, stream, value] = [0, 1, 2, 3].map(|index| row.get(index).unwrap_or_default());
+                    Sample { name, help, stream, value }
+                });
+                text + &gauges(samples) + "exagg_database_up 1\n"
             }
             Ok(Err(error)) => {
                 tracing::debug!("metrics of the database: {error:#}");
@@ -211,5 +263,27 @@ impl Admin {
             Ok(Err(error)) => json!({ "error": format!("{error:#}") }),
             Err(_) => json!({ "error": "the database did not answer in time" }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_same_or_it_is_not() {
+        assert!(is_same(b"token", b"token"));
+        for given in [&b""[..], b"toke", b"tokens", b"Token", b"token\xff"] {
+            assert!(!is_same(b"token", given), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn errors_forge_no_line() {
+        use http_body_util::BodyExt as _;
+        let error = anyhow::anyhow!("it is broken:\nOK\u{1b}[2J");
+        let response = refusal(StatusCode::UNPROCESSABLE_ENTITY, &error);
+        let body = futures::executor::block_on(response.into_body().collect()).unwrap().to_bytes();
+        assert_eq!(&body[..], b"it is broken:\n  OK\\u{1b}[2J\n");
     }
 }

@@ -65,7 +65,12 @@ pub fn socket(state_dir: &Path, name: &str) -> PathBuf {
 /// Asks the host.
 pub async fn request(door: &Door, method: &str, path: &str, body: Bytes) -> Result<Answer> {
     let asked = async {
-        let mut request = http::Request::builder().method(method).uri(path).header("host", "exagg");
+        let host = match door {
+            Door::Socket(_) => "exagg".to_owned(),
+            // The host answers to its address: a name could be anybody's.
+            Door::Address(address, _) => address.to_string(),
+        };
+        let mut request = http::Request::builder().method(method).uri(path).header("host", host);
         match door {
             Door::Socket(path) => {
                 let stream = UnixStream::connect(path).await?;

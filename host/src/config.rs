@@ -27,6 +27,7 @@ use crate::engine::{Cache, Limits, Settings};
 use crate::factors::wasi::Output;
 use crate::oci::Insecure;
 use crate::postgres::Authorities;
+use crate::server::ConnectionLimits;
 use crate::source::Source;
 use crate::template::{Secret, Variables};
 
@@ -66,6 +67,10 @@ pub struct HostConfig {
     pub watch: bool,
     pub migrate: bool,
     pub engine: Settings,
+    /// How many clients may be connected.
+    pub connection_limits: ConnectionLimits,
+    /// Names under which the admin address may be asked, beside IP addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// Address of the database that cron ticks are leased in; a template.
     pub cron_lease: Option<String>,
     pub key_value_stores: Vec<String>,
@@ -158,6 +163,8 @@ impl HostConfig {
             watch: false,
             migrate: false,
             engine,
+            connection_limits: connection_limits(&exagg),
+            admin_hosts: exagg.admin_hosts,
             cron_lease: exagg.cron.lease,
             key_value_stores: stores.map(|(label, _)| label).collect(),
             key_values: flags.key_values.iter().map(|pair| key_value(pair)).collect::<Result<_>>()?,

@@ -1,42 +1,43 @@
-//! Text of others, as it may stand in a terminal, a log or an answer: what moves the cursor, ends a line or
-//! turns the order of letters is shown, not done.
+//! Text of others (an app, a peer, a database) on its way to a terminal, a log or a page: no character of
+//! it may move the cursor, begin a line or turn the reading order round.
 
 use std::borrow::Cow;
 
-fn is_harmless(character: char) -> bool {
-    let turns_or_ends = matches!(
-        character,
-        '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
-    );
-    !character.is_control() && !turns_or_ends
+/// Characters that change how the text around them is shown.
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-fn escape(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if text.chars().all(|character| is_harmless(character) || kept(character)) {
+/// The text on one line: control characters, line breaks included, and marks of the reading order are
+/// escaped as in Rust's literals.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unprintable) {
         return Cow::Borrowed(text);
     }
-    let mut shown = String::with_capacity(text.len() + 16);
+    let mut escaped = String::with_capacity(text.len() + 16);
     for character in text.chars() {
-        if is_harmless(character) || kept(character) {
-            shown.push(character);
+        if is_unprintable(character) {
+            escaped.extend(character.escape_default());
         } else {
-            shown.extend(character.escape_default());
+            escaped.push(character);
         }
     }
-    Cow::Owned(shown)
+    Cow::Owned(escaped)
 }
 
-/// The text in one line: control characters, line breaks among them, and characters that change the
-/// direction are escaped.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    escape(text, |_| false)
-}
-
-/// The same for a text of several lines: it keeps its line breaks, and each further line is indented, so that
-/// none can pass for one of the host's own.
+/// The same with its line breaks. Each line behind the first is set in by two spaces: none can be taken
+/// for a line of the host's own.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
-    let shown = escape(text, |character| character == '\n');
-    if shown.contains('\n') { Cow::Owned(shown.replace('\n', "\n  ")) } else { shown }
+    let (lines, end) = match text.strip_suffix('\n') {
+        Some(lines) => (lines, "\n"),
+        None => (text, ""),
+    };
+    if !lines.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let lines: Vec<Cow<'_, str>> = lines.split('\n').map(printable).collect();
+    Cow::Owned(lines.join("\n  ") + end)
 }
 
 #[cfg(test)]
@@ -44,16 +45,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_shown() {
-        assert_eq!(printable("plain, ünïcode and \u{1f600}"), "plain, ünïcode and \u{1f600}");
-        assert!(matches!(printable("plain"), Cow::Borrowed(_)));
-        assert_eq!(printable("\u{1b}[2J\r\n\t\0\u{9b}x\u{7f}"), "\\u{1b}[2J\\r\\n\\t\\u{0}\\u{9b}x\\u{7f}");
-        assert_eq!(printable("a\u{202e}b\u{2028}c\u{feff}"), "a\\u{202e}b\\u{2028}c\\u{feff}");
+    fn harmless_text_stays_as_it_is() {
+        for text in ["", "a relation \"t\" does not exist", "größer, 大きい, 🦀", r"a \ backslash"] {
+            assert!(matches!(printable(text), Cow::Borrowed(same) if same == text));
+            assert!(matches!(printable_lines(text), Cow::Borrowed(same) if same == text));
+        }
     }
 
     #[test]
-    fn lines_stay_lines_and_none_begins_like_the_hosts_own() {
-        assert_eq!(printable_lines("one\nError: two\u{1b}"), "one\n  Error: two\\u{1b}");
-        assert_eq!(printable_lines("one"), "one");
+    fn what_moves_the_cursor_or_turns_the_text_is_escaped() {
+        assert_eq!(printable("a\nb\r\tc"), r"a\nb\r\tc");
+        assert_eq!(printable("\u{1b}[2J\u{7f}\u{9b}\0"), r"\u{1b}[2J\u{7f}\u{9b}\u{0}");
+        for hidden in ['\u{2028}', '\u{2029}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}', '\u{feff}'] {
+            assert_eq!(printable(&format!("a{hidden}b")), format!("a\\u{{{:x}}}b", u32::from(hidden)));
+        }
+        assert_eq!(printable("\u{202f}\u{2065}\u{206a}"), "\u{202f}\u{2065}\u{206a}", "their neighbours are harmless");
+    }
+
+    #[test]
+    fn lines_behind_the_first_are_set_in() {
+        assert_eq!(printable_lines("a\nINFO forged\n\nb"), "a\n  INFO forged\n  \n  b");
+        assert_eq!(printable_lines("a\r\nb\u{1b}"), "a\\r\n  b\\u{1b}");
+        assert_eq!(printable_lines("a\n"), "a\n");
+        assert_eq!(printable_lines("a\nb\n"), "a\n  b\n");
     }
 }

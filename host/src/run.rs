@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ use crate::factors::wasi::WasiFactor;
 use crate::health::Health;
 use crate::lease::Leases;
 use crate::migrate::migrate;
-use crate::server::{AdminSocket, serve_admin, serve_admin_socket, serve_app};
+use crate::server::{AdminSocket, ConnectionLimits, Guests, serve_admin, serve_admin_socket, serve_app};
 use crate::shutdown::Shutdown;
 use crate::swap::Swaps;
 use crate::telemetry::Metrics;
@@ -60,8 +61,8 @@ struct Prepared {
     /// Topics that a stage reads.
     topics: Vec<String>,
     listeners: Listeners,
-    /// Ends the epoch's thread when it goes.
-    _engine: Engine,
+    /// Ends the epoch's thread, and those for guests, when it goes.
+    engine: Engine,
 }
 
 /// Where the host is reached.
@@ -91,18 +92,26 @@ impl Listeners {
     }
 
     /// Serves all of them until told to stop.
-    fn serve(self, context: &Context, admin: &Arc<Admin>, closing: &CancellationToken) -> Vec<JoinHandle<()>> {
+    fn serve(
+        self,
+        context: &Context,
+        admin: &Arc<Admin>,
+        limits: ConnectionLimits,
+        requests: Option<Handle>,
+        closing: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
         let mut servers = Vec::new();
         if let Some(listener) = self.app {
             let routes = Arc::clone(&admin.triggers.http);
-            let serving = serve_app(listener, routes, context.clone(), Arc::clone(admin), closing.clone());
+            let guests = Guests { routes, context: context.clone(), runtime: requests };
+            let serving = serve_app(listener, guests, Arc::clone(admin), limits, closing.clone());
             servers.push(tokio::spawn(serving));
         }
         if let Some(listener) = self.admin {
-            servers.push(tokio::spawn(serve_admin(listener, Arc::clone(admin), closing.clone())));
+            servers.push(tokio::spawn(serve_admin(listener, Arc::clone(admin), limits, closing.clone())));
         }
         if let Some(socket) = self.socket {
-            servers.push(tokio::spawn(serve_admin_socket(socket, Arc::clone(admin), closing.clone())));
+            servers.push(tokio::spawn(serve_admin_socket(socket, Arc::clone(admin), limits, closing.clone())));
         }
         servers
     }
@@ -227,6 +236,7 @@ async fn prepare(config: HostConfig) -> Result<Prepared> {
     let admin = Arc::new(Admin {
         swaps: Arc::new(Swaps::new(Arc::clone(&loaded), Arc::clone(&context.metrics))),
         token: token.filter(|token| !token.is_empty()).map(Secret::new),
+        hosts: config.admin_hosts.clone(),
         app: loaded,
         triggers: Arc::clone(&triggers),
         health: Arc::clone(&context.health),
@@ -245,7 +255,7 @@ async fn prepare(config: HostConfig) -> Result<Prepared> {
         guard,
         topics,
         listeners,
-        _engine: engine,
+        engine,
     })
 }
 
@@ -260,7 +270,8 @@ impl Prepared {
         };
         banner(&self.triggers, &self.listeners, self.embedded.as_ref())?;
         let closing = CancellationToken::new();
-        let mut servers = self.listeners.serve(&self.context, &self.admin, &closing);
+        let (limits, requests) = (self.config.connection_limits, self.engine.lanes.http());
+        let mut servers = self.listeners.serve(&self.context, &self.admin, limits, requests, &closing);
         if self.config.watch {
             let (swaps, closing) = (Arc::clone(&self.admin.swaps), closing.clone());
             servers.push(tokio::spawn(async move { swaps.watch(closing).await }));

@@ -55,6 +55,12 @@ pub(super) struct Exagg {
     pub(super) listen: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
     pub(super) admin_token: Option<String>,
+    /// Names under which the admin address may be asked, beside IP addresses and `localhost`.
+    pub(super) admin_hosts: Vec<String>,
+    pub(super) http_connections_max: Option<usize>,
+    pub(super) http_connections_per_address_max: Option<usize>,
+    /// Who gives a registry's tokens where that is another host: `registry=host`.
+    pub(super) registry_realms: Vec<String>,
     pub(super) component_ids: Vec<String>,
     pub(super) variables: BTreeMap<String, String>,
     pub(super) state_dir: Option<PathBuf>,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 use tracing::Instrument;
 use wasmtime::component::InstancePre;
@@ -62,11 +64,25 @@ pub struct HttpTrigger {
 struct Route {
     pattern: Pattern,
     stage: String,
-    handler: ProxyHandler<Handler>,
+    slot: Arc<Slot>,
+    /// Places for requests that wait for an instance.
+    waiting: Semaphore,
 }
 
-/// Seconds that a response's body may take beyond the call itself.
+/// This trigger's kind.
+const KIND: &str = "http";
+
+/// Leave to make an instance, held as long as the instance is there.
+type Permit = tokio::sync::OwnedSemaphorePermit;
+
+/// How long a response's body may take beyond the call itself.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// How much later than its own end a call that has not answered is given up.
+const ANSWER_GRACE: Duration = Duration::from_millis(500);
+/// Requests of one route that wait for an instance at one time.
+const WAITING_MAX: usize = 256;
+/// How long a request waits for an instance.
+const WAITING_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl HttpTrigger {
     pub fn add(&mut self, trigger: &TriggerSpec, slot: Arc<Slot>) -> Result<()> {
@@ -83,8 +99,8 @@ impl HttpTrigger {
             "{}: the route {text} is there twice",
             in_trigger()
         );
-        let handler = ProxyHandler::new(Handler { slot });
-        self.routes.push(Route { pattern, stage: trigger.id.clone(), handler });
+        let waiting = Semaphore::new(WAITING_MAX);
+        self.routes.push(Route { pattern, stage: trigger.id.clone(), slot, waiting });
         // The most specific route first.
         self.routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.rank()));
         Ok(())
@@ -112,18 +128,50 @@ impl HttpTrigger {
         };
         let started = Instant::now();
         let response = match prepare(request, client, &route.pattern, &matched) {
-            Ok(request) => {
-                let answered = route.handler.handle((), request).instrument(call_span!(&*route.stage, "http request"));
-                answered.await.unwrap_or_else(|error| {
-                    tracing::error!(stage = %route.stage, "request failed: {error:#}");
-                    plain(StatusCode::INTERNAL_SERVER_ERROR, "the function failed\n")
-                })
-            }
+            Ok(request) => route.answer(request).instrument(call_span!(&*route.stage, "http request")).await,
             Err(error) => plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         };
         context.metrics.request(&route.stage, response.status().as_u16(), started.elapsed());
         response
     }
+}
+
+impl Route {
+    async fn answer(&self, request: Request<WasiBody>) -> Response<WasiBody> {
+        let Some(permit) = within_bounds(&self.waiting, WAITING_TIME_MAX, self.permit()).await.flatten() else {
+            return busy("all instances are in use\n");
+        };
+        let progress = Arc::new(Progress::default());
+        let state =
+            Handler { slot: Arc::clone(&self.slot), permit: Mutex::new(Some(permit)), progress: Arc::clone(&progress) };
+        match ProxyHandler::new(state).handle((), request).await {
+            Ok(response) => {
+                progress.answered.store(true, Ordering::Release);
+                response.map(|body| Whole { body, progress }.boxed_unsync())
+            }
+            Err(error) => {
+                tracing::error!(stage = %self.stage, "request failed: {error:#}");
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the function failed\n")
+            }
+        }
+    }
+
+    async fn permit(&self) -> Option<Permit> {
+        self.slot.current().permit(KIND).await
+    }
+}
+
+/// What is waited for, unless too many wait for it already or it takes too long.
+async fn within_bounds<T>(places: &Semaphore, time_max: Duration, waited: impl Future<Output = T>) -> Option<T> {
+    let _place = places.try_acquire().ok()?;
+    tokio::time::timeout(time_max, waited).await.ok()
+}
+
+/// The host has no room for a request now.
+pub fn busy(text: &str) -> Response<WasiBody> {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// A short answer of the host's own.
@@ -259,9 +307,52 @@ impl Pattern {
     }
 }
 
-/// Makes an instance a request.
+/// How far a request has come, for its instance and for the body of its response.
+#[derive(Default)]
+struct Progress {
+    /// The response has its head.
+    answered: AtomicBool,
+    /// The instance was ended because its time was over while it waited: for its client, mostly.
+    expired: AtomicBool,
+    /// The instance did not come to its own end.
+    failed: AtomicBool,
+}
+
+/// A body that ends with an error when the function did not end it: cut off, it must not look whole.
+struct Whole {
+    body: WasiBody,
+    progress: Arc<Progress>,
+}
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() && self.progress.failed.load(Ordering::Acquire) {
+            return Poll::Ready(Some(Err(Error::ConnectionTerminated)));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Makes the instance for one request.
 struct Handler {
     slot: Arc<Slot>,
+    permit: Mutex<Option<Permit>>,
+    progress: Arc<Progress>,
 }
 
 impl HandlerState for Handler {
@@ -270,15 +361,17 @@ impl HandlerState for Handler {
     type WorkerState = OneRequest;
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<State, Deadline, OneRequest>> {
+        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let permit = permit.ok_or_else(|| wasmtime::format_err!("a request has one instance"))?;
         let component = self.slot.current();
         let time_max = component.limits().call_time_max;
-        let permit = component.permit("http").await;
         let mut store = component.store(&component.watch(), Some(component.lanes().turn()));
         let proxy = proxy(component.pre().clone())?.instantiate_async(&mut store).await.inspect_err(|_| {
             self.slot.report(&component, Call::Bad("no instance could be made"));
         })?;
-        let expiration = Deadline(Box::pin(tokio::time::sleep(time_max + BODY_TIME)));
-        let state = OneRequest { slot: Arc::clone(&self.slot), component, time_max, _permit: permit };
+        let progress = Arc::clone(&self.progress);
+        let expiration = Deadline::new(time_max, Arc::clone(&progress));
+        let state = OneRequest { slot: Arc::clone(&self.slot), component, time_max, progress, _permit: permit };
         Ok(Instance { store, proxy, view: <State as WasiHttpView>::http, expiration, state })
     }
 }
@@ -288,7 +381,8 @@ struct OneRequest {
     slot: Arc<Slot>,
     component: Arc<Component>,
     time_max: Duration,
-    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    progress: Arc<Progress>,
+    _permit: Permit,
 }
 
 impl WorkerState for OneRequest {
@@ -308,22 +402,54 @@ impl WorkerState for OneRequest {
         Box::pin(tokio::time::sleep(self.time_max))
     }
 
-    fn drop(&self, _: Store<State>, result: Result<(), wasmtime::Error>) {
-        if let Err(error) = result {
-            tracing::error!(component = %self.slot.id, "the function failed: {error:#}");
-            self.slot.report(&self.component, Call::Bad("a request failed"));
-        } else {
-            self.slot.report(&self.component, Call::Good);
-        }
+    fn drop(&self, store: Store<State>, result: Result<(), wasmtime::Error>) {
+        let expired = self.progress.expired.load(Ordering::Acquire);
+        let call = match result {
+            Ok(()) => Call::Good,
+            // A client that sends or reads slowly says nothing of the component.
+            Err(_) if expired => {
+                let at = if self.progress.answered.load(Ordering::Acquire) { "its response" } else { "a request" };
+                tracing::warn!(component = %self.slot.id, "the function waited too long over {at}: it is given up");
+                Call::Neutral
+            }
+            Err(error) => {
+                tracing::error!(component = %self.slot.id, "the function failed: {error:#}");
+                Call::Bad("a request failed")
+            }
+        };
+        // Before the store goes, and with it the other end of the body.
+        self.progress.failed.store(!matches!(call, Call::Good), Ordering::Release);
+        self.slot.report(&self.component, call);
+        drop(store);
     }
 }
 
-/// Ends an instance that lives too long, whatever it does.
-struct Deadline(Pin<Box<Sleep>>);
+/// Ends an instance that lives too long, whatever it does: soon where it has not answered by its time, and
+/// later where its response is still read.
+struct Deadline {
+    answer: Pin<Box<Sleep>>,
+    body: Pin<Box<Sleep>>,
+    progress: Arc<Progress>,
+}
+
+impl Deadline {
+    fn new(time_max: Duration, progress: Arc<Progress>) -> Self {
+        let sleep = |time| Box::pin(tokio::time::sleep(time));
+        Self { answer: sleep(time_max + ANSWER_GRACE), body: sleep(time_max + BODY_TIME), progress }
+    }
+
+    fn poll_over(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        let answered = self.progress.answered.load(Ordering::Acquire);
+        // Either wakes the worker at its time, which then looks which of them counts.
+        ready!(if answered { &mut self.body } else { &mut self.answer }.as_mut().poll(cx));
+        self.progress.expired.store(true, Ordering::Release);
+        Poll::Ready(())
+    }
+}
 
 impl WorkerExpiration for Deadline {
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, _: WorkerStatus, _: Instant) -> Poll<()> {
-        self.0.as_mut().poll(cx)
+        self.poll_over(cx)
     }
 }
 
@@ -361,5 +487,42 @@ mod tests {
     fn routes_that_cannot_be_right_are_refused() {
         assert!(Pattern::parse("a").is_err());
         assert!(Pattern::parse("/a/.../b").is_err());
+    }
+
+    #[tokio::test]
+    async fn so_many_wait_and_so_long() {
+        let (places, short, long) = (Semaphore::new(1), Duration::from_millis(100), Duration::from_secs(60));
+        assert_eq!(within_bounds(&places, long, async { 7 }).await, Some(7));
+        // One that waits leaves no place for another, which is told at once.
+        let first = within_bounds(&places, short, std::future::pending::<()>());
+        let second = async { tokio::time::timeout(long, within_bounds(&places, long, async {})).await };
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!((first, second), (None, Ok(None)));
+        assert_eq!(within_bounds(&places, long, async { 7 }).await, Some(7), "the place is free again");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_cut_off_does_not_look_whole() {
+        for failed in [false, true] {
+            let progress = Arc::new(Progress { failed: failed.into(), ..Progress::default() });
+            let body = Full::new(Bytes::from_static(b"half")).map_err(Error::from).boxed_unsync();
+            let mut whole = Whole { body, progress };
+            assert_eq!(whole.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+            assert_eq!(whole.frame().await.is_some_and(|end| end.is_err()), failed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_has_less_time_than_its_response() {
+        let over = async |answered: bool| {
+            let progress = Arc::new(Progress { answered: answered.into(), ..Progress::default() });
+            let mut deadline = Deadline::new(Duration::ZERO, Arc::clone(&progress));
+            let over = std::future::poll_fn(|cx| deadline.poll_over(cx));
+            let over = tokio::time::timeout(ANSWER_GRACE * 4, over).await.is_ok();
+            assert_eq!(progress.expired.load(Ordering::Acquire), over);
+            over
+        };
+        assert!(over(false).await, "nothing was answered");
+        assert!(!over(true).await, "the response is still read");
     }
 }

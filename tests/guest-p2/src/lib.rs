@@ -1,4 +1,5 @@
-//! Answers `wasi:http` 0.2 requests with what PostgreSQL says through `spin:postgres` 3.0.
+//! Answers `wasi:http` 0.2 requests with what PostgreSQL says through `spin:postgres` 3.0, and `/large` with
+//! more than a connection takes while nobody reads it.
 #![cfg(target_family = "wasm")]
 
 #[allow(clippy::all, clippy::pedantic, unsafe_code, reason = "generated from the WIT")]
@@ -18,6 +19,9 @@ use bindings::spin::postgres::postgres::{Connection, DbValue, ParameterValue};
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
+const CHUNK_BYTES: usize = 64 * 1024;
+const LARGE_BYTES: usize = 64 * 1024 * 1024;
+
 struct Component;
 
 wasip2::http::proxy::export!(Component);
@@ -25,8 +29,9 @@ wasip2::http::proxy::export!(Component);
 impl Guest for Component {
     fn handle(request: IncomingRequest, answer: ResponseOutparam) {
         let path = request.path_with_query().unwrap_or_default();
-        let (status, text) = match ask(&path) {
-            Ok(text) => (200, text),
+        let is_large = path.ends_with("/large");
+        let (status, text) = match (!is_large).then(|| ask(&path)).transpose() {
+            Ok(text) => (200, text.unwrap_or_default()),
             Err(error) => (500, error),
         };
         let response = OutgoingResponse::new(Fields::new());
@@ -36,6 +41,11 @@ impl Guest for Component {
         if let Ok(body) = body {
             if let Ok(mut stream) = body.write() {
                 let _ = stream.write_all(text.as_bytes());
+                if is_large {
+                    let chunk = vec![b'x'; CHUNK_BYTES];
+                    // It ends with the client that does not read on.
+                    let _ = (0..LARGE_BYTES / CHUNK_BYTES).try_for_each(|_| stream.write_all(&chunk));
+                }
             }
             let _ = OutgoingBody::finish(body, None);
         }

@@ -40,6 +40,7 @@ pub mod migrate;
 pub mod oci;
 pub mod plugin;
 pub mod postgres;
+pub mod printable;
 pub mod rejects;
 pub mod replay;
 pub mod run;

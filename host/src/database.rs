@@ -25,13 +25,16 @@ impl Database {
         Ok(Self(address))
     }
 
-    /// Host and port, for messages: the address itself holds a password.
+    /// Host and port, for messages: the address itself holds a password. Hosts were checked: what cannot be
+    /// one is refused before.
     pub fn place(&self) -> String {
-        let host = match self.0.config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(name)) => name.clone(),
+        let config = &self.0.config;
+        let host = match (config.get_hosts().first(), config.get_hostaddrs().first()) {
+            (Some(tokio_postgres::config::Host::Tcp(name)), _) => name.clone(),
+            (_, Some(address)) => address.to_string(),
             _ => "?".to_owned(),
         };
-        format!("{host}:{}", self.0.config.get_ports().first().copied().unwrap_or(5432))
+        format!("{host}:{}", config.get_ports().first().copied().unwrap_or(5432))
     }
 
     /// A connection whose notices are logged.
@@ -73,4 +76,17 @@ impl Database {
 /// A text as an SQL literal.
 pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_errors_tell_nothing_of_the_password() {
+        let database = Database::parse("postgres://u:geheim@h:5433/d", None).unwrap();
+        assert_eq!(database.place(), "h:5433");
+        let error = Database::parse("postgres://u:geheim@geheim@h/d", None).err().unwrap();
+        assert!(!format!("{error:#} {error:?}").contains("geheim"), "{error:#}");
+    }
 }

@@ -3,6 +3,7 @@
 //! A factor may use one that stands before it in the list, never a later one, and reaches the
 //! network only after [`outbound_networking::AllowedHosts`] has said yes.
 
+mod handed;
 pub mod key_value;
 pub mod outbound_http;
 pub mod outbound_kafka;
@@ -72,7 +73,7 @@ pub struct Factors {
 pub struct ComponentFactors {
     wasi: wasi::ComponentWasi,
     variables: Arc<Variables>,
-    http: Arc<AllowedHosts>,
+    http: outbound_http::ComponentHttp,
     pg: outbound_pg::ComponentPg,
     kafka: outbound_kafka::ComponentKafka,
     key_value: key_value::ComponentKeyValue,
@@ -85,7 +86,7 @@ pub struct InstanceFactors {
     pub http: outbound_http::InstanceHttp,
     pub pg: outbound_pg::InstancePg,
     pub kafka: outbound_kafka::ComponentKafka,
-    pub key_value: key_value::ComponentKeyValue,
+    pub key_value: key_value::InstanceKeyValue,
 }
 
 impl Factors {

@@ -1,29 +1,25 @@
 //! WASI 0.2 and 0.3: clocks, random, environment, standard output as log lines. No sockets, and of
 //! files only those that the manifest gives the component, to read.
 
+mod log;
+mod rate;
+
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use async_trait::async_trait;
-use bytes::Bytes;
-use tokio::io::AsyncWrite;
 use wasmtime::component::Linker;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
+use self::log::{Log, OutputLeft};
+use self::rate::Rate;
 use super::{Configure, Factor};
 use crate::app::{ComponentSpec, Files};
 use crate::budget::Account;
 use crate::instance::State;
-
-/// Bytes of output that one call may log; the rest is dropped, and the log says so.
-const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
 /// Where components' output goes.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +46,8 @@ pub struct ComponentWasi {
     followed: bool,
     stdout: Option<Arc<Mutex<std::fs::File>>>,
     stderr: Option<Arc<Mutex<std::fs::File>>>,
+    /// Over all calls.
+    rate: Arc<Mutex<Rate>>,
 }
 
 impl Factor for WasiFactor {
@@ -69,15 +67,19 @@ impl Factor for WasiFactor {
             followed: self.output.follow.is_empty() || self.output.follow.iter().any(|id| id == context.component_id),
             stdout: self.file(context.component_id, "stdout")?,
             stderr: self.file(context.component_id, "stderr")?,
+            rate: Arc::new(Mutex::new(Rate::new(Instant::now()))),
         })
     }
 
-    fn prepare(&self, component: &ComponentWasi, _: &Arc<Account>) -> WasiCtx {
+    fn prepare(&self, component: &ComponentWasi, call: &Arc<Account>) -> WasiCtx {
+        let left = Arc::new(OutputLeft::new(call));
         let log = |stream, file: &Option<_>| Log {
             id: Arc::clone(&component.id),
             stream,
             followed: component.followed,
             file: file.clone(),
+            left: Arc::clone(&left),
+            rate: Arc::clone(&component.rate),
         };
         let mut wasi = WasiCtx::builder();
         for (name, value) in &component.environment {
@@ -106,12 +108,23 @@ impl WasiFactor {
     fn file(&self, id: &str, stream: &str) -> Result<Option<Arc<Mutex<std::fs::File>>>> {
         let Some(folder) = &self.output.log_dir else { return Ok(None) };
         let path = folder.join(format!("{id}_{stream}.txt"));
-        let file = std::fs::create_dir_all(folder)
-            .and_then(|()| if self.output.truncate { std::fs::write(&path, "") } else { Ok(()) })
-            .and_then(|()| std::fs::OpenOptions::new().create(true).append(true).open(&path))
+        let file = open(folder, &path, self.output.truncate)
             .with_context(|| format!("--log-dir: cannot write {}", path.display()))?;
         Ok(Some(Arc::new(Mutex::new(file))))
     }
+}
+
+/// Output may hold what is nobody else's business, and a link in a folder that others may write to would have it
+/// written anywhere.
+fn open(folder: &Path, path: &Path, truncate: bool) -> std::io::Result<std::fs::File> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(path)?;
+    if truncate {
+        file.set_len(0)?;
+    }
+    Ok(file)
 }
 
 impl WasiView for State {
@@ -120,119 +133,29 @@ impl WasiView for State {
     }
 }
 
-/// A component's output stream.
-#[derive(Clone)]
-struct Log {
-    id: Arc<str>,
-    stream: &'static str,
-    followed: bool,
-    file: Option<Arc<Mutex<std::fs::File>>>,
-}
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
-impl IsTerminal for Log {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
+    use super::*;
 
-impl StdoutStream for Log {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.lines())
-    }
-
-    // The default goes through a task, and what that has not written when the instance ends is
-    // lost: the last line before a trap, mostly.
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.lines())
-    }
-}
-
-impl Log {
-    fn lines(&self) -> Lines {
-        Lines { log: self.clone(), line: Vec::new(), left: OUTPUT_BYTES_MAX }
-    }
-}
-
-#[async_trait]
-impl Pollable for Lines {
-    async fn ready(&mut self) {}
-}
-
-impl OutputStream for Lines {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.take(&bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(OUTPUT_BYTES_MAX)
-    }
-}
-
-/// Cuts output into lines and logs each.
-struct Lines {
-    log: Log,
-    line: Vec<u8>,
-    left: usize,
-}
-
-impl Lines {
-    fn take(&mut self, bytes: &[u8]) {
-        let kept = &bytes[..bytes.len().min(self.left)];
-        for part in kept.split_inclusive(|byte| *byte == b'\n') {
-            self.line.extend_from_slice(part);
-            if part.ends_with(b"\n") {
-                self.end_line();
-            }
-        }
-        let had = self.left;
-        self.left -= kept.len();
-        if had > 0 && self.left == 0 {
-            self.end_line();
-            tracing::warn!(component = %self.log.id, "more than {OUTPUT_BYTES_MAX} bytes of output in one call: the rest is dropped");
-        }
-    }
-
-    fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end();
-        if text.is_empty() {
-            return;
-        }
-        if self.log.followed {
-            tracing::info!(component = %self.log.id, stream = self.log.stream, "{text}");
-        }
-        if let Some(file) = &self.log.file {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = writeln!(file, "{text}") {
-                tracing::warn!(component = %self.log.id, "cannot write the log file: {error}");
-            }
-        }
-    }
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        self.end_line();
-    }
-}
-
-impl AsyncWrite for Lines {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.take(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Take out: a mode, or `O_NOFOLLOW`.
+    #[test]
+    fn log_files_are_the_owners_and_no_links() {
+        let above = tempfile::tempdir().unwrap();
+        let (folder, path) = (above.path().join("a/b"), above.path().join("a/b/x_stdout.txt"));
+        open(&folder, &path, false).unwrap().write_all(b"old").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&path)), (0o700, 0o600));
+        open(&folder, &path, false).unwrap().write_all(b"new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "oldnew");
+        open(&folder, &path, true).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+        let (target, link) = (above.path().join("target"), folder.join("y_stdout.txt"));
+        std::fs::write(&target, "kept").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(open(&folder, &link, true).is_err());
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "kept");
     }
 }

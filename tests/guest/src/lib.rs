@@ -1,10 +1,12 @@
 //! A Kafka function that does what its records say: `trap`, `loop`, `allocate`, `poison`, `stop`,
 //! `leak` (traps in an open transaction), `flood`, `reach URL` (what came of it is written), `headers`
 //! (how many it has is written);
+//! `nulls`, `builders`, `pools`, `handles` and `keys` ask for too much (what came of it is written);
 //! anything else is written to the table `seen`. With `TRAP_ALWAYS` in its environment it
 //! traps at once, with `TRAP_ON_RECORDS` where there are any, with `STOP_ALWAYS` it answers `stop`.
 #![allow(clippy::panic, clippy::expect_used, reason = "misbehaving is this function's job")]
 
+mod limits;
 mod reach;
 
 use exagg_sdk::kafka::{Batch, Outcome, Poisoned};
@@ -23,7 +25,7 @@ async fn handle(batch: Batch) -> Outcome {
         return Outcome::Stop("told to stop always".to_owned());
     }
     let url = variables::get("postgres_url").await.expect("a variable");
-    let database = match Connection::open(url).await {
+    let database = match Connection::open(url.as_str()).await {
         Ok(database) => database,
         Err(error) => return Outcome::RetryLater(error.to_string()),
     };
@@ -52,6 +54,8 @@ async fn handle(batch: Batch) -> Outcome {
                 if let Some(url) = text.strip_prefix("reach ") {
                     let came = reach::reach(url).await;
                     value = format!("{url} {came}");
+                } else if let Some(came) = limits::ask(text, &url).await {
+                    value = format!("{text}: {came}");
                 }
             }
         }

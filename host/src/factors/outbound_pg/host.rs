@@ -2,10 +2,11 @@
 
 use wasmtime::component::{Accessor, FutureReader, Resource, StreamReader};
 
-use super::query::{Failure, execute, query};
-use super::{Connection, ConnectionBuilder, InstancePg, OutboundPgFactor, View};
+use super::query::{self, Failure, execute, query};
+use super::{Connection, ConnectionBuilder, OutboundPgFactor, View};
 use crate::bindings::imports::spin::postgres3_0_0::postgres as v3;
 use crate::bindings::imports::spin::postgres4_2_0::postgres as v4;
+use crate::factors::handed::Handed;
 use crate::postgres::Authorities;
 
 type Answer<T, E> = wasmtime::Result<Result<T, E>>;
@@ -37,11 +38,6 @@ impl From<Failure> for v3::Error {
     }
 }
 
-async fn open(pg: &InstancePg, address: &str, authorities: Option<Authorities>) -> Result<Connection, Failure> {
-    let client = pg.pool(address, authorities)?.get().await?;
-    Ok(Connection(client.into()))
-}
-
 impl View<'_> {
     fn connection(&self, connection: &Resource<Connection>) -> wasmtime::Result<Connection> {
         Ok(self.table.get(connection)?.clone())
@@ -52,7 +48,7 @@ impl View<'_> {
         address: &str,
         authorities: Option<Authorities>,
     ) -> Answer<Resource<Connection>, E> {
-        match open(self.pg, address, authorities).await {
+        match self.pg.open(address, authorities).await {
             Ok(connection) => Ok(Ok(self.table.push(connection)?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -72,7 +68,7 @@ async fn open_async<T: Send>(
     authorities: Option<Authorities>,
 ) -> Answer<Resource<Connection>, v4::Error> {
     let pg = accessor.with(|mut access| access.get().pg.clone());
-    match open(&pg, address, authorities).await {
+    match pg.open(address, authorities).await {
         Ok(connection) => Ok(Ok(accessor.with(|mut access| access.get().table.push(connection))?)),
         Err(failure) => Ok(Err(failure.into())),
     }
@@ -93,7 +89,7 @@ impl v4::HostConnection for View<'_> {
     ) -> Answer<v4::RowSet, v4::Error> {
         let connection = self.connection(&this)?;
         let result = query(&connection.0, &statement, &params).await;
-        Ok(result.map(|(columns, rows)| v4::RowSet { columns, rows }).map_err(Into::into))
+        Ok(result.map(|query::Answer { columns, rows, .. }| v4::RowSet { columns, rows }).map_err(Into::into))
     }
 
     async fn execute(
@@ -112,7 +108,7 @@ impl v4::HostConnection for View<'_> {
     }
 }
 
-type Rows = (Vec<v4::Column>, StreamReader<Vec<v4::DbValue>>, FutureReader<Result<(), v4::Error>>);
+type Stream = (Vec<v4::Column>, StreamReader<Vec<v4::DbValue>>, FutureReader<Result<(), v4::Error>>);
 
 impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
     async fn open_async(accessor: &Accessor<T, Self>, address: String) -> Answer<Resource<Connection>, v4::Error> {
@@ -124,12 +120,12 @@ impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
         this: Resource<Connection>,
         statement: String,
         params: Vec<v4::ParameterValue>,
-    ) -> Answer<Rows, v4::Error> {
+    ) -> Answer<Stream, v4::Error> {
         let connection = connection(accessor, &this)?;
         match query(&connection.0, &statement, &params).await {
             Err(failure) => Ok(Err(failure.into())),
-            Ok((columns, rows)) => accessor.with(|mut access| {
-                let rows = StreamReader::new(&mut access, rows)?;
+            Ok(query::Answer { columns, rows, held }) => accessor.with(|mut access| {
+                let rows = StreamReader::new(&mut access, Handed::new(rows, Some(held)))?;
                 let end = FutureReader::new(&mut access, async { wasmtime::error::Ok(Ok(())) })?;
                 Ok(Ok((columns, rows, end)))
             }),
@@ -149,17 +145,18 @@ impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
 
 impl v4::HostConnectionBuilder for View<'_> {
     async fn new(&mut self, address: String) -> wasmtime::Result<Resource<ConnectionBuilder>> {
-        Ok(self.table.push(ConnectionBuilder { address, authorities: None })?)
+        Ok(self.table.push(self.pg.builder(address))?)
     }
 
     async fn set_ca_root(&mut self, this: Resource<ConnectionBuilder>, pem: String) -> Answer<(), v4::Error> {
-        self.table.get_mut(&this)?.authorities = Some(pem.into());
-        Ok(Ok(()))
+        Ok(self.table.get_mut(&this)?.set_authorities(&self.pg.call, &pem).map_err(Into::into))
     }
 
     async fn build(&mut self, this: Resource<ConnectionBuilder>) -> Answer<Resource<Connection>, v4::Error> {
-        let ConnectionBuilder { address, authorities } = self.table.get(&this)?.clone();
-        self.open(&address, authorities).await
+        match self.table.get(&this)?.parts() {
+            Ok((address, authorities)) => self.open(&address, authorities).await,
+            Err(failure) => Ok(Err(failure.into())),
+        }
     }
 
     async fn drop(&mut self, this: Resource<ConnectionBuilder>) -> wasmtime::Result<()> {
@@ -173,9 +170,10 @@ impl<T: Send + 'static> v4::HostConnectionBuilderWithStore<T> for OutboundPgFact
         accessor: &Accessor<T, Self>,
         this: Resource<ConnectionBuilder>,
     ) -> Answer<Resource<Connection>, v4::Error> {
-        let ConnectionBuilder { address, authorities } =
-            accessor.with(|mut access| wasmtime::error::Ok(access.get().table.get(&this)?.clone()))?;
-        open_async(accessor, &address, authorities).await
+        match accessor.with(|mut access| wasmtime::error::Ok(access.get().table.get(&this)?.parts()))? {
+            Ok((address, authorities)) => open_async(accessor, &address, authorities).await,
+            Err(failure) => Ok(Err(failure.into())),
+        }
     }
 }
 
@@ -196,7 +194,7 @@ impl v3::HostConnection for View<'_> {
         let params: Vec<_> = params.into_iter().map(Into::into).collect();
         let result = query(&connection.0, &statement, &params).await;
         Ok(result
-            .map(|(columns, rows)| v3::RowSet {
+            .map(|query::Answer { columns, rows, .. }| v3::RowSet {
                 columns: columns.into_iter().map(Into::into).collect(),
                 rows: rows.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect(),
             })

@@ -4,18 +4,23 @@
 //! running statement behind. A connection goes back to the pool only after `DISCARD ALL` has
 //! succeeded on it, which PostgreSQL refuses inside a transaction; else it is closed, and
 //! PostgreSQL rolls back. That happens behind the call's back, not in its time.
+//!
+//! A component has as many connections as its limit says, over all its addresses: they are charged to its account
+//! until they are really closed, and one that is idle makes room for one that is wanted.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
 
+use super::idle::{IDLE_MAX, Idle};
 use super::query::Failure;
+use crate::budget::{Account, Held, Limits, Resource};
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
-use crate::postgres::{Address, Authorities};
+use crate::postgres::{Address, AddressError, Authorities, Target};
 
 /// How long a connection may take to open, where the address does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,26 +30,32 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 const CLEAN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent network is noticed within about this time.
 const TCP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a call that waits for room looks, beside being told.
+const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Connections of one component to one address.
+impl From<AddressError> for Failure {
+    fn from(error: AddressError) -> Self {
+        Self::Connection(error.to_string())
+    }
+}
+
+/// One address of a component, in all its spellings.
 pub struct Pool {
+    target: Target,
+    authorities: Option<Authorities>,
     address: Address,
-    idle: Mutex<Vec<Client>>,
-    permits: Arc<Semaphore>,
 }
 
 impl Pool {
     /// Checks the address against the allow-list; nothing connects yet.
-    pub fn new(
-        address: &str,
-        authorities: Option<&Authorities>,
-        allowed: &AllowedHosts,
-        connections_max: usize,
-    ) -> Result<Self, Failure> {
-        let mut address =
-            Address::parse(address, authorities).map_err(|error| Failure::Connection(error.to_string()))?;
-        check(&address.config, allowed)?;
-        let config = &mut address.config;
+    pub fn new(address: &str, authorities: Option<&Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
+        let target = Target::parse(address, authorities.is_some())?;
+        Self::of(target, authorities.cloned(), allowed)
+    }
+
+    fn of(target: Target, authorities: Option<Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
+        check(&target.config, allowed)?;
+        let mut config = target.config.clone();
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
@@ -52,48 +63,160 @@ impl Pool {
         if config.get_application_name().is_none() {
             config.application_name("exagg");
         }
-        Ok(Self { address, idle: Mutex::default(), permits: Arc::new(Semaphore::new(connections_max)) })
+        let address = Address { config, tls: target.connector(authorities.as_ref())? };
+        Ok(Self { target, authorities, address })
+    }
+}
+
+/// All connections of one component.
+pub struct Pools {
+    allowed: Arc<AllowedHosts>,
+    /// One permit a connection in use.
+    permits: Arc<Semaphore>,
+    /// One unit a connection, used or idle.
+    account: Arc<Account>,
+    closed: Arc<Notify>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    pools: Vec<Arc<Pool>>,
+    idle: Idle<Pool, Client>,
+    /// Whether a task closes what stays idle.
+    is_swept: bool,
+}
+
+impl State {
+    /// Closes what has been idle for too long; a pool without connections goes.
+    fn sweep(&mut self) {
+        self.idle.sweep(Instant::now(), |client| !client.is_closed());
+        self.pools.retain(|pool| Arc::strong_count(pool) > 1);
+    }
+
+    fn pool(
+        &mut self,
+        target: Target,
+        authorities: Option<Authorities>,
+        allowed: &AllowedHosts,
+    ) -> Result<Arc<Pool>, Failure> {
+        self.sweep();
+        let known = self.pools.iter().find(|pool| pool.target == target && pool.authorities == authorities);
+        if let Some(pool) = known {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(Pool::of(target, authorities, allowed)?);
+        self.pools.push(Arc::clone(&pool));
+        Ok(pool)
+    }
+}
+
+impl Pools {
+    pub fn new(connections_max: usize, account: &Arc<Account>, allowed: Arc<AllowedHosts>) -> Self {
+        let limits = Limits::NONE.with(Resource::Connections, connections_max as u64);
+        Self {
+            allowed,
+            permits: Arc::new(Semaphore::new(connections_max)),
+            account: account.below(&format!("the connections of {}", account.owner()), limits),
+            closed: Arc::default(),
+            state: Mutex::default(),
+        }
     }
 
     /// A clean connection: an idle one, or a new one.
-    pub async fn get(self: &Arc<Self>) -> Result<PooledClient, Failure> {
-        let permit = tokio::time::timeout(WAIT_MAX, Arc::clone(&self.permits).acquire_owned())
+    pub async fn get(
+        self: &Arc<Self>,
+        address: &str,
+        authorities: Option<Authorities>,
+    ) -> Result<PooledClient, Failure> {
+        let target = Target::parse(address, authorities.is_some())?;
+        let pool = self.state().pool(target, authorities, &self.allowed)?;
+        let deadline = tokio::time::Instant::now() + WAIT_MAX;
+        let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
             .await
             .ok()
             .and_then(Result::ok)
             .ok_or_else(|| Failure::Connection(format!("all connections were in use for {} s", WAIT_MAX.as_secs())))?;
-        let client = match self.take_idle() {
+        let idle = self.take_idle(&pool);
+        let client = match idle {
             Some(client) => client,
-            None => self.connect().await?,
+            None => self.connect(&pool, self.room(deadline).await?).await?,
         };
         Ok(PooledClient {
             client: Some(client),
             permit: Some(permit),
-            pool: Arc::clone(self),
+            pool,
+            pools: Arc::clone(self),
             in_flight: AtomicUsize::new(0),
         })
     }
 
-    fn take_idle(&self) -> Option<Client> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|client| !client.is_closed());
-        idle.pop()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put_idle(&self, client: Client) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(client);
+    fn take_idle(&self, pool: &Arc<Pool>) -> Option<Client> {
+        let mut state = self.state();
+        // The call holds this pool, so sweeping does not drop it.
+        state.sweep();
+        state.idle.take(pool)
     }
 
-    async fn connect(&self) -> Result<Client, Failure> {
-        let Address { config, tls } = &self.address;
+    /// Leave to open one more connection: an idle one is closed where all are open.
+    async fn room(&self, deadline: tokio::time::Instant) -> Result<Held, Failure> {
+        loop {
+            if self.account.used(Resource::Connections) >= self.account.limit(Resource::Connections) {
+                let oldest = self.state().idle.take_oldest();
+                drop(oldest);
+            }
+            let refused = match self.account.hold(Resource::Connections, 1) {
+                Ok(held) => return Ok(held),
+                Err(refused) => refused,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Failure::Connection(refused.to_string()));
+            }
+            // What was told to close is charged until it is closed.
+            let _ = tokio::time::timeout(ROOM_INTERVAL, self.closed.notified()).await;
+        }
+    }
+
+    async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Failure> {
+        let Address { config, tls } = &pool.address;
         let (client, connection) =
             config.connect(tls.clone()).await.map_err(|error| Failure::Connection(super::query::describe(&error)))?;
+        let closed = Arc::clone(&self.closed);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("a connection to PostgreSQL ended: {error}");
             }
+            drop(held);
+            closed.notify_one();
         });
         Ok(client)
+    }
+
+    fn put_idle(self: &Arc<Self>, pool: Arc<Pool>, client: Client) {
+        let mut state = self.state();
+        state.sweep();
+        state.idle.put(pool, client, Instant::now());
+        if !std::mem::replace(&mut state.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+}
+
+/// Closes what stays idle, as long as anything is.
+async fn sweep(pools: Weak<Pools>) {
+    loop {
+        tokio::time::sleep(IDLE_MAX / 4).await;
+        let Some(pools) = pools.upgrade() else { return };
+        let mut state = pools.state();
+        state.sweep();
+        if state.idle.is_empty() {
+            state.is_swept = false;
+            return;
+        }
     }
 }
 
@@ -128,6 +251,7 @@ pub struct PooledClient {
     client: Option<Client>,
     permit: Option<OwnedSemaphorePermit>,
     pool: Arc<Pool>,
+    pools: Arc<Pools>,
     /// Statements begun and not seen to end: not 0 at the end of a call that was cut off.
     in_flight: AtomicUsize,
 }
@@ -147,7 +271,7 @@ impl Drop for PooledClient {
     fn drop(&mut self) {
         let (Some(client), permit) = (self.client.take(), self.permit.take()) else { return };
         let cut_off = self.in_flight.load(Ordering::Relaxed) > 0;
-        let pool = Arc::clone(&self.pool);
+        let (pool, pools) = (Arc::clone(&self.pool), Arc::clone(&self.pools));
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             if cut_off {
@@ -156,9 +280,58 @@ impl Drop for PooledClient {
                     tokio::time::timeout(CLEAN_TIMEOUT, client.cancel_token().cancel_query(pool.address.tls.clone()))
                         .await;
             } else if let Ok(Ok(())) = tokio::time::timeout(CLEAN_TIMEOUT, client.batch_execute("DISCARD ALL")).await {
-                pool.put_idle(client);
+                pools.put_idle(pool, client);
             }
             drop(permit);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::Variables;
+
+    fn allowed() -> Arc<AllowedHosts> {
+        Arc::new(AllowedHosts::parse(&["postgres://db".to_owned()], &Variables::default()).unwrap())
+    }
+
+    /// Take out: the comparison of targets (compare the texts).
+    #[test]
+    fn spellings_of_one_address_share_a_pool_and_pools_without_connections_go() {
+        let (mut state, allowed) = (State::default(), allowed());
+        let mut pool = |text: &str, own: Option<&str>| {
+            let authorities = own.map(Authorities::from);
+            let target = Target::parse(text, authorities.is_some()).unwrap();
+            state.pool(target, authorities, &allowed).map(|pool| (pool, state.pools.len()))
+        };
+        let (first, _) = pool("host=db user=u password=p", None).unwrap();
+        let (second, count) = pool(" password = 'p'  user=u host=db ", None).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(count, 1);
+        let (other, count) = pool("host=db user=u password=q", None).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other));
+        assert_eq!(count, 2);
+        drop((first, second));
+        // The one without a user went when the next was asked for.
+        assert_eq!(pool("host=db user=u password=r", None).unwrap().1, 2);
+        assert!(pool("host=elsewhere", None).is_err());
+    }
+
+    /// Take out: the account in `room`.
+    #[tokio::test]
+    async fn a_component_that_has_all_its_connections_waits_and_gets_the_next_that_closes() {
+        let component = Account::root("component a", Limits::NONE);
+        let pools = Arc::new(Pools::new(2, &component, allowed()));
+        let deadline = tokio::time::Instant::now();
+        let first = pools.room(deadline).await.unwrap();
+        let _second = pools.room(deadline).await.unwrap();
+        assert_eq!(component.used(Resource::Connections), 2);
+        assert!(matches!(pools.room(deadline).await, Err(Failure::Connection(_))));
+        let waiting = Arc::clone(&pools);
+        let third = tokio::spawn(async move { waiting.room(deadline + WAIT_MAX).await.is_ok() });
+        tokio::time::sleep(ROOM_INTERVAL / 10).await;
+        drop(first);
+        assert!(third.await.unwrap());
     }
 }

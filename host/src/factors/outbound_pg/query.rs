@@ -1,15 +1,16 @@
 //! One statement, and what can go wrong.
 
+use std::sync::Arc;
+
 use futures::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::pool::PooledClient;
+use super::Opened;
 use super::types::{columns, parameter, value};
+use super::weight::{self, Meter, RESULT_BYTES_MAX};
 use crate::bindings::imports::spin::postgres4_2_0::postgres as v4;
-
-/// Bytes of a result that one call may read: more would not fit its memory anyway.
-const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
+use crate::budget::{Account, Held, Resource};
 
 /// What went wrong, as both versions of the interface tell it.
 #[derive(Debug)]
@@ -21,51 +22,68 @@ pub enum Failure {
     Other(String),
 }
 
+/// Rows, charged to the call as long as the guard lives.
+pub struct Answer {
+    pub columns: Vec<v4::Column>,
+    pub rows: Vec<Vec<v4::DbValue>>,
+    pub held: Held,
+}
+
 /// Runs a statement and gives its rows.
-pub async fn query(
-    client: &PooledClient,
-    statement: &str,
-    params: &[v4::ParameterValue],
-) -> Result<(Vec<v4::Column>, Vec<Vec<v4::DbValue>>), Failure> {
-    let rows = run(client, statement, params).await?.0;
-    let columns = rows.first().map(columns).unwrap_or_default();
-    let rows = rows.iter().map(|row| (0..row.len()).map(|index| value(row, index)).collect()).collect::<Result<_, _>>();
-    Ok((columns, rows.map_err(Failure::Conversion)?))
+pub async fn query(connection: &Opened, statement: &str, params: &[v4::ParameterValue]) -> Result<Answer, Failure> {
+    let mut meter = Meter::new(&connection.call)?;
+    let (mut names, mut rows) = (Vec::new(), Vec::new());
+    let take = |row: Row| {
+        if row.raw_size_bytes() as u64 > RESULT_BYTES_MAX {
+            return Err(Failure::Other(format!("a row is larger than {RESULT_BYTES_MAX} bytes")));
+        }
+        if rows.is_empty() {
+            names = columns(&row);
+        }
+        let values = (0..row.len()).map(|index| value(&row, index)).collect::<Result<Vec<_>, _>>();
+        let values = values.map_err(Failure::Conversion)?;
+        meter.add(weight::row(&values))?;
+        rows.push(values);
+        Ok(())
+    };
+    run(connection, statement, params, take).await?;
+    Ok(Answer { columns: names, rows, held: meter.finish()? })
 }
 
-/// Runs a statement and gives the number of rows that it changed.
-pub async fn execute(client: &PooledClient, statement: &str, params: &[v4::ParameterValue]) -> Result<u64, Failure> {
-    Ok(run(client, statement, params).await?.1)
+/// Runs a statement and gives the number of rows that it changed; rows that it returns are not kept.
+pub async fn execute(connection: &Opened, statement: &str, params: &[v4::ParameterValue]) -> Result<u64, Failure> {
+    run(connection, statement, params, |_| Ok(())).await
 }
 
-/// One round trip: the parameters' types are known, so nothing has to be prepared.
+/// The statement and its parameters, charged to the call while it runs.
+fn hold(call: &Arc<Account>, statement: &str, params: &[v4::ParameterValue]) -> Result<Held, Failure> {
+    let bytes = 2 * statement.len() + weight::parameters(params);
+    Ok(call.hold(Resource::HostBytes, bytes as u64)?)
+}
+
+/// One round trip: the parameters' types are known, so nothing has to be prepared. Each row is taken as it comes;
+/// the client does not read on while one waits.
 async fn run(
-    client: &PooledClient,
+    connection: &Opened,
     statement: &str,
     params: &[v4::ParameterValue],
-) -> Result<(Vec<Row>, u64), Failure> {
+    mut take: impl FnMut(Row) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let _held = hold(&connection.call, statement, params)?;
     let params = params.iter().map(parameter).collect::<Result<Vec<_>, _>>().map_err(Failure::BadParameter)?;
-    let result = client
+    let result = connection
+        .client
         .run(async |client| {
             let params = params.iter().map(|(value, ty)| (value.as_ref() as &(dyn ToSql + Sync), ty.clone()));
-            collect(client.query_typed_raw::<&(dyn ToSql + Sync), _>(statement, params).await.map_err(failed)?).await
+            let rows = client.query_typed_raw::<&(dyn ToSql + Sync), _>(statement, params).await.map_err(failed)?;
+            let mut rows = std::pin::pin!(rows);
+            while let Some(row) = rows.try_next().await.map_err(failed)? {
+                take(row)?;
+            }
+            Ok(rows.rows_affected().unwrap_or_default())
         })
         .await;
     result.unwrap_or_else(|| Err(Failure::Other("the connection is closed".to_owned())))
-}
-
-async fn collect(rows: tokio_postgres::RowStream) -> Result<(Vec<Row>, u64), Failure> {
-    let mut rows = std::pin::pin!(rows);
-    let mut collected = Vec::new();
-    let mut bytes = 0;
-    while let Some(row) = rows.try_next().await.map_err(failed)? {
-        bytes += row.raw_size_bytes();
-        if bytes > RESULT_BYTES_MAX {
-            return Err(Failure::Other(format!("the result is larger than {RESULT_BYTES_MAX} bytes")));
-        }
-        collected.push(row);
-    }
-    Ok((collected, rows.rows_affected().unwrap_or_default()))
 }
 
 fn failed(error: tokio_postgres::Error) -> Failure {

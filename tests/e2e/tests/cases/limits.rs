@@ -1,0 +1,118 @@
+//! A function that asks the host for too much is refused, and harms no other record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use e2e::database::Database;
+use e2e::host::Setup;
+use e2e::{root, wait_for};
+
+use super::{World, topic};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const MEGABYTE: u64 = 1024 * 1024;
+
+/// A host with the guest function on a topic of one partition, one record a call.
+fn setup(world: &World, database: &Database, name: &str) -> Setup {
+    let topic = topic(name);
+    world.kafka().create_topic(&topic, 1, &[]);
+    database.execute("CREATE TABLE seen (record_offset int8 PRIMARY KEY, value text)");
+    let setup = Setup::new();
+    let file = setup.folder().join("runtime.toml");
+    std::fs::write(&file, "[exagg]\ncall_seconds_max = 60\npostgres_connections_max = 16\n").unwrap();
+    setup
+        .manifest(&format!(
+            "spin_manifest_version = 2\n[application]\nname = \"limits\"\n\
+             [variables]\npostgres_url = {{ required = true, secret = true }}\n\
+             [[trigger.kafka]]\ncomponent = \"guest\"\ntopics = [\"{topic}\"]\ngroup = \"{name}\"\nbrokers = \"{}\"\n\
+             start = \"earliest\"\nretry_attempts_max = 1\nretry_backoff_ms_min = 10\nretry_backoff_ms_max = 50\n\
+             [component.guest]\nsource = \"{}/target/wasm32-wasip2/function/guest.wasm\"\n\
+             key_value_stores = [\"default\"]\nallowed_outbound_hosts = [\"postgres://{}\"]\n\
+             [component.guest.variables]\npostgres_url = \"{{{{ postgres_url }}}}\"\n",
+            world.kafka().brokers,
+            root().display(),
+            database.host,
+        ))
+        .argument("--runtime-config-file")
+        .argument(file.to_str().unwrap())
+        .argument("--no-migrate")
+        .variable("postgres_url", &database.url)
+}
+
+/// Sends the word between two harmless records; gives what came of it, and the host's peak memory and log.
+fn ask(world: &World, database: &Database, word: &str) -> (String, u64, String) {
+    let name = format!("limits-{word}");
+    let setup = setup(world, database, &name);
+    let sender = world.kafka().producer();
+    for value in ["ok 1", word, "ok 2"] {
+        sender.send(&topic(&name), 0, Some(b"key"), Some(value.as_bytes()));
+    }
+    sender.flush();
+    let host = setup.start();
+    wait_for(&format!("three records of {word}"), 2 * MINUTE, || {
+        (database.number("SELECT count(*) FROM seen") == 3).then_some(())
+    });
+    let came = database.texts("SELECT value FROM seen WHERE value NOT LIKE 'ok%'").remove(0);
+    (came, host.peak_memory(), host.log())
+}
+
+/// Take out: the places in `weight::row`.
+pub fn rows_of_nothing_take_room_all_the_same(world: &World) {
+    let (came, peak, _) = ask(world, &world.postgres.database(), "nulls");
+    assert!(came.starts_with("nulls: refused: ") && came.contains("bytes of memory"), "{came}");
+    assert!(peak < 400 * MEGABYTE, "{peak}");
+}
+
+/// Take out: the length in `InstancePg::content`.
+pub fn builders_hold_no_more_than_addresses(world: &World) {
+    let (came, peak, _) = ask(world, &world.postgres.database(), "builders");
+    assert!(came.contains("the address is longer than 8192 bytes"), "{came}");
+    assert!(peak < 400 * MEGABYTE, "{peak}");
+}
+
+/// Take out: the comparison of targets in `State::pool` and the account in `Pools::room`.
+pub fn a_component_has_so_many_connections_however_it_spells_them(world: &World) {
+    let database = world.postgres.database();
+    let (most, ended) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
+    let watch = {
+        let (database, most, ended) = (database.clone(), Arc::clone(&most), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            // One connection that looks, and is not counted; nor is the host's own.
+            let mut client = database.client();
+            let statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                             AND application_name LIKE ANY (ARRAY['pool%', 'exagg'])";
+            while !ended.load(Ordering::Relaxed) {
+                most.fetch_max(client.query_one(statement, &[]).unwrap().get(0), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        })
+    };
+    let (came, ..) = ask(world, &database, "pools");
+    ended.store(true, Ordering::Relaxed);
+    watch.join().unwrap();
+    // One of the call's 16 connections is the one that writes the rows.
+    assert_eq!(came, "pools: 15 at once, 40 one by one");
+    let most = most.load(Ordering::Relaxed);
+    // A server's process is still listed for a moment after its connection was closed.
+    assert!((15..=20).contains(&most), "{most} connections");
+}
+
+/// Take out: the shared count (make one in `Log::lines`).
+pub fn all_handles_of_a_call_share_what_it_may_log(world: &World) {
+    let (came, peak, log) = ask(world, &world.postgres.database(), "handles");
+    assert_eq!(came, "handles: written");
+    let logged = log.matches('x').count();
+    // A record may be given twice, in a batch and alone.
+    assert!(logged <= 2 * 64 * 1024, "{logged} bytes were logged");
+    assert!(log.contains("bytes of output in one call: the rest is dropped"), "{log}");
+    assert!(peak < 400 * MEGABYTE, "{peak}");
+}
+
+/// Take out: `check` in `quota::change`.
+pub fn a_store_has_a_quota(world: &World) {
+    let (came, peak, _) = ask(world, &world.postgres.database(), "keys");
+    assert!(came.starts_with("keys: 63 set, then ") && came.contains("full"), "{came}");
+    assert!(came.ends_with("long key refused true, long value refused true"), "{came}");
+    assert!(peak < 400 * MEGABYTE, "{peak}");
+}

@@ -216,6 +216,15 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
     })
 }
 
+fn connection_limits(exagg: &runtime::Exagg) -> ConnectionLimits {
+    let default = ConnectionLimits::default();
+    ConnectionLimits {
+        connections_max: exagg.http_connections_max.unwrap_or(default.connections_max).max(1),
+        per_address_max: exagg.http_connections_per_address_max.unwrap_or(default.per_address_max).max(1),
+        ..default
+    }
+}
+
 fn key_value(pair: &str) -> Result<(String, String)> {
     let (key, value) = pair.split_once('=').with_context(|| format!("--key-value {pair:?} is not of the form K=V"))?;
     Ok((key.to_owned(), value.to_owned()))

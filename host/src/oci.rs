@@ -157,10 +157,10 @@ fn check_sizes(manifest: &OciImageManifest) -> Result<()> {
     let count = manifest.layers.len();
     ensure!(count <= LAYERS_MAX, "it has {count} layers: at most {LAYERS_MAX} are taken");
     let has_app = manifest.layers.iter().any(|layer| layer.media_type == APP_TYPE);
+    let layers = manifest.layers.iter().map(|layer| (layer, layer.media_type == APP_TYPE));
     let mut total: u64 = 0;
-    for layer in manifest.layers.iter().chain([&manifest.config]) {
+    for (layer, is_app) in layers.chain([(&manifest.config, !has_app)]) {
         let size = size(layer)?;
-        let is_app = layer.media_type == APP_TYPE || !has_app && layer == &manifest.config;
         let (what, most) = match layer.media_type.as_str() {
             _ if is_app => ("its locked app", LOCKED_APP_BYTES_MAX as u64),
             WASM_TYPE => ("the code in it", CODE_BYTES_MAX as u64),

@@ -84,6 +84,20 @@ impl Asked {
     }
 }
 
+/// What the registry accepts.
+enum Authorization {
+    /// It was not asked yet what it wants.
+    Unknown,
+    Nothing,
+    Header(HeaderValue),
+}
+
+impl Authorization {
+    fn header(&self) -> Option<&HeaderValue> {
+        if let Self::Header(header) = self { Some(header) } else { None }
+    }
+}
+
 /// One repository of a registry.
 pub struct Remote {
     pub reference: Reference,
@@ -95,8 +109,7 @@ pub struct Remote {
     reading: Client,
     /// Follows none.
     direct: Client,
-    /// The header that the registry accepts; None before it was asked what it wants.
-    authorization: Mutex<Option<Option<HeaderValue>>>,
+    authorization: Mutex<Authorization>,
 }
 
 impl Remote {
@@ -116,7 +129,7 @@ impl Remote {
         Ok(Self {
             reading: reading.context("cannot make an HTTP client")?,
             direct: direct.context("cannot make an HTTP client")?,
-            authorization: Mutex::new(None),
+            authorization: Mutex::new(Authorization::Unknown),
             reference,
             trust,
             credentials,
@@ -180,12 +193,13 @@ impl Remote {
     /// Sends it with what the registry accepts, and once more when that is no longer accepted.
     async fn send(&self, asked: Asked, wanted: StatusCode) -> Result<Response> {
         let mut response = self.send_once(&asked).await?;
-        if response.status() == StatusCode::UNAUTHORIZED && self.is_own(response.url()) {
-            if let Some(challenge) = challenge(response.headers()) {
-                let header = self.answer(challenge).await?;
-                *self.authorization.lock().await = Some(header);
-                response = self.send_once(&asked).await?;
-            }
+        if response.status() == StatusCode::UNAUTHORIZED
+            && self.is_own(response.url())
+            && let Some(challenge) = challenge(response.headers())
+        {
+            let renewed = self.answer(challenge).await?;
+            *self.authorization.lock().await = renewed;
+            response = self.send_once(&asked).await?;
         }
         if response.status() == wanted {
             return Ok(response);
@@ -221,30 +235,29 @@ impl Remote {
     /// What the registry accepts; the first time it is asked what it wants.
     async fn authorization(&self) -> Result<Option<HeaderValue>> {
         let mut known = self.authorization.lock().await;
-        if let Some(header) = &*known {
-            return Ok(header.clone());
+        if !matches!(*known, Authorization::Unknown) {
+            return Ok(known.header().cloned());
         }
         let asked = self.direct.get(self.origin.join("/v2/")?).timeout(SILENCE_MAX).send().await;
         let response = asked.map_err(reqwest::Error::without_url);
         let response = response.with_context(|| format!("cannot reach {}", self.origin))?;
-        let header = match challenge(response.headers()) {
+        *known = match challenge(response.headers()) {
             Some(challenge) => self.answer(challenge).await?,
-            None => None,
+            None => Authorization::Nothing,
         };
-        *known = Some(header.clone());
-        Ok(header)
+        Ok(known.header().cloned())
     }
 
-    async fn answer(&self, challenge: Challenge) -> Result<Option<HeaderValue>> {
+    async fn answer(&self, challenge: Challenge) -> Result<Authorization> {
         let header = match (challenge, &self.credentials) {
-            (Challenge::Password, None) => return Ok(None),
+            (Challenge::Password, None) => return Ok(Authorization::Nothing),
             (Challenge::Password, Some(credentials)) => credentials.header()?,
             (Challenge::Token { realm, service }, _) => {
                 let token = self.token(&realm, service.as_deref()).await?;
                 sensitive(&format!("Bearer {}", token.expose()))?
             }
         };
-        Ok(Some(header))
+        Ok(Authorization::Header(header))
     }
 
     /// Asks the realm for a token, if it may be asked.

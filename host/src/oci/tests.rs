@@ -12,7 +12,11 @@ use super::*;
 const PASSWORD: &str = "pass-word";
 /// base64 of `user:pass-word`.
 const BASIC: &str = "authorization: Basic dXNlcjpwYXNzLXdvcmQ=";
+const MEBI: i64 = 1024 * 1024;
 const CODE: &[u8] = b"\0asm";
+
+/// Status, headers and body.
+type Answer = (u16, String, Vec<u8>);
 
 /// One that answers as it is told, and keeps what it was asked.
 struct Server {
@@ -21,8 +25,8 @@ struct Server {
 }
 
 impl Server {
-    /// `answer` is given the request's head, and gives status, headers and body.
-    fn start(answer: impl Fn(&str) -> (u16, String, Vec<u8>) + Send + Sync + 'static) -> Self {
+    /// `answer` is given the request's head.
+    fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, seen) = (listener.local_addr().unwrap().port(), Arc::default());
         let (kept, answer) = (Arc::clone(&seen), Arc::new(answer));
@@ -44,11 +48,7 @@ impl Server {
     }
 }
 
-fn exchange(
-    mut stream: TcpStream,
-    kept: &Mutex<Vec<String>>,
-    answer: &dyn Fn(&str) -> (u16, String, Vec<u8>),
-) -> Option<()> {
+fn exchange(mut stream: TcpStream, kept: &Mutex<Vec<String>>, answer: &dyn Fn(&str) -> Answer) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -67,11 +67,11 @@ fn exchange(
     stream.write_all(&body).ok()
 }
 
-fn challenge(realm: &str) -> (u16, String, Vec<u8>) {
+fn challenge(realm: &str) -> Answer {
     (401, format!("www-authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\n"), Vec::new())
 }
 
-fn fine(body: impl Into<Vec<u8>>) -> (u16, String, Vec<u8>) {
+fn fine(body: impl Into<Vec<u8>>) -> Answer {
     (200, String::new(), body.into())
 }
 
@@ -92,7 +92,7 @@ fn manifest() -> Vec<u8> {
 }
 
 /// What an honest registry has under a request's path.
-fn content(head: &str) -> (u16, String, Vec<u8>) {
+fn content(head: &str) -> Answer {
     let blob = |bytes: &[u8]| head.contains(&format!("/blobs/{}", digest_of(bytes)));
     match head {
         _ if head.contains("/manifests/") => fine(manifest()),
@@ -261,7 +261,6 @@ fn an_app_that_is_too_large_is_refused_before_it_is_fetched() {
         let manifest = OciImageManifest { layers, ..OciImageManifest::default() };
         check_sizes(&manifest).map_or_else(|error| format!("{error:#}"), |()| String::new())
     };
-    const MEBI: i64 = 1024 * 1024;
     assert_eq!(refused(vec![layer(APP_TYPE, 4 * MEBI), layer(WASM_TYPE, 64 * MEBI), layer(DATA_TYPE, MEBI)]), "");
     assert!(refused(vec![layer(APP_TYPE, 4 * MEBI + 1)]).contains("locked app"));
     assert!(refused(vec![layer(WASM_TYPE, 64 * MEBI + 1)]).contains("the code"));

@@ -25,7 +25,7 @@ use crate::database::Database;
 use crate::engine::compiler::{Bounds, Place};
 use crate::engine::{Cache, Limits, Settings};
 use crate::factors::wasi::Output;
-use crate::oci::Insecure;
+use crate::oci::{Insecure, Trust};
 use crate::postgres::Authorities;
 use crate::server::ConnectionLimits;
 use crate::source::Source;
@@ -94,7 +94,7 @@ impl HostConfig {
         } else {
             Insecure::Registries(runtime.exagg.insecure_registries.clone())
         };
-        let source = Source::find(&flags.from, insecure)?;
+        let source = Source::find(&flags.from, Trust::new(insecure, &runtime.exagg.registry_realms)?)?;
         let default = |text: &str| text.parse().context("a default that cannot be read");
         let listen = flags.listen.or(runtime.exagg.listen).map_or_else(|| default(LISTEN_DEFAULT), Ok)?;
         let admin = flags.admin.or(runtime.exagg.admin).map_or_else(|| default(ADMIN_DEFAULT), Ok)?;
@@ -261,7 +261,8 @@ const POSTGRES_URL: &str = "postgres_url";
 impl AppSettings {
     pub fn load(args: &AppArgs, environment: &Environment) -> Result<Self> {
         let runtime = runtime::load(args.runtime_config_file.as_deref(), Shared::No)?;
-        let source = Source::find(&args.from, Insecure::Registries(runtime.exagg.insecure_registries.clone()))?;
+        let insecure = Insecure::Registries(runtime.exagg.insecure_registries.clone());
+        let source = Source::find(&args.from, Trust::new(insecure, &runtime.exagg.registry_realms)?)?;
         Self::new(source, &args.variables, None, &runtime, environment)
     }
 

@@ -12,6 +12,9 @@ use crate::app::{App, ComponentSpec, Files, TriggerSpec, VariableSpec};
 /// What an app may list under `must_understand`, and this host does understand.
 const UNDERSTOOD: [&str; 2] = ["host_requirements", "component_host_requirements"];
 
+/// The largest locked app that is read.
+pub const LOCKED_APP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 #[derive(Debug, Deserialize, Serialize)]
 pub struct LockedApp {
     spin_lock_version: u32,
@@ -124,6 +127,8 @@ fn path(content: &ContentRef) -> Result<PathBuf> {
 
 impl LockedApp {
     pub fn parse(json: &[u8]) -> Result<Self> {
+        let bytes = json.len();
+        ensure!(bytes <= LOCKED_APP_BYTES_MAX, "it has {bytes} bytes: at most {LOCKED_APP_BYTES_MAX} are read");
         let app: Self = serde_json::from_slice(json).context("it is not a locked app")?;
         ensure!(app.spin_lock_version <= 1, "it is of lock version {}: 0 or 1 is wanted", app.spin_lock_version);
         if let Some(field) = app.must_understand.iter().find(|field| !UNDERSTOOD.contains(&field.as_str())) {
@@ -336,6 +341,8 @@ mod tests {
         let composed = component(json!({"dependencies": {"a:b/c": {"source": {}}}}));
         assert!(refused(&app(json!([composed]), json!({}))).contains("dependencies"));
         assert!(refused(&app(json!([]), json!({}))).contains("component c"));
+        let large = app(json!([fine]), json!({"metadata": {"name": "x".repeat(LOCKED_APP_BYTES_MAX)}}));
+        assert!(refused(&large).contains("at most 4194304"));
     }
 
     #[test]

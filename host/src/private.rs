@@ -98,6 +98,27 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Opens a file to read and write, and makes it where it is not there; one that others may look into is closed
+/// to them.
+pub fn open_or_create(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .with_context(|| format!("cannot open {} (a link is not followed)", path.display()))?;
+    let found = file.metadata()?;
+    ensure!(found.is_file(), "{} is not a file", path.display());
+    belongs(path, found.uid())?;
+    if found.mode() & OTHERS != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
 /// Makes a file that is not there yet, for this user alone.
 pub fn create_new(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)

@@ -5,24 +5,24 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::app::App;
-use crate::oci::{Insecure, Registry, looks_like_reference};
+use crate::oci::{Registry, Trust, looks_like_reference};
 
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A `spin.toml`.
     Manifest(PathBuf),
     /// An app in a registry.
-    Registry { reference: String, insecure: Insecure },
+    Registry { reference: String, trust: Trust },
     /// What `spin up` left at a `file://` URL for the triggers of one type, and the app's own folder.
     Locked { url: String, kind: &'static str, folder: PathBuf },
 }
 
 impl Source {
     /// What `--from` names: a file, a folder, or else a reference.
-    pub fn find(from: &str, insecure: Insecure) -> Result<Self> {
+    pub fn find(from: &str, trust: Trust) -> Result<Self> {
         let path = Path::new(from);
         if !path.exists() && looks_like_reference(from) {
-            return Ok(Self::Registry { reference: from.to_owned(), insecure });
+            return Ok(Self::Registry { reference: from.to_owned(), trust });
         }
         Ok(Self::Manifest(crate::manifest::locate(path)?))
     }
@@ -47,8 +47,8 @@ impl Source {
     async fn read(&self, state_dir: &Path) -> Result<App> {
         match self {
             Self::Manifest(path) => crate::manifest::load(path),
-            Self::Registry { reference, insecure } => {
-                Registry::new(reference, insecure)?.pull(&state_dir.join("registry"), &assets(state_dir)).await
+            Self::Registry { reference, trust } => {
+                Registry::new(reference, trust.clone())?.pull(&state_dir.join("registry"), &assets(state_dir)).await
             }
             Self::Locked { url, kind, .. } => crate::locked::load(url, kind),
         }

@@ -1,18 +1,20 @@
 //! Other code in a component's place while the host runs: checked and compiled aside, switched
 //! between two calls, taken back by itself when its first calls fail ([`crate::slot`]).
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
+use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::LoadedApp;
 use crate::client::{doors, request};
-use crate::oci::{Insecure, Registry, looks_like_reference};
+use crate::oci::{CODE_BYTES_MAX, Insecure, Registry, looks_like_reference};
 use crate::slot::Slot;
 use crate::telemetry::Metrics;
 
@@ -162,18 +164,33 @@ pub async fn swap_command(args: &crate::cli::Swap, environment: &crate::config::
 async fn code_of(component: &str, code: &str, insecure: bool) -> Result<Bytes> {
     let path = Path::new(code);
     if path.exists() || !looks_like_reference(code) {
-        return Ok(tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))?.into());
+        return read_code(path).await;
     }
     let folder = std::env::temp_dir().join(format!("exagg-swap-{}", uuid::Uuid::new_v4()));
+    // It must not be there already, and nobody else may look into it.
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     let pulled = async {
         let registry = Registry::new(code, &Insecure::Flag(insecure))?;
-        let app = registry.pull(&folder, &folder.join("assets")).await?;
+        let app = registry.pull(&folder.join("registry"), &folder.join("assets")).await?;
         let spec = app.components.get(component).with_context(|| format!("{code} has no component {component}"))?;
-        Ok(tokio::fs::read(&spec.source).await?.into())
+        read_code(&spec.source).await
     };
     let pulled = pulled.await;
     let _ = std::fs::remove_dir_all(&folder);
     pulled
+}
+
+/// A component's code, if it is not larger than what a host takes.
+async fn read_code(path: &Path) -> Result<Bytes> {
+    let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot read {}", path.display()))?;
+    let mut code = Vec::new();
+    let read = file.take(CODE_BYTES_MAX as u64 + 1).read_to_end(&mut code).await;
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(code.len() <= CODE_BYTES_MAX, "{} has more than {CODE_BYTES_MAX} bytes: no host takes it", path.display());
+    Ok(code.into())
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 mod file;
 mod quota;
-mod sys;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

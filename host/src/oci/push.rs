@@ -10,7 +10,9 @@ use oci_client::client::{Config, ImageLayer};
 use oci_client::config::{Architecture, Config as Settings, ConfigFile, Os};
 use oci_client::manifest::OciImageManifest;
 
-use super::{APP_TYPE, DATA_TYPE, Insecure, Registry, WASM_TYPE, digest_of};
+use super::blobs::digest_of;
+use super::remote::Access;
+use super::{APP_TYPE, DATA_TYPE, Insecure, Registry, Trust, WASM_TYPE, check_sizes};
 use crate::app::{App, Files};
 use crate::cli::RegistryPush;
 use crate::config::STATE_DIR_DEFAULT;
@@ -58,7 +60,7 @@ pub async fn push(args: &RegistryPush) -> Result<()> {
 }
 
 async fn push_app(app: &App, reference: &str, insecure: bool) -> Result<String> {
-    let registry = Registry::new(reference, &Insecure::Flag(insecure))?;
+    let registry = Registry::with_access(reference, Trust::from(&Insecure::Flag(insecure)), Access::Push)?;
     let mut layers = Layers::default();
     let mut locked = LockedApp::new(app);
     for component in &mut locked.components {
@@ -79,13 +81,20 @@ async fn push_app(app: &App, reference: &str, insecure: bool) -> Result<String> 
     let config = config(&digest_of(&locked))?;
     layers.layers.push(ImageLayer::new(locked, APP_TYPE.to_owned(), None));
     let manifest = OciImageManifest::build(&layers.layers, &config, Some(annotations(app)));
-    registry
-        .client
-        .push(&registry.reference, &layers.layers, config, &registry.auth, Some(manifest))
-        .await
-        .with_context(|| format!("cannot push {reference}"))?;
+    // What this host would not take is not pushed either.
+    check_sizes(&manifest).with_context(|| format!("cannot push {reference}"))?;
+    send(&registry, layers, config, &manifest).await.with_context(|| format!("cannot push {reference}"))
+}
+
+/// Sends everything, the manifest last, and gives its digest.
+async fn send(registry: &Registry, layers: Layers, config: Config, manifest: &OciImageManifest) -> Result<String> {
+    for (layer, descriptor) in layers.layers.into_iter().zip(&manifest.layers) {
+        registry.remote.put_blob(&descriptor.digest, layer.data).await?;
+    }
+    registry.remote.put_blob(&manifest.config.digest, config.data).await?;
+    registry.remote.put_manifest(manifest).await?;
     // What the registry says, not what was meant.
-    let (_, digest) = registry.client.pull_image_manifest(&registry.reference, &registry.auth).await?;
+    let (_, digest) = registry.remote.manifest().await?;
     Ok(digest)
 }
 

@@ -1,13 +1,13 @@
 //! The file of all stores: its owner's, and no link.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use redb::{Database, ReadableDatabase};
 
-use super::{quota, sys, wit};
+use super::{quota, wit};
+use crate::private;
 
 /// Pages in memory; without a number it would be a gigabyte.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
@@ -33,25 +33,7 @@ impl StoreFile {
 /// Values may be secrets, and a link in a folder that others may write to would have another file overwritten.
 fn create(path: &Path) -> Result<File, String> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| error.to_string())?;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let file = options.open(path).map_err(|error| match error.raw_os_error() {
-        Some(libc::ELOOP) => "it is a link: the key-value store is written to a file of its own".to_owned(),
-        _ => error.to_string(),
-    })?;
-    let about = file.metadata().map_err(|error| error.to_string())?;
-    let user = sys::user_id();
-    if about.uid() != user {
-        return Err(format!("it belongs to the user {}, and this host runs as {user}: move it away", about.uid()));
-    }
-    if !about.is_file() {
-        return Err("it is no file".to_owned());
-    }
-    if about.mode() & 0o077 != 0 {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(|error| error.to_string())?;
-    }
-    Ok(file)
+    private::state_folder(folder).and_then(|()| private::open_or_create(path)).map_err(|error| format!("{error:#}"))
 }
 
 fn database(file: File) -> Result<Database, String> {
@@ -69,6 +51,8 @@ fn database(file: File) -> Result<Database, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
     use crate::factors::key_value::VALUES;
 
@@ -83,7 +67,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let link = folder.path().join("link.redb");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(create(&link).unwrap_err().contains("link"));
+        assert!(create(&link).is_err());
         assert!(create(folder.path()).is_err());
     }
 

@@ -1,5 +1,6 @@
 //! How a cut record says that it is one: a header with a secret of this process in it.
 
+use std::num::ParseIntError;
 use std::sync::OnceLock;
 
 /// The name of the header.
@@ -58,8 +59,8 @@ impl Marker {
         let mut fields = said.split(':');
         let mut next = || fields.next();
         let cut = Cut {
-            key_bytes: parse(next()?)?,
-            value_bytes: parse(next()?)?,
+            key_bytes: parse(next()?).ok()?,
+            value_bytes: parse(next()?).ok()?,
             record_bytes: next()?.parse().ok()?,
             because: match next()? {
                 "record" => CutBecause::Record,
@@ -84,13 +85,13 @@ pub fn lengths(key_bytes: Option<u64>, value_bytes: Option<u64>) -> String {
 /// Reads what [`lengths`] wrote.
 pub fn read_lengths(text: &[u8]) -> Option<(Option<u64>, Option<u64>)> {
     let (key, value) = std::str::from_utf8(text).ok()?.split_once(':')?;
-    Some((parse(key)?, parse(value)?))
+    Some((parse(key).ok()?, parse(value).ok()?))
 }
 
 fn length(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string())
 }
 
-fn parse(text: &str) -> Option<Option<u64>> {
-    if text == "-1" { Some(None) } else { text.parse().ok().map(Some) }
+fn parse(text: &str) -> Result<Option<u64>, ParseIntError> {
+    if text == "-1" { Ok(None) } else { text.parse().map(Some) }
 }

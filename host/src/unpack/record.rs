@@ -74,12 +74,11 @@ impl Part {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        match self.length {
-            None => write_varint(out, -1),
-            Some(_) => {
-                write_length(out, self.head.len());
-                out.extend_from_slice(&self.head);
-            }
+        if self.length.is_some() {
+            write_length(out, self.head.len());
+            out.extend_from_slice(&self.head);
+        } else {
+            write_varint(out, -1);
         }
     }
 }

@@ -376,9 +376,14 @@ mod tests {
     }
 
     /// Name, and value as text, of all headers with the index of their record.
-    fn headers(batch: &Batch) -> Vec<(u32, &str, &str)> {
-        let text = |header: &'_ Header| std::str::from_utf8(header.value.as_deref().unwrap()).unwrap();
-        batch.headers.iter().map(|header| (header.record_index, header.name.as_str(), text(header))).collect()
+    fn headers(batch: &Batch) -> Vec<(u32, String, String)> {
+        let value = |value: Option<&Vec<u8>>| String::from_utf8(value.unwrap().clone()).unwrap();
+        let shown = |header: &Header| (header.record_index, header.name.clone(), value(header.value.as_ref()));
+        batch.headers.iter().map(shown).collect()
+    }
+
+    fn owned((index, name, value): (u32, &str, &str)) -> (u32, String, String) {
+        (index, name.to_owned(), value.to_owned())
     }
 
     #[test]
@@ -397,15 +402,13 @@ mod tests {
             (batch.key_lengths.as_slice(), batch.value_lengths.as_slice()),
             (&[-1, key, key, -1][..], &[1, value, -1, 1][..])
         );
-        assert_eq!(
-            headers(&batch),
-            [(1, "exagg-cut", "120000:120000"), (2, "exagg-cut", "120000:-1"), (3, "kept", "2")]
-        );
+        let expected = [(1, "exagg-cut", "120000:120000"), (2, "exagg-cut", "120000:-1"), (3, "kept", "2")];
+        assert_eq!(headers(&batch), expected.map(owned));
         let found: Vec<_> = records(&batch).map(|(record, headers)| (record.offset, cut_lengths(headers))).collect();
         let large = Some(120_000);
         assert_eq!(found, [(5, None), (6, Some((large, large))), (7, Some((large, None))), (8, None)]);
         // A part keeps what says so.
-        assert_eq!(headers(&split(&batch).unwrap().1), [(0, "exagg-cut", "120000:-1"), (1, "kept", "2")]);
+        assert_eq!(headers(&split(&batch).unwrap().1), [(0, "exagg-cut", "120000:-1"), (1, "kept", "2")].map(owned));
         let whole = without_cut(&batch);
         assert_eq!((whole.offsets.as_slice(), whole.next_offset), (&[5, 8][..], 9));
         assert_eq!(records(&whole).last().unwrap().0.value, Some(&b"b"[..]));
@@ -419,7 +422,7 @@ mod tests {
         builder.push_header("large", Some(&[b'x'; 100_000]));
         builder.push_header("behind", Some(b"1"));
         assert_eq!(builder.header_bytes, "exagg-cut-1:3".len());
-        assert_eq!(headers(&builder.finish(None)), [(0, "exagg-cut", "-1:3")]);
+        assert_eq!(headers(&builder.finish(None)), [(0, "exagg-cut", "-1:3")].map(owned));
     }
 
     #[test]
@@ -442,7 +445,7 @@ mod tests {
         builder.push(&record(2, "head"));
         builder.push_header("exagg-cut", Some(ours.as_bytes()));
         let batch = builder.finish(None);
-        assert_eq!(headers(&batch), [(1, "exagg-cut", "-1:140000000"), (2, "exagg-cut", "-1:140000000")]);
+        assert_eq!(headers(&batch), [(1, "exagg-cut", "-1:140000000"), (2, "exagg-cut", "-1:140000000")].map(owned));
         assert_eq!(batch.values, b"abhead");
     }
 }

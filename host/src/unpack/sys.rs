@@ -314,3 +314,41 @@ pub unsafe extern "C" fn __wrap_rd_kafka_snappy_java_uncompress(
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    unsafe extern "C" {
+        /// librdkafka's, by its own name.
+        fn rd_gz_decompress(compressed: *const c_void, compressed_bytes: c_int, out_bytes: *mut u64) -> *mut c_void;
+    }
+
+    /// Take out: `rd_gz_decompress` from `WRAPPED` in `host/build.rs`.
+    #[test]
+    fn who_calls_librdkafkas_function_comes_here() {
+        const VALUE_BYTES: u64 = 10_000_000;
+        let mut record = vec![0, 0, 0, 1];
+        exagg::unpack::record::write_varint(&mut record, VALUE_BYTES.cast_signed());
+        record.resize(record.len() + usize::try_from(VALUE_BYTES).unwrap(), b' ');
+        record.push(0);
+        let mut bytes = Vec::new();
+        exagg::unpack::record::write_varint(&mut bytes, i64::try_from(record.len()).unwrap());
+        bytes.append(&mut record);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&bytes).unwrap();
+        let compressed = encoder.finish().unwrap();
+        let mut length = 0;
+        // SAFETY: the bytes and the place for the length are ours.
+        let start = unsafe {
+            rd_gz_decompress(compressed.as_ptr().cast(), c_int::try_from(compressed.len()).unwrap(), &raw mut length)
+        };
+        assert!(!start.is_null());
+        // SAFETY: it is released as librdkafka does it.
+        unsafe { libc::free(start) };
+        assert!((65_536..70_000).contains(&length), "{length}");
+    }
+}

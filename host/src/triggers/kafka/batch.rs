@@ -419,7 +419,7 @@ mod tests {
         let mut builder = builder(10, 1_000_000);
         builder.push(&record(5, "abc"));
         builder.push_header("small", Some(b"1"));
-        builder.push_header("large", Some(&[b'x'; 100_000]));
+        builder.push_header("large", Some(&vec![b'x'; 100_000]));
         builder.push_header("behind", Some(b"1"));
         assert_eq!(builder.header_bytes, "exagg-cut-1:3".len());
         assert_eq!(headers(&builder.finish(None)), [(0, "exagg-cut", "-1:3")].map(owned));

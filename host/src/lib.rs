@@ -9,6 +9,7 @@
 //! - [`factors`]: what a component may import, one factor an interface.
 //! - [`budget`]: what guests may make the host hold, and the account of it.
 //! - [`triggers`]: what starts calls, one module a trigger.
+//! - [`unpack`]: compressed batches within bounds, in the place of librdkafka's own functions.
 //! - [`kafka`], [`postgres`], [`database`]: what Kafka's clients share; what PostgreSQL's do; the host's
 //!   own SQL.
 //! - [`migrate`], [`lease`], [`topics`], [`replay`], [`rejects`]: the host's uses of the database.
@@ -57,6 +58,7 @@ pub mod telemetry;
 pub mod template;
 pub mod topics;
 pub mod triggers;
+pub mod unpack;
 pub mod usage;
 
 /// Bytes in hex.

@@ -1,5 +1,9 @@
 //! Parses the command line, sets logging up, and runs.
 
+#[cfg(target_os = "linux")]
+#[path = "unpack/sys.rs"]
+mod sys;
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -32,7 +32,39 @@ pub struct Message<'a> {
     batch: &'a Batch,
 }
 
+/// What a record was that is given cut; `None` is a null key or value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Length of its key.
+    pub key_bytes: Option<u64>,
+    /// Length of its value.
+    pub value_bytes: Option<u64>,
+}
+
+/// The header by which the host says that a record is cut. What producers write under this name is not given.
+const CUT: &str = "exagg-cut";
+
+impl Cut {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let length = |text: &str| if text == "-1" { Some(None) } else { text.parse().ok().map(Some) };
+        let (key, value) = std::str::from_utf8(text).ok()?.split_once(':')?;
+        Some(Self { key_bytes: length(key)?, value_bytes: length(value)? })
+    }
+}
+
 impl<'a> Message<'a> {
+    /// What the record was, where it is given cut; none for a whole record.
+    ///
+    /// A record that is larger than the trigger's `record_bytes_max`, or stands in a batch that unpacks to more
+    /// than the host takes, has only the head of its key and of its value, and no headers of its own. Functions are
+    /// given such records where the trigger has `on_oversized = "give"`.
+    pub fn cut(&self) -> Option<Cut> {
+        if self.batch.headers.is_empty() {
+            return None;
+        }
+        self.headers().find(|(name, _)| *name == CUT).and_then(|(_, value)| Cut::parse(value?))
+    }
+
     /// The record's headers in their order: name, and value or null.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
         let index = self.index;
@@ -156,6 +188,21 @@ mod tests {
                 (8, Some(3), Some(&b""[..]), Some(&b"d"[..])),
             ]
         );
+    }
+
+    #[test]
+    fn a_cut_record_says_how_long_it_was() {
+        let mut batch = batch();
+        assert!(batch.messages().all(|message| message.cut().is_none()));
+        batch.headers = vec![
+            Header { record_index: 0, name: CUT.into(), value: Some(b"-1:140000000".to_vec()) },
+            Header { record_index: 1, name: CUT.into(), value: Some(b"5:-1".to_vec()) },
+            Header { record_index: 2, name: CUT.into(), value: Some(b"nonsense".to_vec()) },
+        ];
+        let cuts: Vec<_> = batch.messages().map(|message| message.cut()).collect();
+        let long = Cut { key_bytes: None, value_bytes: Some(140_000_000) };
+        let key = Cut { key_bytes: Some(5), value_bytes: None };
+        assert_eq!(cuts, [Some(long), Some(key), None]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Rejected<'a> {
     pub window_start: Option<i64>,
     pub reject: Reject,
     pub value: Option<&'a [u8]>,
+    /// The value's true length, of which `value` may be the head; none for a tombstone.
+    pub value_bytes: Option<u64>,
     /// A record that is late for several windows keeps its value with the first of them.
     pub keeps_value: bool,
 }
@@ -24,7 +26,7 @@ pub struct Rejected<'a> {
 impl Rejected<'_> {
     /// The value's true length; none for a tombstone.
     pub fn value_bytes(&self) -> Option<i64> {
-        self.value.map(|value| i64::try_from(value.len()).unwrap_or(i64::MAX))
+        self.value_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
     }
 
     /// What is kept of the value.
@@ -59,6 +61,11 @@ pub fn aggregate<'a>(
     let open = |start| closed_before.is_none_or(|closed| windows.end(start) * MICROS_PER_SECOND > closed);
     for message in batch.messages().filter(|message| message.offset >= from) {
         result.records += 1;
+        if let Some(cut) = message.cut() {
+            let whole = rejected(&message, Reject::TooLarge, None);
+            result.rejected.push(Rejected { value_bytes: cut.value_bytes, ..whole });
+            continue;
+        }
         match reader.read(message.value, now) {
             Ok(event) => {
                 let late = result.fold.add(event, message.offset, windows, open);
@@ -74,7 +81,8 @@ pub fn aggregate<'a>(
 }
 
 fn rejected<'a>(message: &Message<'a>, reject: Reject, window_start: Option<i64>) -> Rejected<'a> {
-    Rejected { offset: message.offset, window_start, reject, value: message.value, keeps_value: true }
+    let value_bytes = message.value.map(|value| value.len() as u64);
+    Rejected { offset: message.offset, window_start, reject, value: message.value, value_bytes, keeps_value: true }
 }
 
 #[cfg(test)]
@@ -88,6 +96,7 @@ mod tests {
     use super::*;
     use crate::settings::Settings;
     use crate::settings::tests::texts;
+    use exagg_sdk::kafka::bindings::exagg::kafka::types::Header;
 
     fn batch(values: &[&str]) -> Batch {
         let count = values.len() as i64;
@@ -127,6 +136,7 @@ mod tests {
                 window_start: None,
                 reject: Reject::NotJson,
                 value: Some(b"nonsense"),
+                value_bytes: Some(8),
                 keeps_value: true
             }]
         );
@@ -154,6 +164,25 @@ mod tests {
         assert_eq!((late.rejected[0].window_start, late.rejected[0].reject), (Some(window_start), Reject::Late));
         let in_time = aggregate(&batch, 0, &settings.schema, settings.windows, Some(window_end_us - 1), NOW);
         assert!(in_time.rejected.is_empty());
+    }
+
+    #[test]
+    fn a_record_that_is_given_cut_is_too_large_whatever_its_head_says() {
+        let settings = Settings::new(texts()).unwrap();
+        let mut batch = batch(&[GOOD, GOOD, GOOD]);
+        let header =
+            |record_index, value: &[u8]| Header { record_index, name: "exagg-cut".into(), value: Some(value.to_vec()) };
+        batch.headers = vec![header(1, b"3:140000000")];
+        let result = aggregate(&batch, 0, &settings.schema, settings.windows, None, NOW);
+        assert_eq!(result.records, 3);
+        assert_eq!(result.rejected.len(), 1);
+        let rejected = &result.rejected[0];
+        assert_eq!(
+            (rejected.offset, rejected.reject, rejected.value_bytes()),
+            (1, Reject::TooLarge, Some(140_000_000))
+        );
+        assert_eq!(rejected.kept(), Some(GOOD.as_bytes()));
+        assert_eq!(result.fold.into_windows()[0].codes["a"].records, 2);
     }
 
     #[test]

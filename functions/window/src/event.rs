@@ -47,6 +47,8 @@ pub enum Field {
 /// Why a record is not counted. The texts of [`Reject::reason`] are names that people query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
+    /// Larger than the trigger takes: only the head of it was given.
+    TooLarge,
     Tombstone,
     NotUtf8,
     NotJson,
@@ -72,6 +74,7 @@ impl Reject {
     /// The name under which the reject stands in `rejected_records.reason`.
     pub fn reason(self) -> &'static str {
         match self {
+            Self::TooLarge => "too_large",
             Self::Tombstone => "tombstone",
             Self::NotUtf8 => "not_utf8",
             Self::NotJson => "not_json",

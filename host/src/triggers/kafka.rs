@@ -52,6 +52,7 @@ pub struct KafkaTrigger {
 
 impl KafkaTrigger {
     pub fn new(subscription: Subscription, slot: Arc<Slot>, context: &Context) -> Self {
+        crate::unpack::raise_record_limit(subscription.batch.record_bytes_max);
         let status = Arc::new(StageStatus::new(&subscription.trigger_id, Arc::clone(&context.metrics)));
         Self { subscription: Arc::new(subscription), slot, status }
     }

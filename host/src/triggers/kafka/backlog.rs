@@ -51,6 +51,7 @@ impl Backlog {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed");
         let contents = subscription.batch;
+        crate::unpack::raise_record_limit(contents.record_bytes_max);
         let (sender, batches) = channel(AHEAD);
         let (told, begins) = std::sync::mpsc::channel();
         let read = move || {

@@ -10,6 +10,7 @@ use super::batch::Contents;
 use crate::app::TriggerSpec;
 use crate::kafka::Properties;
 use crate::template::Secret;
+use crate::unpack;
 
 /// As it is written, templates expanded.
 #[derive(Deserialize)]
@@ -28,6 +29,10 @@ struct Raw {
     batch_wait_ms_max: u64,
     #[serde(default = "headers")]
     headers: bool,
+    #[serde(default = "record_bytes_max")]
+    record_bytes_max: usize,
+    #[serde(default)]
+    on_oversized: OnOversized,
     #[serde(default = "retry_attempts_max")]
     retry_attempts_max: u32,
     #[serde(default = "retry_backoff_ms_min")]
@@ -59,6 +64,9 @@ fn batch_wait_ms_max() -> u64 {
 fn headers() -> bool {
     true
 }
+fn record_bytes_max() -> usize {
+    unpack::RECORD_BYTES_MAX
+}
 fn retry_attempts_max() -> u32 {
     3
 }
@@ -84,6 +92,17 @@ pub enum OnPoison {
     DeadLetter(String),
     /// The partition stops, loudly.
     Stop,
+}
+
+/// What becomes of a record that is larger than `record_bytes_max`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnOversized {
+    /// It cannot be applied, and the function is not asked.
+    #[default]
+    Poison,
+    /// The function is given its head, and how long it is.
+    Give,
 }
 
 /// What becomes of offsets that the log lost before they were read.
@@ -121,6 +140,7 @@ pub struct Subscription {
     pub retry_backoff_min: Duration,
     pub retry_backoff_max: Duration,
     pub on_poison: OnPoison,
+    pub on_oversized: OnOversized,
     pub on_gap: OnGap,
     pub instance_id: Option<String>,
     pub properties: Properties,
@@ -189,6 +209,7 @@ impl Raw {
         ensure!(!self.group.is_empty(), "group is empty");
         ensure!((1..=1_000_000).contains(&self.batch_records_max), "batch_records_max is 1 to 1000000");
         ensure!((1024..=64 << 20).contains(&self.batch_bytes_max), "batch_bytes_max is 1 KiB to 64 MiB");
+        ensure!((1024..=64 << 20).contains(&self.record_bytes_max), "record_bytes_max is 1 KiB to 64 MiB");
         ensure!(
             0 < self.retry_backoff_ms_min && self.retry_backoff_ms_min <= self.retry_backoff_ms_max,
             "retry_backoff_ms_min is above 0 and at most retry_backoff_ms_max"
@@ -212,12 +233,14 @@ impl Raw {
                 records_max: self.batch_records_max,
                 bytes_max: self.batch_bytes_max,
                 headers: self.headers,
+                record_bytes_max: self.record_bytes_max,
             },
             batch_wait_max: Duration::from_millis(self.batch_wait_ms_max),
             retry_attempts_max: self.retry_attempts_max,
             retry_backoff_min: Duration::from_millis(self.retry_backoff_ms_min),
             retry_backoff_max: Duration::from_millis(self.retry_backoff_ms_max),
             on_poison,
+            on_oversized: self.on_oversized,
             on_gap: self.on_gap,
             instance_id: self.instance_id.filter(|id| !id.is_empty()),
             properties: self.rdkafka.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(),
@@ -254,6 +277,14 @@ mod tests {
         assert_eq!(subscription.on_poison, OnPoison::Stop);
         assert_eq!(subscription.on_gap, OnGap::Stop);
         assert!(subscription.batch.headers);
+        assert_eq!(subscription.batch.record_bytes_max, 1_114_112);
+        assert_eq!(subscription.on_oversized, OnOversized::Poison);
+    }
+
+    #[test]
+    fn oversized_records_may_be_given() {
+        let given = subscription("on_oversized = \"give\"\nrecord_bytes_max = 2048").unwrap();
+        assert_eq!((given.on_oversized, given.batch.record_bytes_max), (OnOversized::Give, 2048));
     }
 
     #[test]
@@ -304,6 +335,9 @@ mod tests {
             "on_poison = \"drop\"",
             "batch_size = 3",
             "batch_records_max = 0",
+            "record_bytes_max = 1000",
+            "record_bytes_max = 100000000",
+            "on_oversized = \"drop\"",
             "rdkafka = { \"auto.offset.reset\" = \"latest\" }",
             "rdkafka = { \"queued.max.messages.kbytes\" = \"2097151\" }",
             "retry_backoff_ms_min = 0",

@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use super::batch::records;
+use super::batch::{cut_lengths, records};
 use super::config::Subscription;
 use crate::bindings::kafka::exagg::kafka::types::Batch;
 use crate::kafka::{LogContext, Properties, client_config};
+use crate::unpack::marker;
 
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -33,15 +34,20 @@ impl DeadLetters {
         let Some((record, headers)) = records(batch).find(|(record, _)| record.offset == offset) else {
             return Err(format!("offset {offset} is not in the batch"));
         };
-        let place = [
+        let mut place = vec![
             ("exagg-reason", reason.to_owned()),
             ("exagg-topic", batch.topic.clone()),
             ("exagg-topic-id", batch.topic_id.clone()),
             ("exagg-partition", batch.partition.to_string()),
             ("exagg-offset", offset.to_string()),
         ];
+        if let Some((key_bytes, value_bytes)) = cut_lengths(headers) {
+            // The letter has the head of a record that was too large; null has no length.
+            place.extend(key_bytes.map(|bytes| ("exagg-key-bytes", bytes.to_string())));
+            place.extend(value_bytes.map(|bytes| ("exagg-value-bytes", bytes.to_string())));
+        }
         let mut all = OwnedHeaders::new_with_capacity(headers.len() + place.len());
-        for header in headers {
+        for header in headers.iter().filter(|header| header.name != marker::NAME) {
             all = all.insert(Header { key: &header.name, value: header.value.as_deref() });
         }
         for (key, value) in &place {

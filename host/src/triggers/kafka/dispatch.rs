@@ -8,8 +8,8 @@ use tracing::Instrument;
 use wasmtime::Store;
 use wasmtime::component::{InstancePre, TypedFunc};
 
-use super::batch::{Place, empty, split, without};
-use super::config::{OnPoison, Subscription};
+use super::batch::{Place, cut_lengths, empty, records, split, without, without_cut};
+use super::config::{OnOversized, OnPoison, Subscription};
 use super::dead_letter::DeadLetters;
 use crate::bindings::kafka::exagg::kafka::types::{Batch, Outcome};
 use crate::call_span;
@@ -74,7 +74,11 @@ impl Dispatcher {
 
     /// Brings the batch to its end.
     pub async fn dispatch(&self, batch: Batch, cancel: &CancellationToken, note: Note<'_>) -> Dispatched {
-        let mut pieces = vec![Arc::new(batch)];
+        let batch = match self.bury_oversized(Arc::new(batch), cancel, note).await {
+            Ok(batch) => batch,
+            Err(dispatched) => return dispatched,
+        };
+        let mut pieces = vec![batch];
         while let Some(piece) = pieces.pop() {
             if cancel.is_cancelled() {
                 return Dispatched::Cancelled;
@@ -221,6 +225,33 @@ impl Dispatcher {
         };
         self.metrics.batch(&self.subscription.trigger_id, name, records, started.elapsed());
         result
+    }
+
+    /// Puts records aside that came cut, unless the function is to be given what there is of them.
+    async fn bury_oversized(
+        &self,
+        batch: Arc<Batch>,
+        cancel: &CancellationToken,
+        note: Note<'_>,
+    ) -> Result<Arc<Batch>, Dispatched> {
+        // Without the sign of a cut, which is a header, there is nothing to look for.
+        let has_cut = batch.headers.iter().any(|header| header.name == CUT);
+        if self.subscription.on_oversized == OnOversized::Give || !has_cut {
+            return Ok(batch);
+        }
+        let bytes_max = self.subscription.batch.record_bytes_max;
+        let mut is_any = false;
+        for (record, headers) in records(&batch) {
+            let Some((key, value)) = cut_lengths(headers) else { continue };
+            let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
+            let reason = format!(
+                "the record, or the batch that it was packed in, is too large: its key has {key} bytes and its value \
+                 {value} (record_bytes_max = {bytes_max})"
+            );
+            self.bury(&batch, record.offset, &reason, cancel, note).await?;
+            is_any = true;
+        }
+        Ok(if is_any { without_cut(&batch) } else { batch })
     }
 
     /// Puts a poisoned record aside, as the trigger was told to.

@@ -1,0 +1,193 @@
+//! Compressed record batches, unpacked within bounds that hold before memory is taken.
+//!
+//! librdkafka unpacks a whole batch into one buffer, however large it becomes: a hundred KiB of gzip can
+//! be a hundred MiB of spaces. The program puts this module in its place (`unpack/sys.rs`, which only the
+//! binary has). A batch within the limits comes out byte for byte as it went in; a record beyond them is
+//! cut to its head and says so by a header that no producer can forge, so that it keeps its place and
+//! becomes a reject; its neighbours are untouched. The same bytes always come to the same cuts.
+//!
+//! # Layout
+//! - [`marker`]: how a cut record says that it is one.
+//! - [`record`]: one record that is cut while it streams by.
+//! - [`rewrite`]: a stream of records, of which some are cut.
+//! - [`snappy`]: a decoder of snappy that does not hold its output.
+
+pub mod marker;
+pub mod record;
+pub mod rewrite;
+pub mod snappy;
+#[cfg(test)]
+mod tests;
+
+use std::io::{ErrorKind, Read};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+pub use marker::{Cut, CutBecause, Marker, read_marker};
+use rewrite::Rewriter;
+
+/// Bytes of a cut record's value that are kept, and of its key.
+pub const CUT_VALUE_BYTES: usize = 64 * 1024;
+pub const CUT_KEY_BYTES: usize = 1024;
+/// The same of a record that is cut because its batch is too large.
+pub const CUT_IN_BATCH_VALUE_BYTES: usize = 1024;
+pub const CUT_IN_BATCH_KEY_BYTES: usize = 256;
+
+/// What a record may have unless the app says otherwise: 1 MiB, Kafka's own default, and some slack.
+pub const RECORD_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+/// The least that a batch may come to.
+const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Every record costs librdkafka half a KiB, however small it is: these are 128 MiB.
+const BATCH_RECORDS_MAX: usize = 256 * 1024;
+/// What is unpacked at a time.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// Log 2 of zstd's window, which the producer chooses: what brokers take, by the reference decoder's default.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+static RECORD_LIMIT: AtomicUsize = AtomicUsize::new(RECORD_BYTES_MAX);
+static HAS_CUT: AtomicBool = AtomicBool::new(false);
+
+/// Raises what a record may have for the whole process: stages share the limit, and each applies its own to
+/// what it reads. To be called before anything is read.
+pub fn raise_record_limit(record_bytes_max: usize) {
+    RECORD_LIMIT.fetch_max(record_bytes_max, Ordering::Relaxed);
+}
+
+/// The limits of this process.
+pub fn limits() -> Limits {
+    Limits::of_records(RECORD_LIMIT.load(Ordering::Relaxed))
+}
+
+/// Whether any record was cut in this process: until then nobody needs to look for the sign of it.
+pub fn has_cut() -> bool {
+    HAS_CUT.load(Ordering::Relaxed)
+}
+
+/// How large things may be when they are unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one record with everything in it.
+    pub record_bytes_max: usize,
+    /// Of all records of a batch, as they are after cuts.
+    pub batch_bytes_max: usize,
+    pub batch_records_max: usize,
+}
+
+impl Limits {
+    /// A batch has room for some of the largest records.
+    pub fn of_records(record_bytes_max: usize) -> Self {
+        let batch_bytes_max = BATCH_BYTES_MAX.max(record_bytes_max.saturating_mul(2));
+        Self { record_bytes_max, batch_bytes_max, batch_records_max: BATCH_RECORDS_MAX }
+    }
+}
+
+/// The compressions that are unpacked here in every case. Snappy's, see [`snappy`], only beyond the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    Gzip,
+    Lz4,
+    Zstd,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    #[error("the compressed batch cannot be unpacked: {0}")]
+    Compression(#[from] std::io::Error),
+    #[error("the batch is larger than the limit and its records cannot be read: {0}")]
+    Malformed(&'static str),
+    #[error("the batch has more records than can be taken, also when each of them is cut")]
+    TooManyRecords,
+    #[error("there is no memory for the batch now")]
+    NoMemory,
+}
+
+/// Where unpacked bytes go.
+pub trait Output {
+    fn bytes(&self) -> &[u8];
+    fn add(&mut self, bytes: &[u8]) -> Result<(), UnpackError>;
+    fn truncate(&mut self, length: usize);
+}
+
+impl Output for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
+        self.try_reserve(bytes.len()).map_err(|_| UnpackError::NoMemory)?;
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.truncate(length);
+    }
+}
+
+/// Unpacks one batch. What librdkafka's own functions take is taken: gzip may be zlib as well and ends with its
+/// first member, a stream of gzip or lz4 that breaks off gives what there was.
+pub fn unpack(
+    codec: Codec,
+    compressed: &[u8],
+    limits: Limits,
+    marker: &Marker,
+    out: &mut impl Output,
+) -> Result<(), UnpackError> {
+    let mut rewriter = Rewriter::new(limits, marker, out);
+    match codec {
+        Codec::Gzip if compressed.starts_with(&[0x1f, 0x8b]) => {
+            drain(flate2::bufread::GzDecoder::new(compressed), true, &mut rewriter)?;
+        }
+        Codec::Gzip => drain(flate2::bufread::ZlibDecoder::new(compressed), true, &mut rewriter)?,
+        Codec::Lz4 => {
+            let mut decoder = lz4_flex::frame::FrameDecoder::new(compressed);
+            drain(&mut decoder, true, &mut rewriter)?;
+            if !decoder.get_ref().is_empty() {
+                return Err(std::io::Error::new(ErrorKind::InvalidData, "there is more behind the end").into());
+            }
+        }
+        Codec::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            drain(decoder, false, &mut rewriter)?;
+        }
+    }
+    finish(rewriter)
+}
+
+/// Unpacks blocks of snappy, one behind the other. An error leaves what was unpacked before it.
+pub fn unpack_snappy<'a>(
+    blocks: impl Iterator<Item = &'a [u8]>,
+    limits: Limits,
+    marker: &Marker,
+    out: &mut impl Output,
+) -> Result<(), UnpackError> {
+    let mut rewriter = Rewriter::new(limits, marker, out);
+    for block in blocks {
+        snappy::unpack(block, |bytes| rewriter.push(bytes))?;
+    }
+    finish(rewriter)
+}
+
+fn finish(rewriter: Rewriter<'_, impl Output>) -> Result<(), UnpackError> {
+    if rewriter.finish()? > 0 {
+        HAS_CUT.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+fn drain(
+    mut reader: impl Read,
+    may_break_off: bool,
+    rewriter: &mut Rewriter<'_, impl Output>,
+) -> Result<(), UnpackError> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(read) => rewriter.push(&chunk[..read])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof && may_break_off => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

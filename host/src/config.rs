@@ -145,6 +145,7 @@ impl HostConfig {
         let app = AppSettings::new(source, &flags.variables, flags.state_dir.clone(), &runtime, environment)?;
         let exagg = runtime.exagg;
         let engine = engine(&flags, &exagg, &app.state_dir)?;
+        let connection_limits = connection_limits(&exagg);
         let log_dir = flags.log_dir.or(exagg.log_dir).filter(|folder| !folder.as_os_str().is_empty());
         let connections = exagg.postgres_connections_max.unwrap_or(POSTGRES_CONNECTIONS_MAX).max(1);
         let default = ComponentLimits::default();
@@ -163,7 +164,7 @@ impl HostConfig {
             watch: false,
             migrate: false,
             engine,
-            connection_limits: connection_limits(&exagg),
+            connection_limits,
             admin_hosts: exagg.admin_hosts,
             cron_lease: exagg.cron.lease,
             key_value_stores: stores.map(|(label, _)| label).collect(),

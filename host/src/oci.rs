@@ -33,6 +33,7 @@ use self::blobs::{Blobs, Room};
 use self::remote::{Access, Credentials, Remote};
 pub use self::trust::{Insecure, Trust};
 use crate::app::App;
+use crate::engine::compiler::CODE_BYTES_MAX;
 use crate::locked::{LOCKED_APP_BYTES_MAX, LockedApp};
 use crate::template::Secret;
 
@@ -40,8 +41,6 @@ const APP_TYPE: &str = "application/vnd.fermyon.spin.application.v1+config";
 const WASM_TYPE: &str = "application/vnd.wasm.content.layer.v1+wasm";
 const DATA_TYPE: &str = "application/vnd.wasm.content.layer.v1+data";
 const ARCHIVE_TYPE: &str = "application/vnd.wasm.content.bundle.v1.tar+gzip";
-/// The largest code of a component that is taken.
-pub const CODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most that all layers of an app may have, and the most that its files may.
 const APP_BYTES_MAX: u64 = 512 * 1024 * 1024;
 const LAYERS_MAX: usize = 1000;

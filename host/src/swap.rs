@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::LoadedApp;
 use crate::client::{doors, request};
-use crate::oci::{CODE_BYTES_MAX, Insecure, Registry, looks_like_reference};
+use crate::engine::compiler::CODE_BYTES_MAX;
+use crate::oci::{Insecure, Registry, looks_like_reference};
 use crate::slot::Slot;
 use crate::telemetry::Metrics;
 

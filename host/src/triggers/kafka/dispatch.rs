@@ -16,6 +16,7 @@ use crate::call_span;
 use crate::instance::{CallError, Component, State};
 use crate::slot::{Call, Slot, Standing};
 use crate::telemetry::Metrics;
+use crate::unpack::marker;
 
 /// Told what stands in the way meanwhile, and `None` when nothing does.
 type Note<'a> = &'a (dyn Fn(Option<&str>) + Send + Sync);
@@ -235,7 +236,7 @@ impl Dispatcher {
         note: Note<'_>,
     ) -> Result<Arc<Batch>, Dispatched> {
         // Without the sign of a cut, which is a header, there is nothing to look for.
-        let has_cut = batch.headers.iter().any(|header| header.name == CUT);
+        let has_cut = batch.headers.iter().any(|header| header.name == marker::NAME);
         if self.subscription.on_oversized == OnOversized::Give || !has_cut {
             return Ok(batch);
         }

@@ -55,13 +55,20 @@ fn take_out(text: &str, part: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(part) {
         let (before, after) = (&rest[..at], &rest[at + part.len()..]);
-        let joins = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-        let is_word = !joins(before.chars().next_back()) && !joins(after.chars().next());
+        let is_word = !joins(before.chars().rev()) && !joins(after.chars());
         cleaned += before;
         cleaned += if is_word || part.len() >= SHORT { "***" } else { part };
         rest = after;
     }
     cleaned + rest
+}
+
+/// Whether a word, or a property's name with dots, goes on with these.
+fn joins(mut next: impl Iterator<Item = char>) -> bool {
+    match next.next() {
+        Some('.') => next.next().is_some_and(char::is_alphabetic),
+        next => next.is_some_and(|c| c.is_alphanumeric() || c == '_'),
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +81,7 @@ mod tests {
         assert_eq!(error.to_string(), "the Kafka property p cannot be used: Invalid value \"***\" for \"p\": ***er");
         assert_eq!(without("cannot use b of a, b", ["a, b"]), "cannot use *** of ***");
         assert_eq!(without("value 5 is outside 5..15", ["5"]), "value *** is outside ***..15");
+        assert_eq!(without("ssl.key failed for ssl", ["ssl"]), "ssl.key failed for ***");
         assert_eq!(without("the password is wrong", [""]), "the password is wrong");
         assert_eq!(without("no file /a/key: none", ["/a/key", "none"]), "no file ***: ***");
     }

@@ -59,7 +59,7 @@ pub enum NotQueued {
 /// Who waits for a record, and what is charged for it.
 struct Waiting {
     done: oneshot::Sender<Delivered>,
-    _held: Arc<Held>,
+    held: Arc<Held>,
 }
 
 /// The records under way. librdkafka is given their numbers, so that nothing has to be freed where a
@@ -74,7 +74,7 @@ impl Deliveries {
     fn await_one(&self, held: Arc<Held>) -> (usize, oneshot::Receiver<Delivered>) {
         let number = self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let (done, delivered) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Waiting { done, _held: held });
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Waiting { done, held });
         (number, delivered)
     }
 
@@ -362,6 +362,8 @@ unsafe extern "C" fn delivered(_: *mut sys::rd_kafka_t, message: *const sys::rd_
         // Below -1 are librdkafka's own; -1 is a broker's "unknown".
         Err(Undelivered { is_local: (message.err as i32) < -1, reason: name(message.err) })
     };
+    // First, so that nothing is charged any more when the answer is seen.
+    drop(waiting.held);
     // The call may have been cut off.
     let _ = waiting.done.send(delivered);
 }

@@ -160,7 +160,7 @@ pub fn addresses(brokers: &str) -> Result<Vec<(String, u16)>, String> {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::producer::BaseProducer;
+    use rdkafka::consumer::BaseConsumer;
 
     use super::*;
 
@@ -169,7 +169,7 @@ mod tests {
         for (name, value) in properties {
             config.set(*name, *value);
         }
-        let made: Result<BaseProducer<LogContext>, _> = create(&config, LogContext { who: "test".to_owned() });
+        let made: Result<BaseConsumer<LogContext>, _> = create(&config, LogContext { who: "test".to_owned() });
         made.err().unwrap()
     }
 

@@ -17,6 +17,7 @@ use super::admission::Admission;
 use crate::bindings::imports::exagg::kafka::producer::{Delivery, Message};
 use crate::budget::Held;
 use crate::kafka::{ClientError, Properties, log};
+use crate::template::Secret;
 
 /// How long one look for events waits; a producer that nobody holds any more ends within this time.
 const POLL_MS: c_int = 100;
@@ -97,7 +98,7 @@ pub struct Producer(Arc<Native>);
 struct Native {
     client: NonNull<sys::rd_kafka_t>,
     /// Lent to librdkafka until the client is destroyed.
-    hooks: Box<Hooks>,
+    hooks: Arc<Hooks>,
     /// Charged for the producer, until its threads are gone.
     _held: Held,
 }
@@ -172,12 +173,12 @@ impl Producer {
         held: Held,
     ) -> Result<Self, ClientError> {
         let conf = Conf::new(properties)?;
-        let mut hooks = Box::new(Hooks { who: who.to_owned(), admission, deliveries: Deliveries::default() });
+        let hooks = Arc::new(Hooks { who: who.to_owned(), admission, deliveries: Deliveries::default() });
         let mut error = ErrorText::new();
-        // SAFETY: the configuration is ours; the hooks stay where they are (in a Box) until the client
+        // SAFETY: the configuration is ours; the hooks stay where they are (in an Arc) until the client
         // is destroyed, or, where there is none, until this call returns.
         let client = unsafe {
-            sys::rd_kafka_conf_set_opaque(conf.0, (&raw mut *hooks).cast());
+            sys::rd_kafka_conf_set_opaque(conf.0, Arc::as_ptr(&hooks).cast_mut().cast());
             rd_kafka_conf_set_resolve_cb(conf.0, Some(resolve));
             sys::rd_kafka_conf_set_dr_msg_cb(conf.0, Some(delivered));
             sys::rd_kafka_conf_set_log_cb(conf.0, Some(logged));
@@ -185,7 +186,7 @@ impl Producer {
             sys::rd_kafka_new(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf.0, error.place(), error.size())
         };
         let Some(client) = NonNull::new(client) else {
-            return Err(ClientError::client(&error.text(), properties.values().map(|value| value.expose())));
+            return Err(ClientError::client(&error.text(), properties.values().map(Secret::expose)));
         };
         // The client has taken it.
         std::mem::forget(conf);

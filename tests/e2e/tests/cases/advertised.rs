@@ -75,7 +75,7 @@ impl Way {
 impl State {
     /// Passes answers on, with the other port where an address stands. Its length stays.
     fn answer(&self, mut server: TcpStream, mut client: &TcpStream) -> std::io::Result<()> {
-        let address = |port: u16| [b"127.0.0.1", &u32::from(port).to_be_bytes()[..]].concat();
+        let address = |port: u16| [&b"127.0.0.1"[..], &u32::from(port).to_be_bytes()[..]].concat();
         loop {
             let mut size = [0; 4];
             server.read_exact(&mut size)?;

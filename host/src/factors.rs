@@ -85,7 +85,7 @@ pub struct InstanceFactors {
     pub variables: Arc<Variables>,
     pub http: outbound_http::InstanceHttp,
     pub pg: outbound_pg::InstancePg,
-    pub kafka: outbound_kafka::ComponentKafka,
+    pub kafka: outbound_kafka::InstanceKafka,
     pub key_value: key_value::InstanceKeyValue,
 }
 

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::cli::Topic;
 use crate::config::{AppSettings, Environment};
 use crate::database::{Database, literal};
-use crate::kafka::{LogContext, Properties, client_config};
+use crate::kafka::{LogContext, Properties, client_config, create};
 use crate::triggers::kafka::describe_topic;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,9 +66,9 @@ pub async fn reset(args: &Topic, environment: &Environment) -> Result<()> {
 
 /// The topic's id and the first offset of each partition.
 fn present(brokers: &str, kafka: &Properties, topic: &str) -> Result<(String, Vec<i64>)> {
-    let consumer: BaseConsumer<LogContext> = client_config(brokers, kafka)
-        .create_with_context(LogContext { who: "reset".to_owned() })
-        .context("cannot set a Kafka client up")?;
+    let consumer: BaseConsumer<LogContext> =
+        create(&client_config(brokers, kafka), LogContext { who: "reset".to_owned() })
+            .context("cannot set a Kafka client up")?;
     let described = describe_topic(consumer.client().native_client(), topic, TIMEOUT);
     let described = described.map_err(|error| {
         anyhow!("the topic {topic} cannot be described: {error}; if it is gone for good: exagg forget")

@@ -38,9 +38,12 @@ fn offenders(folder: &str, text: &str, allowed: &[&str]) -> Vec<String> {
 
 #[test]
 fn rdkafka_stands_only_where_kafka_is_spoken() {
-    let allowed = ["triggers/kafka/", "factors/outbound_kafka.rs", "embedded/", "src/kafka.rs", "src/topics.rs"];
+    let allowed = ["triggers/kafka/", "factors/outbound_kafka", "embedded/", "src/kafka.rs", "src/topics.rs"];
     assert_eq!(offenders("host/src", "rdkafka::", &allowed), [""; 0]);
-    assert_eq!(offenders("host/src", "rdkafka_sys", &["triggers/kafka/", "embedded/"]), [""; 0]);
+    assert_eq!(
+        offenders("host/src", "rdkafka_sys", &["triggers/kafka/", "factors/outbound_kafka/", "embedded/"]),
+        [""; 0]
+    );
 }
 
 #[test]

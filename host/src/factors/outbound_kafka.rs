@@ -1,30 +1,32 @@
 //! Outbound Kafka: an idempotent producer a cluster, whose deliveries are awaited.
 
-use std::collections::{HashMap, HashSet};
+mod admission;
+mod brokers;
+pub mod producers;
+mod sys;
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::future_producer::DeliveryFuture;
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio::sync::{Semaphore, oneshot};
 use wasmtime::component::{Accessor, HasData, Linker};
 
+use self::brokers::BrokerList;
+use self::producers::{IDLE_MAX, Producer, Producers};
+use self::sys::{Delivered, NotQueued};
 use super::outbound_networking::{AllowedHosts, Destination};
 use super::{Configure, Factor};
 use crate::app::ComponentSpec;
 use crate::bindings::imports::exagg::kafka::producer as wit;
-use crate::budget::Account;
+use crate::budget::{Account, Held, Resource};
 use crate::instance::State;
-use crate::kafka::{LogContext, Properties, addresses, client_config};
+use crate::kafka::{BOOTSTRAP, Properties, addresses};
 
-/// How long the cluster may take to say who its brokers are.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a record may take to be acknowledged, retries included.
-const DELIVERY_TIMEOUT_MS: &str = "20000";
 /// How long a full queue is waited for, at a time.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -34,6 +36,13 @@ const BROKERS_VARIABLE: &str = "kafka_brokers";
 /// Messages of one call that are on their way at a time: the gate knows them when they are stored.
 const MESSAGES_AT_ONCE: usize = 500;
 
+/// Sends of one call that are under way at a time; more of them wait.
+const SENDS_AT_ONCE: usize = 4;
+
+/// What a message, and each of its headers, takes beside its texts and bytes.
+const MESSAGE_OVERHEAD: usize = 256;
+const HEADER_OVERHEAD: usize = 64;
+
 /// Holds a producer back while nobody keeps up, where records would be lost else.
 pub trait ProduceGate: Send + Sync {
     /// Waits until the topic has room.
@@ -42,46 +51,64 @@ pub trait ProduceGate: Send + Sync {
     fn stored(&self, topic: &str, partition: i32, offset: i64, bytes: usize);
 }
 
-pub struct OutboundKafkaFactor(Arc<Producers>);
-
-/// Producers by broker list.
-struct Producers {
-    properties: Properties,
+pub struct OutboundKafkaFactor {
+    properties: Arc<Properties>,
     gate: Option<Arc<dyn ProduceGate>>,
-    open: Mutex<HashMap<String, Producer>>,
+    /// Every component's, for the flush at the end.
+    components: Mutex<Vec<Weak<Producers>>>,
 }
 
-type Producer = Arc<FutureProducer<LogContext>>;
-
-/// One component's allow-list, and the clusters whose advertised addresses are checked.
+/// One component's allow-list and producers.
 #[derive(Clone)]
 pub struct ComponentKafka {
+    properties: Arc<Properties>,
+    gate: Option<Arc<dyn ProduceGate>>,
     allowed: Arc<AllowedHosts>,
-    checked: Arc<Mutex<HashSet<String>>>,
     producers: Arc<Producers>,
+}
+
+/// The same for one call.
+#[derive(Clone)]
+pub struct InstanceKafka {
+    component: ComponentKafka,
+    call: Arc<Account>,
+    turns: Arc<Semaphore>,
 }
 
 impl OutboundKafkaFactor {
     pub fn new(properties: Properties, gate: Option<Arc<dyn ProduceGate>>) -> Self {
-        Self(Arc::new(Producers { properties, gate, open: Mutex::default() }))
+        Self { properties: Arc::new(properties), gate, components: Mutex::default() }
     }
 
     /// Waits until every record is acknowledged or given up.
     pub async fn flush(&self, timeout: Duration) {
-        let producers: Vec<_> =
-            self.0.open.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
-        let flush = move || producers.iter().try_for_each(|producer| producer.flush(timeout));
+        let clients: Vec<_> = {
+            let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+            components.iter().filter_map(Weak::upgrade).flat_map(|producers| producers.clients()).collect()
+        };
+        let end = Instant::now() + timeout;
+        let flush =
+            move || clients.iter().try_for_each(|client| client.flush(end.saturating_duration_since(Instant::now())));
         match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("not every record was acknowledged: {error}"),
             Err(error) => tracing::warn!("{error}"),
         }
     }
+
+    fn component(&self, allowed: Arc<AllowedHosts>, account: Arc<Account>, idle_max: Duration) -> ComponentKafka {
+        let producers = Producers::new(Arc::clone(&self.properties), Arc::clone(&allowed), account, idle_max);
+        let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of versions that were swapped out.
+        components.retain(|producers| producers.strong_count() > 0);
+        components.push(Arc::downgrade(&producers));
+        ComponentKafka { properties: Arc::clone(&self.properties), gate: self.gate.clone(), allowed, producers }
+    }
 }
 
 impl Factor for OutboundKafkaFactor {
     type Component = ComponentKafka;
-    type Instance = ComponentKafka;
+    type Instance = InstanceKafka;
 
     fn init(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         wit::add_to_linker::<_, Self>(linker, |state| View(&state.factors.kafka))
@@ -95,20 +122,16 @@ impl Factor for OutboundKafkaFactor {
             let checked = listed.and_then(|listed| check(&context.allowed_hosts, &listed));
             checked.with_context(|| format!("variable {BROKERS_VARIABLE}"))?;
         }
-        Ok(ComponentKafka {
-            allowed: Arc::clone(&context.allowed_hosts),
-            checked: Arc::default(),
-            producers: Arc::clone(&self.0),
-        })
+        Ok(self.component(Arc::clone(&context.allowed_hosts), Arc::clone(&context.account), IDLE_MAX))
     }
 
-    fn prepare(&self, component: &ComponentKafka, _: &Arc<Account>) -> ComponentKafka {
-        component.clone()
+    fn prepare(&self, component: &ComponentKafka, call: &Arc<Account>) -> InstanceKafka {
+        component.instance(call)
     }
 }
 
 /// The component's access, borrowed from the store.
-pub struct View<'a>(&'a ComponentKafka);
+pub struct View<'a>(&'a InstanceKafka);
 
 impl HasData for OutboundKafkaFactor {
     type Data<'a> = View<'a>;
@@ -137,17 +160,40 @@ fn failed(error: impl ToString) -> wit::Error {
 }
 
 impl ComponentKafka {
+    fn instance(&self, call: &Arc<Account>) -> InstanceKafka {
+        let turns = Arc::new(Semaphore::new(SENDS_AT_ONCE));
+        InstanceKafka { component: self.clone(), call: Arc::clone(call), turns }
+    }
+
+    /// Whether the component may go there at all.
+    fn check(&self, list: &BrokerList) -> Result<(), wit::Error> {
+        let refuse = |error: String| Err(wit::Error::NotAllowed(error));
+        check(&self.allowed, list.addresses()).or_else(|error| refuse(error.to_string()))?;
+        let Some(operators) = self.properties.get(BOOTSTRAP) else { return Ok(()) };
+        if BrokerList::parse(operators.expose()).as_ref() == Ok(list) {
+            return Ok(());
+        }
+        refuse(format!("the brokers {list} are not those of the operator's {BOOTSTRAP} ([exagg.kafka])"))
+    }
+}
+
+impl InstanceKafka {
     async fn send(&self, brokers: &str, messages: Vec<wit::Message>) -> Result<Vec<wit::Delivery>, wit::Error> {
-        let addresses = addresses(brokers).map_err(wit::Error::BadParameter)?;
-        self.check(&addresses)?;
+        let list = BrokerList::parse(brokers).map_err(wit::Error::BadParameter)?;
+        self.component.check(&list)?;
         if let Some(message) = messages.iter().find(|message| message.topic.is_empty()) {
             return Err(wit::Error::BadParameter(format!("a message has no topic (key {:?})", message.key)));
         }
-        let producer = self.producers.get(brokers)?;
-        self.check_advertised(brokers, &producer).await?;
+        // What librdkafka still has when the call is cut off stays charged until it is given up.
+        let charged = messages.iter().map(charged).sum::<usize>();
+        let held = self.call.hold(Resource::HostBytes, u64::try_from(charged).unwrap_or(u64::MAX));
+        let held = Arc::new(held.map_err(|exceeded| wit::Error::BadParameter(exceeded.to_string()))?);
+        let _turn = self.turns.acquire().await.map_err(failed)?;
+        let producer = self.component.producers.get(&list)?;
+        producer.check_advertised(&list).await?;
         let mut stored = Vec::with_capacity(messages.len());
         for messages in messages.chunks(MESSAGES_AT_ONCE) {
-            self.send_some(&producer, messages, &mut stored).await?;
+            self.send_some(&producer, messages, &held, &mut stored).await?;
         }
         Ok(stored)
     }
@@ -156,96 +202,67 @@ impl ComponentKafka {
         &self,
         producer: &Producer,
         messages: &[wit::Message],
+        held: &Arc<Held>,
         stored: &mut Vec<wit::Delivery>,
     ) -> Result<(), wit::Error> {
+        let gate = self.component.gate.as_ref();
+        let start = Instant::now();
         let mut deliveries = Vec::with_capacity(messages.len());
         for message in messages {
-            if let Some(gate) = &self.producers.gate {
+            if let Some(gate) = gate {
                 gate.room(&message.topic).await;
             }
-            deliveries.push(enqueue(producer, message).await?);
+            deliveries.push(enqueue(producer, message, held).await?);
         }
-        for (delivery, message) in join_all(deliveries).await.into_iter().zip(messages) {
-            let delivery = delivery.map_err(failed)?.map_err(|(error, _)| failed(error))?;
-            if let Some(gate) = &self.producers.gate {
-                gate.stored(&message.topic, delivery.partition, delivery.offset, bytes(message));
+        let mut result = Ok(());
+        for (delivered, message) in join_all(deliveries).await.into_iter().zip(messages) {
+            let delivered = delivered.map_err(failed).and_then(|delivered| outcome(delivered, producer, start));
+            match delivered {
+                Ok(delivery) => {
+                    if let Some(gate) = gate {
+                        gate.stored(&message.topic, delivery.partition, delivery.offset, bytes(message));
+                    }
+                    stored.push(delivery);
+                }
+                // The gate must know of those that are stored behind it.
+                Err(error) => result = result.and(Err(error)),
             }
-            stored.push(wit::Delivery { partition: delivery.partition, offset: delivery.offset });
         }
-        Ok(())
-    }
-
-    fn check(&self, addresses: &[(String, u16)]) -> Result<(), wit::Error> {
-        check(&self.allowed, addresses).map_err(|error| wit::Error::NotAllowed(error.to_string()))
-    }
-
-    /// The brokers that the cluster names are where the records go: they are checked as well,
-    /// before the first record.
-    async fn check_advertised(&self, brokers: &str, producer: &Producer) -> Result<(), wit::Error> {
-        if self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(brokers) {
-            return Ok(());
-        }
-        let client = Arc::clone(producer);
-        let metadata = tokio::task::spawn_blocking(move || client.client().fetch_metadata(None, METADATA_TIMEOUT))
-            .await
-            .map_err(failed)?
-            .map_err(|error| failed(format!("the cluster at {brokers} does not answer: {error}")))?;
-        let advertised: Vec<_> = metadata
-            .brokers()
-            .iter()
-            .filter_map(|broker| Some((broker.host().to_owned(), u16::try_from(broker.port()).ok()?)))
-            .collect();
-        self.check(&advertised)?;
-        self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(brokers.to_owned());
-        Ok(())
+        result
     }
 }
 
-impl Producers {
-    fn get(&self, brokers: &str) -> Result<Producer, wit::Error> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(producer) = open.get(brokers) {
-            return Ok(Arc::clone(producer));
-        }
-        let producer = client_config(brokers, &self.properties)
-            .set("enable.idempotence", "true")
-            .set("message.timeout.ms", DELIVERY_TIMEOUT_MS)
-            .set("linger.ms", "2")
-            // The partition that Kafka's own clients choose for a key.
-            .set("partitioner", "murmur2_random")
-            .create_with_context(LogContext { who: "producer".to_owned() })
-            .map_err(|error: KafkaError| wit::Error::BadParameter(error.to_string()))?;
-        let producer = Arc::new(producer);
-        open.insert(brokers.to_owned(), Arc::clone(&producer));
-        Ok(producer)
-    }
+/// What a guest is told of a record; one that nobody took because its broker may not be reached is
+/// not allowed.
+fn outcome(delivered: Delivered, producer: &Producer, start: Instant) -> Result<wit::Delivery, wit::Error> {
+    delivered.map_err(|undelivered| match producer.admission.refused_since(start) {
+        Some(refused) if undelivered.is_local => wit::Error::NotAllowed(refused),
+        _ => failed(undelivered.reason),
+    })
 }
 
 fn bytes(message: &wit::Message) -> usize {
     message.key.as_ref().map_or(0, Vec::len) + message.value.as_ref().map_or(0, Vec::len)
 }
 
+/// What the message makes the host hold.
+fn charged(message: &wit::Message) -> usize {
+    let headers = message.headers.iter().map(|(name, value)| HEADER_OVERHEAD + name.len() + value.len());
+    MESSAGE_OVERHEAD + message.topic.len() + bytes(message) + headers.sum::<usize>()
+}
+
 /// Puts the message into the producer's queue, waiting while it is full.
-async fn enqueue(producer: &Producer, message: &wit::Message) -> Result<DeliveryFuture, wit::Error> {
+async fn enqueue(
+    producer: &Producer,
+    message: &wit::Message,
+    held: &Arc<Held>,
+) -> Result<oneshot::Receiver<Delivered>, wit::Error> {
     loop {
-        let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&message.topic);
-        record.key = message.key.as_deref();
-        record.payload = message.value.as_deref();
-        if !message.headers.is_empty() {
-            let headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            record = record.headers(
-                message
-                    .headers
-                    .iter()
-                    .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) })),
-            );
-        }
-        match producer.send_result(record) {
+        match producer.client.produce(message, Arc::clone(held)) {
             Ok(delivery) => return Ok(delivery),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                tokio::time::sleep(QUEUE_FULL_PAUSE).await;
-            }
-            Err((error, _)) => return Err(failed(error)),
+            Err(NotQueued::QueueFull) => tokio::time::sleep(QUEUE_FULL_PAUSE).await,
+            Err(NotQueued::Bad(reason)) => return Err(wit::Error::BadParameter(reason)),
+            Err(NotQueued::Failed(reason)) => return Err(failed(reason)),
         }
     }
 }

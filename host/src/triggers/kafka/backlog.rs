@@ -14,7 +14,7 @@ use super::batch::{BatchBuilder, Contents, Place, RecordRef};
 use super::config::Subscription;
 use super::sys::describe_topic;
 use crate::bindings::kafka::exagg::kafka::types::Batch;
-use crate::kafka::{LogContext, Properties, apply, client_config};
+use crate::kafka::{LogContext, Properties, apply, client_config, create};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Batches that wait for the function.
@@ -44,6 +44,8 @@ impl Backlog {
     pub fn open(subscription: &Subscription, kafka: &Properties, range: Range) -> Result<Self> {
         let mut config = client_config(&subscription.brokers, kafka);
         apply(&mut config, &subscription.properties);
+        // The operator has the last word on what the host does not fix.
+        apply(&mut config, kafka);
         config
             .set("group.id", format!("{}-replay", subscription.group))
             .set("enable.auto.commit", "false")
@@ -55,8 +57,7 @@ impl Backlog {
         let (sender, batches) = channel(AHEAD);
         let (told, begins) = std::sync::mpsc::channel();
         let read = move || {
-            let reader = config
-                .create_with_context(LogContext { who: "replay".to_owned() })
+            let reader = create(&config, LogContext { who: "replay".to_owned() })
                 .context("cannot set a Kafka client up")
                 .and_then(|client: Client| Reader::open(client, range, contents));
             match reader {

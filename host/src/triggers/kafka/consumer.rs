@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Place;
 use super::config::{Start, Subscription};
 use super::sys::{self, PartitionQueue, TopicDescription};
-use crate::kafka::{apply, client_config, log};
+use crate::kafka::{apply, client_config, create, log};
 use crate::triggers::Context as TriggerContext;
 
 /// How long a question to the cluster may take.
@@ -130,8 +130,9 @@ impl Consumer {
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("metadata.max.age.ms", "30000")
             .set("session.timeout.ms", "20000");
-        apply(&mut config, shared);
         apply(&mut config, &subscription.properties);
+        // The operator has the last word on what the host does not fix.
+        apply(&mut config, shared);
         config
             .set("group.id", &subscription.group)
             .set("enable.auto.commit", "false")
@@ -146,8 +147,7 @@ impl Consumer {
         }
         let applied = AppliedOffsets::default();
         let context = Context { who: subscription.trigger_id.clone(), events, applied: Arc::clone(&applied) };
-        let inner: BaseConsumer<Context> =
-            config.create_with_context(context).context("the consumer cannot be set up")?;
+        let inner: BaseConsumer<Context> = create(&config, context).context("the consumer cannot be set up")?;
         let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
         inner.subscribe(&topics).context("the topics cannot be subscribed to")?;
         Ok(Self { inner: Arc::new(inner), applied, topics_are, restarts: Mutex::default() })

@@ -9,7 +9,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use super::batch::{cut_lengths, records};
 use super::config::Subscription;
 use crate::bindings::kafka::exagg::kafka::types::Batch;
-use crate::kafka::{LogContext, Properties, client_config};
+use crate::kafka::{LogContext, Properties, client_config, create};
 use crate::unpack::marker;
 
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,10 +21,9 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     pub fn open(subscription: &Subscription, shared: &Properties, topic: &str) -> Result<Self> {
-        let producer = client_config(&subscription.brokers, shared)
-            .set("enable.idempotence", "true")
-            .set("message.timeout.ms", "30000")
-            .create_with_context(LogContext { who: format!("{} dead letters", subscription.trigger_id) })
+        let mut config = client_config(&subscription.brokers, shared);
+        config.set("enable.idempotence", "true").set("message.timeout.ms", "30000");
+        let producer = create(&config, LogContext { who: format!("{} dead letters", subscription.trigger_id) })
             .context("the producer of dead letters cannot be set up")?;
         Ok(Self { producer, topic: topic.to_owned() })
     }

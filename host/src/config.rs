@@ -5,7 +5,7 @@
 //! - [`runtime`]: the runtime configuration file.
 //! - [`values`]: where values of variables come from.
 
-mod runtime;
+pub mod runtime;
 mod values;
 
 use std::collections::BTreeMap;

@@ -120,7 +120,8 @@ pub fn load(path: &Path) -> Result<App> {
     parse(&text, folder).with_context(|| format!("{} is not a manifest that can be run", path.display()))
 }
 
-fn parse(text: &str, folder: &Path) -> Result<App> {
+/// Reads a manifest's text; `folder` is what its paths are relative to.
+pub fn parse(text: &str, folder: &Path) -> Result<App> {
     let manifest: Manifest = toml::from_str(text)?;
     ensure!(
         manifest.spin_manifest_version == 2,

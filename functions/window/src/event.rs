@@ -116,18 +116,8 @@ impl Reader<'_> {
     /// # Errors
     /// With the first reason found: of the record as a whole, then of key, value and time.
     pub fn read<'a>(&mut self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
-        let schema = self.schema;
         let fields = self.fields(value.ok_or(Reject::Tombstone)?)?;
-        let event = Event {
-            code: read_code(fields.key)?,
-            value: read_value(fields.value)?,
-            time: schema.read_time(&fields.time)?,
-        };
-        let latest = now.0.saturating_add(schema.max_future_seconds.saturating_mul(MICROS_PER_SECOND));
-        if event.time.0 > latest {
-            return Err(Reject::Future);
-        }
-        Ok(event)
+        self.schema.event(fields, now)
     }
 
     fn fields<'a>(&mut self, bytes: &'a [u8]) -> Result<Fields<'a>, Reject> {
@@ -138,7 +128,7 @@ impl Reader<'_> {
             self.shape = Some(shape);
             return Ok(fields);
         }
-        self.schema.parsed(std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?)
+        self.schema.generally(bytes)
     }
 }
 
@@ -146,6 +136,32 @@ impl Schema {
     /// A reader of records by this schema.
     pub fn reader(&self) -> Reader<'_> {
         Reader { schema: self, shape: None }
+    }
+
+    /// Reads one record by the general parser alone: what a [`Reader`] says has to be the same.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn read_generally<'a>(&self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
+        self.event(self.generally(value.ok_or(Reject::Tombstone)?)?, now)
+    }
+
+    fn generally<'a>(&self, bytes: &'a [u8]) -> Result<Fields<'a>, Reject> {
+        self.parsed(std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?)
+    }
+
+    #[inline]
+    fn event<'a>(&self, fields: Fields<'a>, now: EventTime) -> Result<Event<'a>, Reject> {
+        let event = Event {
+            code: read_code(fields.key)?,
+            value: read_value(fields.value)?,
+            time: self.read_time(&fields.time)?,
+        };
+        let latest = now.0.saturating_add(self.max_future_seconds.saturating_mul(MICROS_PER_SECOND));
+        if event.time.0 > latest {
+            return Err(Reject::Future);
+        }
+        Ok(event)
     }
 
     /// The field that a name stands for.

@@ -119,6 +119,11 @@ pub(super) fn load(path: Option<&Path>, shared: Shared) -> Result<RuntimeConfig>
     }
 }
 
+/// Whether a text is a runtime configuration: of this host alone, or of Spin's own triggers as well.
+pub fn check(text: &str, with_spin: bool) -> Result<()> {
+    parse(text, if with_spin { Shared::WithSpin } else { Shared::No }).map(|_| ())
+}
+
 fn parse(text: &str, shared: Shared) -> Result<RuntimeConfig> {
     if shared == Shared::No {
         return Ok(toml::from_str(text)?);

@@ -1,0 +1,91 @@
+//! Bytes of a connection to the admin address: whoever does not have the token changes nothing, and is not
+//! told it.
+#![allow(clippy::unwrap_used, reason = "a target says by panicking what does not hold")]
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::{Arc, LazyLock};
+
+use exagg::admin::{Admin, Through};
+use exagg::app::LoadedApp;
+use exagg::health::Health;
+use exagg::swap::Swaps;
+use exagg::telemetry::Metrics;
+use exagg::template::Secret;
+use exagg::triggers::Triggers;
+use exagg::triggers::http::HttpTrigger;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::runtime::{Builder, Runtime};
+
+const TOKEN: &str = "geheim-7f3a";
+const PIPE_BYTES: usize = 64 * 1024;
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
+
+/// The admin interface of an app that has nothing in it.
+static ADMIN: LazyLock<Admin> = LazyLock::new(|| {
+    let app = Arc::new(LoadedApp { name: "empty".to_owned(), triggers: Vec::new(), components: BTreeMap::new() });
+    let metrics = Arc::new(Metrics::new().unwrap());
+    Admin {
+        swaps: Arc::new(Swaps::new(Arc::clone(&app), Arc::clone(&metrics))),
+        token: Some(Secret::new(TOKEN)),
+        triggers: Arc::new(Triggers { kafka: Vec::new(), cron: Vec::new(), http: Arc::new(HttpTrigger::default()) }),
+        health: Arc::new(Health::default()),
+        database: None,
+        app,
+        metrics,
+    }
+});
+
+pub fn check(bytes: &[u8]) {
+    let answer = RUNTIME.block_on(converse(bytes));
+    let token = TOKEN.as_bytes();
+    let has = |text: &[u8]| text.windows(token.len()).any(|window| window == token);
+    assert!(!has(&answer) || has(bytes), "{}", String::from_utf8_lossy(&answer));
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// Sends the bytes over a connection that is closed behind them; gives what comes back.
+async fn converse(bytes: &[u8]) -> Vec<u8> {
+    let (client, server) = duplex(PIPE_BYTES);
+    let (mut reader, mut writer) = split(client);
+    let service = service_fn(|request| async { Ok::<_, Infallible>(answer(request).await) });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    let send = async {
+        // A server that has heard enough hangs up.
+        if writer.write_all(bytes).await.is_ok() {
+            let _ = writer.shutdown().await;
+        }
+    };
+    let mut answer = Vec::new();
+    let (_, (), _) = tokio::join!(connection, send, reader.read_to_end(&mut answer));
+    answer
+}
+
+/// The host's own answer, judged beside the request.
+async fn answer(
+    request: Request<Incoming>,
+) -> Response<impl Body<Data = Bytes, Error = impl Into<Box<dyn Error + Send + Sync>>>> {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let right = format!("Bearer {TOKEN}");
+    let has_token = request.headers().get_all(header::AUTHORIZATION).iter().any(|value| value == right.as_str());
+    let response = ADMIN.handle(request, Through::Network).await;
+    let status = response.status();
+    match method {
+        Method::POST if has_token => assert_eq!(status, StatusCode::NOT_FOUND, "there is nothing to change: {path}"),
+        Method::POST => assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}"),
+        Method::GET | Method::HEAD => {
+            let is_known = matches!(path.as_str(), "/livez" | "/readyz" | "/metrics" | "/status");
+            assert_eq!(status, if is_known { StatusCode::OK } else { StatusCode::NOT_FOUND }, "{path}");
+        }
+        _ => assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}"),
+    }
+    response
+}

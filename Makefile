@@ -7,7 +7,8 @@ EXAGG := target/release/exagg
 BROUGHT := $(CURDIR)/target/postgres
 # Tested apart from the host: one selection of crates would bring other features, and wasmtime
 # would be compiled twice.
-PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk -p simulation
+PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk -p simulation \
+	-p fuzz-functions -p fuzz-harness
 TEST_THREADS ?= 3
 
 .PHONY: help
@@ -83,6 +84,7 @@ test: host functions guests postgres kafka python-example ## Runs every test: un
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
 	cargo test --release -p exagg && \
+	cargo test --release -p fuzz-host && \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS)
 
 SEED ?= 1
@@ -130,6 +132,10 @@ bench: host functions postgres kafka ## CPU time per record, beside a native bas
 guard: ## Counts the instructions of parsing and folding (needs valgrind)
 	sh bench/guard.sh
 
+.PHONY: fuzz
+fuzz: tools ## Gives generated inputs to what is read from outside (SECONDS=n TARGETS="record admin")
+	sh fuzz/run.sh $(or $(SECONDS),60) $(TARGETS)
+
 .PHONY: fmt
 fmt: ## Formats the code
 	cargo fmt --all
@@ -150,6 +156,7 @@ advisories: ## Checks dependencies against the advisory database, which has to b
 
 .PHONY: ci
 ci: lint test guard deny ## What CI runs
+	$(MAKE) fuzz SECONDS=60
 	$(MAKE) nemesis SEEDS=2 MINUTES=0.4
 
 .PHONY: clean

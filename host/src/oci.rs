@@ -29,6 +29,7 @@ use reqwest::Response;
 use tokio::sync::mpsc;
 
 use self::assets::Pulled;
+pub use self::blobs::unpack_archive;
 use self::blobs::{Blobs, Room};
 use self::remote::{Access, Credentials, Remote};
 pub use self::trust::{Insecure, Trust};

@@ -32,6 +32,13 @@ impl Room {
     }
 }
 
+/// Unpacks an archive's files into a folder, each under the SHA-256 of its content in hex. What a pull does with
+/// a layer, for those who test it.
+pub fn unpack_archive(archive: &[u8], folder: &Path) -> Result<()> {
+    private::folder(folder)?;
+    Blobs(folder.to_owned()).unpack_from(archive, &mut Room::to_unpack())
+}
+
 pub fn digest_of(bytes: &[u8]) -> String {
     named(&Sha256::digest(bytes))
 }
@@ -161,7 +168,11 @@ impl Blobs {
 
     /// An archive's files become blobs of their own: the locked app names them by digest.
     pub fn unpack(&self, digest: &str, room: &mut Room) -> Result<()> {
-        let unzipped = GzDecoder::new(private::open(&self.path(digest)?)?);
+        self.unpack_from(private::open(&self.path(digest)?)?, room)
+    }
+
+    fn unpack_from(&self, archive: impl Read, room: &mut Room) -> Result<()> {
+        let unzipped = GzDecoder::new(archive);
         let Room { bytes, files } = room;
         let mut archive = tar::Archive::new(Bounded { from: unzipped, left: bytes });
         // Raw: names do not matter, and long ones would be gathered in memory.

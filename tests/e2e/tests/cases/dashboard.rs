@@ -41,7 +41,7 @@ pub fn pages_json_and_probes_answer(world: &World) {
     let (database, host) = start(world, "pages");
     let page = host.get("/");
     assert_eq!(page.status, 200);
-    assert!(page.headers.to_ascii_lowercase().contains("content-security-policy: default-src 'self'"));
+    assert!(page.headers.to_ascii_lowercase().contains("content-security-policy: default-src 'none'"));
     let rows = host.get("/api/aggregates?stream=exchanges&code=A").json();
     assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
     // Closed and pending are one row.

@@ -1,6 +1,9 @@
 //! The cases, by what they show.
 
+mod advertised;
 mod api;
+mod bombs;
+mod clients;
 mod dashboard;
 mod embedded;
 mod equal;
@@ -8,6 +11,7 @@ mod faults;
 mod fence;
 mod guests;
 mod image;
+mod limits;
 mod links;
 mod logs;
 mod packed;
@@ -15,6 +19,7 @@ mod plugin;
 mod records;
 mod registry;
 mod replay;
+mod roles;
 mod spinkube;
 mod starts;
 mod swap;
@@ -129,6 +134,18 @@ fn of_the_host() -> Vec<Case> {
         kafka!(guests::forbidden_destinations_and_files_are_out_of_reach),
         kafka!(guests::components_of_wasi_0_2_and_the_key_value_store_are_served),
         kafka!(guests::poison_stops_the_partition_unless_told_otherwise),
+        kafka!(limits::rows_of_nothing_take_room_all_the_same),
+        kafka!(limits::builders_hold_no_more_than_addresses),
+        kafka!(limits::a_component_has_so_many_connections_however_it_spells_them),
+        kafka!(limits::all_handles_of_a_call_share_what_it_may_log),
+        kafka!(limits::a_store_has_a_quota),
+        kafka!(bombs::a_record_that_unpacks_to_more_than_its_limit_becomes_a_reject),
+        kafka!(bombs::a_function_that_is_not_given_cut_records_has_them_as_dead_letters),
+        kafka!(advertised::a_broker_that_is_not_allowed_gets_no_connection),
+        kafka!(clients::idle_clients_stop_neither_the_pipeline_nor_the_probes),
+        case!(clients::pages_of_other_origins_get_nothing_from_the_admin_address),
+        kafka!(roles::each_stage_runs_with_its_own_role),
+        kafka!(roles::each_stage_needs_only_its_acls),
         kafka!(swap::swaps_under_load_lose_and_double_nothing),
         kafka!(swap::what_cannot_run_is_refused_and_changes_nothing),
         kafka!(swap::a_version_that_fails_its_first_calls_goes_by_itself),
@@ -145,6 +162,7 @@ fn of_the_host() -> Vec<Case> {
         registry!(registry::a_component_is_swapped_by_reference),
         case!(spinkube::manifests_have_known_fields_and_belong_together),
         case!(spinkube::a_misspelt_field_is_noticed),
+        case!(spinkube::a_stage_is_reached_by_and_holds_no_more_than_it_needs),
         registry!(spinkube::stages_as_processes_scale_alone_and_the_rows_are_right),
         Case { needs: Need::Image, ..case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024) },
         kafka!(templates::what_spin_new_makes_builds_and_runs),

@@ -192,7 +192,11 @@ pub fn each_stage_runs_with_its_own_role(world: &World) {
             }
             for group in ["exagg_writer", "exagg_closer", "exagg_reader", "exagg_lease"] {
                 let (_, own) = USERS.into_iter().find(|(known, _)| *known == user).unwrap();
-                assert_eq!(is_refused(&mut client, &format!("SET ROLE {group}")), !own.contains(group), "{user} {group}");
+                assert_eq!(
+                    is_refused(&mut client, &format!("SET ROLE {group}")),
+                    !own.contains(group),
+                    "{user} {group}"
+                );
             }
         }
         assert_grafana_reads(&users);

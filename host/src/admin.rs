@@ -144,6 +144,7 @@ impl Admin {
         let changed = if let Some(id) = path.strip_prefix("/swap-back/") {
             self.swaps.back(id)
         } else if let Some(id) = path.strip_prefix("/swap/") {
+            let _place = self.swaps.place().await;
             match tokio::time::timeout(CODE_TIME_MAX, Limited::new(request.into_body(), CODE_BYTES_MAX).collect()).await
             {
                 Ok(Ok(code)) => self.swaps.swap(id, code.to_bytes()).await,

@@ -131,7 +131,7 @@ impl Account {
         self.limits.of(resource)
     }
 
-    /// How often this account, or one above it, refused what was asked of it.
+    /// How often something was refused here, above, or below.
     pub fn refused(&self, resource: Resource) -> u64 {
         self.refused[resource as usize].load(Ordering::Relaxed)
     }
@@ -144,13 +144,20 @@ impl Account {
 
     /// Charges for good, or until [`Account::release`].
     pub fn charge(&self, resource: Resource, amount: u64) -> Result<(), Exceeded> {
-        let charged = self.charge_here(resource, amount).and_then(|()| match &self.parent {
-            Some(parent) => parent.charge(resource, amount).inspect_err(|_| self.release_here(resource, amount)),
-            None => Ok(()),
-        });
-        charged.inspect_err(|_| {
+        self.charge_here(resource, amount).inspect_err(|_| self.count_refusal(resource))?;
+        let Some(parent) = &self.parent else { return Ok(()) };
+        parent.charge(resource, amount).inspect_err(|_| {
+            self.release_here(resource, amount);
             self.refused[resource as usize].fetch_add(1, Ordering::Relaxed);
         })
+    }
+
+    /// A refusal is one of all accounts above as well: what a call is refused, its component is.
+    fn count_refusal(&self, resource: Resource) {
+        self.refused[resource as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(parent) = &self.parent {
+            parent.count_refusal(resource);
+        }
     }
 
     fn charge_here(&self, resource: Resource, amount: u64) -> Result<(), Exceeded> {
@@ -231,6 +238,9 @@ mod tests {
         assert_eq!((error.owner.as_str(), error.limit, error.wanted), ("the host", 10, 3));
         assert_eq!((b.used(Resource::HostBytes), host.used(Resource::HostBytes)), (0, 8));
         assert_eq!((b.refused(Resource::HostBytes), a.refused(Resource::HostBytes)), (1, 0));
+        let call = b.below("the call", limited(Resource::HostBytes, 1));
+        assert!(call.hold(Resource::HostBytes, 2).is_err());
+        assert_eq!((call.refused(Resource::HostBytes), b.refused(Resource::HostBytes)), (1, 2));
         assert!(b.hold(Resource::HostBytes, 2).is_ok());
         assert!(b.hold(Resource::HostBytes, u64::MAX).is_err(), "a sum that overflows is no sum");
     }

@@ -197,7 +197,7 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
         Some(file) => Cache::ConfiguredBy(file.clone()),
         None => Cache::Folder(state_dir.join("compiled")),
     };
-    let budget_bytes = exagg.memory_bytes_max.unwrap_or_else(crate::memory::default_budget);
+    let budget_bytes = exagg.memory_bytes_max.unwrap_or_else(|| crate::memory::default_budget().max(BUDGET_BYTES_MIN));
     ensure!(
         budget_bytes >= BUDGET_BYTES_MIN,
         "[exagg] memory_bytes_max is {budget_bytes}: at least {BUDGET_BYTES_MIN} are needed"

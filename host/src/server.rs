@@ -7,7 +7,6 @@ mod stall;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +58,7 @@ impl AdminSocket {
     pub fn bind(path: &Path) -> Result<Self> {
         let in_path = || format!("cannot listen on {}", path.display());
         let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(in_path)?;
-        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).with_context(in_path)?;
+        crate::private::folder(folder).with_context(in_path)?;
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             anyhow::bail!("{}: another host uses it", path.display());
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::LoadedApp;
@@ -28,16 +28,27 @@ pub struct Swaps {
     metrics: Arc<Metrics>,
     /// One at a time: each compiles on all cores.
     turn: Mutex<()>,
+    /// Whose code is taken meanwhile: it is held in memory.
+    places: Semaphore,
 }
+
+/// Swaps under way or waiting for their turn.
+const PLACES: usize = 2;
 
 impl Swaps {
     pub fn new(app: Arc<LoadedApp>, metrics: Arc<Metrics>) -> Self {
-        Self { app, metrics, turn: Mutex::new(()) }
+        Self { app, metrics, turn: Mutex::new(()), places: Semaphore::new(PLACES) }
     }
 
     /// Whether the component runs here.
     pub fn has(&self, id: &str) -> bool {
         self.app.components.contains_key(id)
+    }
+
+    /// Leave to send code; waits while others' is held.
+    pub async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.places.acquire().await.ok()
     }
 
     fn slot(&self, id: &str) -> Result<&Arc<Slot>> {

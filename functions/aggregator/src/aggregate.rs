@@ -1,8 +1,9 @@
 //! A batch to partial aggregates and rejects. Pure.
 
 use exagg_sdk::kafka::{Batch, Message};
-use window::event::{Reject, Schema};
+use window::event::Schema;
 use window::fold::Fold;
+use window::reject::Reject;
 use window::time::{EventTime, MICROS_PER_SECOND};
 use window::windows::Windows;
 

@@ -4,7 +4,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use window::event::{CODE_BYTES_MAX, Event, Field, Reject, Schema, VALUE_MAX, VALUE_MIN};
+use window::event::{CODE_BYTES_MAX, Event, Field, Schema, VALUE_MAX, VALUE_MIN};
+use window::reject::Reject;
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
 
 const NOW: EventTime = EventTime(1_700_000_000 * MICROS_PER_SECOND);

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`config`]: the trigger's settings.
 //! - [`consumer`]: group membership, assignment, positions, commits.
+//! - [`fetch`]: how much is fetched ahead (pure).
 //! - [`partition`]: one partition's loop.
 //! - [`batch`]: records to batches (pure).
 //! - [`backlog`]: a partition's past as batches, for a replay.
@@ -15,6 +16,7 @@ pub mod config;
 pub mod consumer;
 mod dead_letter;
 pub(crate) mod dispatch;
+mod fetch;
 pub mod partition;
 pub mod status;
 mod sys;

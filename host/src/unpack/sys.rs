@@ -131,7 +131,7 @@ fn fill(
     work: impl FnOnce(Limits, &Marker, &mut Buffer) -> Result<(), UnpackError>,
 ) -> Result<Buffer, UnpackError> {
     let limits = limits();
-    let guess = compressed_bytes.saturating_mul(4).min(limits.batch_bytes_max);
+    let guess = compressed_bytes.saturating_mul(4).min(ORDINARY_BYTES);
     let mut buffer = Buffer::with_capacity(guess)?;
     let done = catch_unwind(AssertUnwindSafe(|| work(limits, Marker::of_process(), &mut buffer)));
     match done.unwrap_or(Err(UnpackError::Malformed("unpacking it failed"))) {

@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Place;
 use super::config::{Start, Subscription};
+use super::fetch::{self, Fetch};
 use super::sys::{self, PartitionQueue, TopicDescription};
 use crate::kafka::{apply, client_config, create, log};
+use crate::memory;
 use crate::triggers::Context as TriggerContext;
 
 /// How long a question to the cluster may take.
@@ -32,9 +34,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a revoke waits for batches in flight: well below the group's time to rejoin.
 const REVOKE_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Least size of a partition's queue of fetched records.
-const QUEUE_KIB_MIN: usize = 1024;
-
 pub type TopicPartition = (String, i32);
 
 /// A partition that is ours now.
@@ -118,13 +117,13 @@ impl Consumer {
     pub fn open(subscription: &Subscription, context: &TriggerContext, events: UnboundedSender<Event>) -> Result<Self> {
         let shared = &context.kafka;
         let topics_are = context.topics_are.clone();
-        // What is fetched and waits, a partition: about a batch. librdkafka keeps some 400 bytes more a
-        // record than it counts here, twice what a small record has itself.
-        let queue_kib = (subscription.batch.bytes_max / 2048).max(QUEUE_KIB_MIN);
+        let Fetch { queue_kib, response_bytes } = Fetch::new(subscription.batch.bytes_max, memory::budget());
         let mut config = client_config(&subscription.brokers, shared);
         config
             .set("queued.max.messages.kbytes", queue_kib.to_string())
             .set("fetch.message.max.bytes", (queue_kib * 512).to_string())
+            .set("fetch.max.bytes", fetch::ANSWER_BYTES.to_string())
+            .set("receive.message.max.bytes", response_bytes.to_string())
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "250")
             .set("topic.metadata.refresh.interval.ms", "10000")

@@ -30,6 +30,7 @@ use crate::telemetry::Metrics;
 use crate::template::Secret;
 use crate::triggers::Triggers;
 use crate::triggers::http::plain;
+use crate::usage;
 
 /// How long a component may take to arrive.
 const CODE_TIME_MAX: Duration = Duration::from_secs(60);
@@ -198,6 +199,7 @@ impl Admin {
             let taken_back = i32::from(standings.rolled_back.is_some());
             let _ = writeln!(text, "exagg_component_rolled_back{{component=\"{component}\"}} {taken_back}");
         }
+        text += &usage::metrics(&self.app);
         let Some(database) = &self.database else { return text };
         let rows = database.rows("SELECT name, help, stream, value FROM public.exagg_metrics ORDER BY name, stream");
         match tokio::time::timeout(DATABASE_TIMEOUT, rows).await {
@@ -237,12 +239,14 @@ impl Admin {
             .map(|trigger| (trigger.subscription().trigger_id.as_str(), json!(trigger.status.all())))
             .collect();
         let stage = |trigger: &crate::app::TriggerSpec| {
-            let standings = self.app.components.get(&trigger.component).map(|slot| slot.standings());
+            let slot = self.app.components.get(&trigger.component);
+            let standings = slot.map(|slot| slot.standings());
             let mut stage = json!({
                 "id": trigger.id,
                 "trigger": trigger.kind,
                 "component": trigger.component,
                 "partitions": partitions.get(trigger.id.as_str()),
+                "held": slot.map(|slot| usage::held(slot.current().account())),
             });
             if let (Value::Object(stage), Value::Object(standings)) = (&mut stage, json!(standings)) {
                 stage.extend(standings);

@@ -3,8 +3,10 @@
 //! # Layout
 //! - here: what it all comes to.
 //! - [`runtime`]: the runtime configuration file.
+//! - [`errors`]: its errors, which show no secret.
 //! - [`values`]: where values of variables come from.
 
+mod errors;
 pub mod runtime;
 mod values;
 

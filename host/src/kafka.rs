@@ -143,7 +143,7 @@ pub fn log(who: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
 pub fn addresses(brokers: &str) -> Result<Vec<(String, u16)>, String> {
     // Somebody's URL with a password, of which any part may be in any entry: nothing of it is shown.
     if brokers.contains('@') {
-        return Err("the broker list has an @: a broker is host:port, without user and password".to_owned());
+        return Err("the broker list has an @: a broker is host:port, without a name and a password".to_owned());
     }
     let parse = |broker: &str| {
         let broker = broker.trim();

@@ -18,6 +18,7 @@ use crate::budget::plan::ComponentLimits;
 use crate::cli::{Moment, Replay};
 use crate::config::{AppSettings, Environment};
 use crate::database::Database;
+use crate::engine::compiler::{Bounds, Place};
 use crate::engine::{Engine, Settings};
 use crate::factors::Factors;
 use crate::factors::key_value::KeyValueFactor;
@@ -175,7 +176,8 @@ impl Stage {
             kafka: OutboundKafkaFactor::new(kafka.clone(), None),
             key_value: KeyValueFactor::new(&scratch.0, "key_value", std::iter::empty()),
         });
-        let engine = Engine::new(&Settings::default())?;
+        let compile = Place::Apart(Bounds::default());
+        let engine = Engine::new(&Settings { compile, ..Settings::default() })?;
         let limits = ComponentLimits { connections_max: CONNECTIONS_MAX as u64, ..ComponentLimits::default() };
         let loaded = LoadedApp::load(&app, variables, &engine, limits, &factors).await?;
         let trigger = loaded.triggers.first().context("the component has no trigger")?;

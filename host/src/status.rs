@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cli::Status;
 use crate::client::{Door, request};
 use crate::printable::printable;
+use crate::usage;
 
 /// Asks the host and prints.
 pub async fn show(args: &Status) -> Result<()> {
@@ -46,6 +47,9 @@ fn render(status: &Value) -> String {
         }
         if stage["on_trial"] == true {
             out += &format!("  swapped in lately; before it ran {:.12}\n", text(&stage["previous"]));
+        }
+        if let Some(held) = stage["held"].as_object().filter(|held| !held.is_empty()) {
+            out += &format!("  holds {}\n", usage::in_words(held));
         }
         for p in list(&stage["partitions"]) {
             let lag = p["end_offset"].as_i64().unwrap_or(0) - p["next_offset"].as_i64().unwrap_or(0);
@@ -87,6 +91,7 @@ mod tests {
         let status = serde_json::json!({
             "app": "x", "ready": false,
             "stages": [{"id": "k", "trigger": "kafka", "component": "c", "digest": "0123456789abcdef",
+                        "held": {"connections": 2},
                         "partitions": [{"topic": "t", "partition": 1, "next_offset": 5, "end_offset": 8,
                                         "state": "stopped", "reason": "why"}]}],
             "streams": [{"stream": "s", "watermark": null, "watermark_held_by": "nobody", "lag_records": 3,
@@ -94,7 +99,7 @@ mod tests {
         });
         let text = render(&status);
         assert!(text.contains("x (not ready)"));
-        assert!(text.contains("t/1 at 5, lag 3, stopped why"));
+        assert!(text.contains("t/1 at 5, lag 3, stopped why") && text.contains("  holds connections 2\n"));
         assert!(text.contains("stream s: watermark - (held by nobody), lag 3, 1 open windows"));
     }
 }

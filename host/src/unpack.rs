@@ -4,7 +4,9 @@
 //! be a hundred MiB of spaces. The program puts this module in its place (`unpack/sys.rs`, which only the
 //! binary has). A batch within the limits comes out byte for byte as it went in; a record beyond them is
 //! cut to its head and says so by a header that no producer can forge, so that it keeps its place and
-//! becomes a reject; its neighbours are untouched. The same bytes always come to the same cuts.
+//! becomes a reject; its neighbours are untouched. Of a batch with more records than any client sends, one
+//! cut record stands for all that is behind it, and the log says so. The same bytes always come to the same
+//! cuts.
 //!
 //! # Layout
 //! - [`marker`]: how a cut record says that it is one.
@@ -94,8 +96,6 @@ pub enum UnpackError {
     Compression(#[from] std::io::Error),
     #[error("the batch is larger than the limit and its records cannot be read: {0}")]
     Malformed(&'static str),
-    #[error("the batch has more records than can be taken, also when each of them is cut")]
-    TooManyRecords,
     #[error("there is no memory for the batch now")]
     NoMemory,
 }
@@ -169,6 +169,12 @@ pub fn unpack_snappy<'a>(
 }
 
 fn finish(rewriter: Rewriter<'_, impl Output>) -> Result<(), UnpackError> {
+    if rewriter.is_short() {
+        tracing::error!(
+            "kafka: a compressed batch holds more records than are taken: its first {BATCH_RECORDS_MAX}, or what fits \
+             its limit, are read, and one reject stands for the rest"
+        );
+    }
     if rewriter.finish()? > 0 {
         HAS_CUT.store(true, Ordering::Relaxed);
     }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use super::errors;
+
 /// Sections that this host reads.
 const OURS: [&str; 5] = ["variables_provider", "config_provider", "key_value_store", "state_dir", "exagg"];
 
@@ -126,16 +128,16 @@ pub fn check(text: &str, with_spin: bool) -> Result<()> {
 
 fn parse(text: &str, shared: Shared) -> Result<RuntimeConfig> {
     if shared == Shared::No {
-        return Ok(toml::from_str(text)?);
+        return toml::from_str(text).map_err(|error| errors::of_toml(text, &error));
     }
-    let mut table: toml::Table = toml::from_str(text)?;
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| errors::of_toml(text, &error))?;
     table.retain(|section: &str, _| OURS.contains(&section));
     for list in ["variables_provider", "config_provider"] {
         if let Some(providers) = table.get_mut(list).and_then(toml::Value::as_array_mut) {
             providers.retain(is_served);
         }
     }
-    Ok(table.try_into()?)
+    table.try_into().map_err(|error| errors::of_toml("", &error))
 }
 
 /// Spin has more providers of variables than this host.

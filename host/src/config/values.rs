@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::Environment;
+use super::{Environment, errors};
 use crate::app::Provider;
 use crate::template::Secret;
 
@@ -42,9 +42,9 @@ fn variables_file(path: &Path) -> Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--variable: cannot read {}", path.display()))?;
     let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
     let values = if is_json {
-        serde_json::from_str(&text).map_err(anyhow::Error::from)
+        serde_json::from_str(&text).map_err(|error| errors::of_json(&error))
     } else {
-        toml::from_str(&text).map_err(Into::into)
+        toml::from_str(&text).map_err(|error| errors::of_toml(&text, &error))
     };
     values.with_context(|| format!("--variable: {} is not a table of texts", path.display()))
 }

@@ -17,8 +17,8 @@ use crate::printable::printable_lines;
 
 /// The largest component that is taken, from a file, a registry or a swap.
 pub const CODE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Compiled code is a few times as large as its source.
-const COMPILED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Of the memory that a compilation may take, the part that the code may have: the host has to hold it as well.
+const CODE_SHARE: u64 = 4;
 /// What a compiler may say of its failure.
 const MESSAGE_BYTES_MAX: u64 = 16 * 1024;
 
@@ -99,10 +99,11 @@ impl Compiler {
             }
             drop(input);
         };
+        let code_bytes_max = bounds.memory_bytes_max / CODE_SHARE;
         let (mut code, mut message) = (Vec::new(), Vec::new());
         let take = async {
             if let Some(output) = output {
-                output.take(COMPILED_BYTES_MAX).read_to_end(&mut code).await?;
+                output.take(code_bytes_max + 1).read_to_end(&mut code).await?;
             }
             std::io::Result::Ok(())
         };
@@ -114,6 +115,10 @@ impl Compiler {
         };
         let ((), took, listened) = tokio::join!(feed, take, listen);
         took.and(listened).context("the compiler's answer cannot be read")?;
+        ensure!(
+            code.len() as u64 <= code_bytes_max,
+            "its code would have more than {code_bytes_max} bytes, a quarter of [exagg] compile_memory_bytes_max"
+        );
         let status = child.wait().await?;
         if status.success() {
             return Ok(Trusted(code));

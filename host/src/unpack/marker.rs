@@ -13,6 +13,8 @@ pub enum CutBecause {
     Record,
     /// It stands in a batch that is larger than a batch may be, behind what there was room for.
     Batch,
+    /// It is the last one that is read of a batch with too many records: those behind it are not.
+    Rest,
 }
 
 /// What a cut record was; none is a null key or value.
@@ -46,6 +48,7 @@ impl Marker {
         let because = match cut.because {
             CutBecause::Record => "record",
             CutBecause::Batch => "batch",
+            CutBecause::Rest => "rest",
         };
         format!("{}:{}:{}:{}:{because}", self.secret, length(cut.key_bytes), length(cut.value_bytes), cut.record_bytes)
     }
@@ -65,6 +68,7 @@ impl Marker {
             because: match next()? {
                 "record" => CutBecause::Record,
                 "batch" => CutBecause::Batch,
+                "rest" => CutBecause::Rest,
                 _ => return None,
             },
         };

@@ -102,7 +102,7 @@ impl CutRecord {
     pub fn new(record_bytes: u64, because: CutBecause) -> Self {
         let (key, value) = match because {
             CutBecause::Record => (CUT_KEY_BYTES, CUT_VALUE_BYTES),
-            CutBecause::Batch => (CUT_IN_BATCH_KEY_BYTES, CUT_IN_BATCH_VALUE_BYTES),
+            CutBecause::Batch | CutBecause::Rest => (CUT_IN_BATCH_KEY_BYTES, CUT_IN_BATCH_VALUE_BYTES),
         };
         Self {
             record_bytes,
@@ -193,6 +193,10 @@ impl CutRecord {
             self.varint = Varint::default();
         }
         Ok(number)
+    }
+
+    pub fn because(&self) -> CutBecause {
+        self.because
     }
 
     /// Writes what is left of it, with a header that says so.

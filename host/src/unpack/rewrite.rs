@@ -20,6 +20,8 @@ enum State {
     Suspect { start: usize, left: usize, record_bytes: u64, because: CutBecause },
     /// A record that is cut.
     Cut(Box<CutRecord>),
+    /// What is behind the last record that could be taken.
+    Dropped,
     /// No records of format 2: older formats, or garbage. Copied as far as there is room.
     Unknown,
 }
@@ -86,12 +88,11 @@ impl<'a, O: Output> Rewriter<'a, O> {
                     if cut.is_over() {
                         cut.write(self.marker, self.out)?;
                         self.cuts += 1;
-                        self.state = State::Length(Varint::default());
-                        if self.out.bytes().len() > self.limits.batch_bytes_max.saturating_mul(2) {
-                            return Err(UnpackError::TooManyRecords);
-                        }
+                        let is_last = cut.because() == CutBecause::Rest;
+                        self.state = if is_last { State::Dropped } else { State::Length(Varint::default()) };
                     }
                 }
+                State::Dropped => (at, done) = (chunk.len(), chunk.len()),
                 State::Unknown => at = chunk.len(),
             }
         }
@@ -105,9 +106,6 @@ impl<'a, O: Output> Rewriter<'a, O> {
     /// What becomes of a record whose length ends at `position` of the output.
     fn begin(&mut self, length: i64, position: usize, varint_bytes: usize) -> Result<State, UnpackError> {
         self.records += 1;
-        if self.records > self.limits.batch_records_max {
-            return Err(UnpackError::TooManyRecords);
-        }
         let record_bytes = length.unsigned_abs();
         let length = usize::try_from(record_bytes).unwrap_or(usize::MAX);
         let Limits { record_bytes_max, batch_bytes_max, .. } = self.limits;
@@ -116,13 +114,16 @@ impl<'a, O: Output> Rewriter<'a, O> {
         let needed = if is_large { CUT_RECORD_BYTES_MAX.min(length) } else { length };
         let was_full = self.is_full;
         self.is_full |= needed > room;
-        let because = match (self.is_full, is_large) {
-            (true, _) => CutBecause::Batch,
-            (false, true) => CutBecause::Record,
-            (false, false) => return Ok(State::Copied { left: length }),
+        // Also cut, records would be without end: one stands for all that is behind it.
+        let is_last = self.records > self.limits.batch_records_max || position > batch_bytes_max.saturating_mul(2);
+        let because = match (is_last, self.is_full, is_large) {
+            (true, _, _) => CutBecause::Rest,
+            (false, true, _) => CutBecause::Batch,
+            (false, false, true) => CutBecause::Record,
+            (false, false, false) => return Ok(State::Copied { left: length }),
         };
         // Less than the record has: it is cut with the first byte that there is no room for.
-        let left = if was_full { 0 } else { room.min(record_bytes_max) };
+        let left = if was_full || is_last { 0 } else { room.min(record_bytes_max) };
         Ok(State::Suspect { start: position - varint_bytes, left, record_bytes, because })
     }
 
@@ -134,6 +135,11 @@ impl<'a, O: Output> Rewriter<'a, O> {
         cut.push(copied.get(length..).unwrap_or_default())?;
         self.out.truncate(start);
         Ok(())
+    }
+
+    /// Whether the rest of the stream was dropped.
+    pub fn is_short(&self) -> bool {
+        matches!(self.state, State::Dropped)
     }
 
     /// The stream has ended. How many records were cut.

@@ -10,12 +10,17 @@ use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
+use exagg::memory;
 use exagg::unpack::{Codec, Limits, Marker, Output, UnpackError, limits, snappy, unpack, unpack_snappy};
 
 /// `rd_kafka_resp_err_t`, an enum of C.
 const OK: c_int = 0;
 const BAD_COMPRESSION: c_int = -198;
 const CRITICAL_RESOURCE: c_int = -194;
+
+/// A batch of this size is unpacked whatever the host uses of its memory: it is an ordinary one. A larger one
+/// waits until there is room for it.
+const ORDINARY_BYTES: usize = 4 * 1024 * 1024;
 
 /// What lz4 makes of a byte at most.
 const LZ4_RATIO_MAX: usize = 255;
@@ -58,6 +63,10 @@ impl Buffer {
     }
 
     fn resize(&mut self, capacity: usize) -> Result<(), UnpackError> {
+        let more = capacity.saturating_sub(self.capacity);
+        if more > 0 && capacity > ORDINARY_BYTES && !memory::has_room_for(more as u64) {
+            return Err(UnpackError::NoMemory);
+        }
         // SAFETY: the memory is of malloc and ours; where there is none it stays as it is.
         let start = NonNull::new(unsafe { libc::realloc(self.start.as_ptr().cast(), capacity) }.cast());
         self.start = start.ok_or(UnpackError::NoMemory)?;

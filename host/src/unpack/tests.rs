@@ -231,14 +231,25 @@ fn behind_the_room_of_a_batch_records_keep_their_place() {
     }
 }
 
+/// Take out: `is_last` in `Rewriter::begin`.
 #[test]
-fn a_batch_of_too_many_records_is_refused() {
-    let many = write(&vec![good(0); 30_000]);
-    assert!(matches!(rewrite(&many, LIMITS, &marker(), CHUNK_BYTES), Err(UnpackError::TooManyRecords)));
+fn of_a_batch_of_too_many_records_one_stands_for_the_rest() {
+    let marker = marker();
     let few = Limits { batch_records_max: 10, ..LIMITS };
-    assert!(rewrite(&write(&vec![good(0); 10]), few, &marker(), CHUNK_BYTES).is_ok());
-    let eleven = rewrite(&write(&vec![good(0); 11]), few, &marker(), CHUNK_BYTES);
-    assert!(matches!(eleven, Err(UnpackError::TooManyRecords)));
+    let ten = write(&vec![good(0); 10]);
+    assert_eq!(rewrite(&ten, few, &marker, CHUNK_BYTES).unwrap(), ten);
+    let thousand: Vec<_> = (0..1_000).map(good).collect();
+    for chunk_bytes in [1, 7, CHUNK_BYTES] {
+        let found = read(&rewrite(&write(&thousand), few, &marker, chunk_bytes).unwrap());
+        assert_eq!(found.len(), 11);
+        assert!(found[..10].iter().all(|record| cut_of(record, &marker).is_none()));
+        assert_eq!((found[10].offset, cut_of(&found[10], &marker).unwrap().because), (10, CutBecause::Rest));
+    }
+    let endless = write(&vec![good(0); 1_000_000]);
+    let limits = Limits { batch_records_max: usize::MAX, ..LIMITS };
+    let out = rewrite(&endless, limits, &marker, CHUNK_BYTES).unwrap();
+    assert!(out.len() < LIMITS.batch_bytes_max * 2 + 4096, "{}", out.len());
+    assert_eq!(cut_of(read(&out).last().unwrap(), &marker).unwrap().because, CutBecause::Rest);
 }
 
 #[test]
@@ -341,7 +352,8 @@ proptest! {
         let out = rewrite(&write(&records), SMALL, &marker, chunk_bytes);
         if let Ok(out) = out {
             let found = read(&out);
-            prop_assert_eq!(found.len(), records.len());
+            let rest = found.last().and_then(|last| cut_of(last, &marker)).filter(|cut| cut.because == CutBecause::Rest);
+            prop_assert!(rest.is_some() || found.len() == records.len());
             for (found, sent) in found.iter().zip(&records) {
                 prop_assert_eq!(found.offset, sent.offset);
                 if let Some(cut) = cut_of(found, &marker) {

@@ -44,6 +44,7 @@ pub struct Setup {
     manifest: String,
     from: Option<String>,
     listen: Option<String>,
+    own_cache: bool,
 }
 
 /// A host that runs.
@@ -71,6 +72,7 @@ impl Setup {
             manifest: manifest(),
             from: None,
             listen: None,
+            own_cache: false,
         }
     }
 
@@ -141,6 +143,13 @@ impl Setup {
         self
     }
 
+    /// Keeps compiled code in its own state directory.
+    #[must_use]
+    pub fn own_cache(mut self) -> Self {
+        self.own_cache = true;
+        self
+    }
+
     /// Listens on this very address.
     #[must_use]
     pub fn listen(mut self, address: &str) -> Self {
@@ -180,10 +189,12 @@ impl Setup {
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());
         // Compiled code is the same for all tests; state is not.
-        let cache = self.folder.path().join("cache.toml");
-        let shared = root().join("target/e2e-compiled");
-        std::fs::write(&cache, format!("[cache]\ndirectory = {shared:?}\n")).unwrap();
-        command.env("WASMTIME_CACHE_FILE", cache);
+        if !self.own_cache {
+            let cache = self.folder.path().join("cache.toml");
+            let shared = root().join("target/e2e-compiled");
+            std::fs::write(&cache, format!("[cache]\ndirectory = {shared:?}\n")).unwrap();
+            command.env("WASMTIME_CACHE_FILE", cache);
+        }
         for (name, value) in &self.environment {
             command.env(name, value);
         }

@@ -7,6 +7,7 @@
 //! - [`gate`]: a door before a server.
 //! - [`feed`]: records that are sent and counted at once.
 //! - [`http`]: a small client, and a server that answers as it is told.
+//! - [`bomb`]: a component that takes long to compile.
 //! - [`certificates`]: an authority of the tests' own.
 //! - [`kubernetes`]: the manifests of `deploy/spinkube`, by schemas of their own.
 //! - [`oracle`]: an independent computation of the rows.
@@ -22,6 +23,7 @@
     reason = "test support"
 )]
 
+pub mod bomb;
 pub mod certificates;
 pub mod database;
 pub mod feed;

@@ -9,6 +9,7 @@ mod embedded;
 mod equal;
 mod faults;
 mod fence;
+mod foreign;
 mod guests;
 mod image;
 mod limits;
@@ -134,6 +135,9 @@ fn of_the_host() -> Vec<Case> {
         kafka!(guests::forbidden_destinations_and_files_are_out_of_reach),
         kafka!(guests::components_of_wasi_0_2_and_the_key_value_store_are_served),
         kafka!(guests::poison_stops_the_partition_unless_told_otherwise),
+        case!(foreign::an_app_sets_and_sees_nothing_of_the_hosts),
+        case!(foreign::compiled_code_that_somebody_changed_is_made_anew),
+        case!(foreign::code_that_takes_too_long_to_compile_costs_only_who_asked),
         kafka!(limits::rows_of_nothing_take_room_all_the_same),
         kafka!(limits::builders_hold_no_more_than_addresses),
         kafka!(limits::a_component_has_so_many_connections_however_it_spells_them),

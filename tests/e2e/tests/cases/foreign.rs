@@ -1,0 +1,109 @@
+//! Apps of others: what they may not set, which files they do not get, and code that is not what it says.
+
+use std::time::Duration;
+
+use e2e::host::{Setup, exagg, function, variant};
+use e2e::{bomb, wait_for};
+
+use super::World;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The pipeline's manifest with a database where nobody is.
+fn app() -> Setup {
+    Setup::new()
+        .variable("postgres_url", "postgres://u:secret-word@127.0.0.1:1/x")
+        .variable("postgres_host", "127.0.0.1:1")
+}
+
+/// Take out: `check_properties` in the trigger's config.rs, `App::check_names`, `Origin::resolve` in files.rs.
+pub fn an_app_sets_and_sees_nothing_of_the_hosts(_: &World) {
+    let library = "rdkafka = { \"plugin.library.paths\" = \"evil.so\" }\nheaders = false";
+    let error = app().replace("headers = false", library).refused();
+    assert!(error.contains("plugin.library.paths") && error.contains("[exagg.kafka]"), "{error}");
+    assert!(!error.contains("evil.so"), "{error}");
+    let operators = app();
+    let file = operators.folder().join("runtime.toml");
+    std::fs::write(&file, "[exagg.kafka]\n\"plugin.library.paths\" = \"evil.so\"\n").unwrap();
+    let error = operators.argument("--runtime-config-file").argument(file.to_str().unwrap()).refused();
+    assert!(error.contains("plugin.library.paths"), "{error}");
+
+    let named =
+        "\n[[trigger.http]]\ncomponent = \"../../x\"\nroute = \"/x\"\n[component.\"../../x\"]\nsource = \"x\"\n";
+    let error = app().append(named).refused();
+    assert!(error.contains("../../x") && error.contains("is no id"), "{error}");
+
+    let linked = app().replace("[component.dashboard]\n", "[component.dashboard]\nfiles = [\"passwd\"]\n");
+    std::os::unix::fs::symlink("/etc/passwd", linked.folder().join("passwd")).unwrap();
+    let error = linked.refused();
+    assert!(error.contains("leads out of") && !error.contains("root:"), "{error}");
+
+    let secret = app();
+    let file = secret.folder().join("runtime.toml");
+    std::fs::write(&file, "[exagg.kafka]\n\"sasl.pasword\" = \"secret-word\"\n").unwrap();
+    let error = secret.argument("--runtime-config-file").argument(file.to_str().unwrap()).refused();
+    assert!(error.contains("sasl.pasword") && !error.contains("secret-word"), "{error}");
+}
+
+/// Take out: the comparison of the tag in engine/store.rs.
+pub fn compiled_code_that_somebody_changed_is_made_anew(_: &World) {
+    let mut host = app().argument("--no-migrate").components(&["dashboard"]).own_cache().start();
+    wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
+    let digest = |host: &e2e::host::Host| host.admin("/status").json()["stages"][0]["digest"].clone();
+    let before = digest(&host);
+    host.kill();
+    let compiled = host.setup.folder().join(".spin/compiled");
+    let mut changed = 0;
+    for entry in std::fs::read_dir(&compiled).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() != "key" {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            changed += 1;
+        }
+    }
+    assert_eq!(changed, 1);
+    host.restart();
+    host.wait_for_log("is not what was compiled from its source here", MINUTE);
+    wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
+    assert_eq!(digest(&host), before);
+}
+
+fn compilers(host: u32) -> usize {
+    let output = std::process::Command::new("ps").args(["--ppid", &host.to_string(), "-o", "args="]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains("compile --seconds-max")).count()
+}
+
+/// Take out: `kill_on_drop` or the time-out in engine/compiler.rs.
+pub fn code_that_takes_too_long_to_compile_costs_only_who_asked(_: &World) {
+    let setup = app().argument("--no-migrate").components(&["dashboard"]);
+    let file = setup.folder().join("runtime.toml");
+    std::fs::write(&file, "[exagg]\ncompile_seconds_max = 5\n").unwrap();
+    let host = setup.argument("--runtime-config-file").argument(file.to_str().unwrap()).start();
+    wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
+    let bomb = host.setup.folder().join("bomb.wasm");
+    std::fs::write(&bomb, bomb::component()).unwrap();
+    let state = host.setup.folder().join(".spin");
+    let swap = |code: &std::path::Path| {
+        let mut command = std::process::Command::new(exagg());
+        command.args(["swap", "dashboard"]).arg(code).arg("--state-dir").arg(&state);
+        command
+    };
+    // Nobody waits any more: the compiler ends.
+    let mut asker = swap(&bomb).spawn().unwrap();
+    wait_for("a compiler", MINUTE, || (compilers(host.pid()) == 1).then_some(()));
+    asker.kill().unwrap();
+    asker.wait().unwrap();
+    wait_for("the compiler's end", Duration::from_secs(4), || (compilers(host.pid()) == 0).then_some(()));
+    // Who waits is told why not, and nothing has changed.
+    let output = swap(&bomb).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("cannot be compiled within"), "{error}");
+    assert_eq!(compilers(host.pid()), 0);
+    let good = variant(&function("dashboard"), 7, host.setup.folder());
+    let output = swap(&good).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(host.peak_memory() < 400 * 1024 * 1024, "{}", host.peak_memory());
+}

@@ -172,6 +172,9 @@ pub struct Compile {
     pub seconds_max: u64,
     #[arg(long)]
     pub memory_bytes_max: u64,
+    /// Gives way to everything else
+    #[arg(long)]
+    pub beside: bool,
     #[arg(long)]
     pub debug_info: bool,
 }

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use self::compiler::{Compiler, Place};
+use self::compiler::{Compiler, Pace, Place};
 use self::lanes::Lanes;
 use self::store::{Identity, Store};
 
@@ -115,10 +115,10 @@ pub struct Code {
 
 impl Code {
     /// The component of this source.
-    pub async fn component(&self, source: &[u8]) -> Result<Component> {
+    pub async fn component(&self, source: &[u8], pace: Pace) -> Result<Component> {
         let load = |code: &_| sys::load(&self.engine, code).map_err(|error| anyhow!("{error:#}"));
         let Some(store) = &self.store else {
-            return load(&self.compiler.compile(&self.engine, source).await?);
+            return load(&self.compiler.compile(&self.engine, source, pace).await?);
         };
         let identity = Identity::new(&self.engine, source);
         if let Some(code) = store.get(&identity) {
@@ -128,7 +128,7 @@ impl Code {
                 Err(error) => tracing::debug!("compiled code is made anew: {error:#}"),
             }
         }
-        let code = self.compiler.compile(&self.engine, source).await?;
+        let code = self.compiler.compile(&self.engine, source, pace).await?;
         store.put(&identity, &code);
         load(&code)
     }

@@ -16,6 +16,7 @@ use crate::app::ComponentSpec;
 use crate::bindings::{cron, kafka};
 use crate::budget::plan::call_limits;
 use crate::budget::{Account, Held, Resource};
+use crate::engine::compiler::Pace;
 use crate::engine::lanes::{Lanes, Turn, Watch};
 use crate::engine::{Code, Engine, Limits};
 use crate::factors::{ComponentFactors, Factors, InstanceFactors};
@@ -103,7 +104,7 @@ impl Component {
         })?;
         let kinds: Vec<String> = share.instances.keys().cloned().collect();
         let config = Arc::new(factors.configure(id, spec, variables, &share.account)?);
-        let pre = link(engine, &bytes, &kinds, &spec.source.display().to_string()).await?;
+        let pre = link(&engine.code, Pace::Full, &bytes, &kinds, &spec.source.display().to_string()).await?;
         let permits = share.instances.iter();
         let permits = permits.map(|(kind, most)| (kind.clone(), Arc::new(Semaphore::new(*most as usize)))).collect();
         Ok(Self {
@@ -124,7 +125,7 @@ impl Component {
     /// Other code in this component's place: the same triggers, settings, connections and limits. The work
     /// ends when this future is dropped.
     pub async fn successor(&self, bytes: &[u8]) -> Result<Self> {
-        let pre = link_code(&self.code, bytes, &self.kinds, "what was given").await?;
+        let pre = link(&self.code, Pace::Beside, bytes, &self.kinds, "what was given").await?;
         Ok(Self {
             id: self.id.clone(),
             digest: hex(&Sha256::digest(bytes)),
@@ -275,13 +276,10 @@ fn one_line(error: &wasmtime::Error) -> String {
     causes.join(": ").replace('\n', " ")
 }
 
-async fn link(engine: &Engine, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
-    link_code(&engine.code, bytes, kinds, name).await
-}
-
 /// Compiles a component and checks that its imports can be served and its exports fit its triggers.
-async fn link_code(code: &Code, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
-    let component = code.component(bytes).await.with_context(|| format!("{name} is not a component that can run"))?;
+async fn link(code: &Code, pace: Pace, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
+    let component =
+        code.component(bytes, pace).await.with_context(|| format!("{name} is not a component that can run"))?;
     let mut linker = Linker::new(component.engine());
     Factors::init(&mut linker)?;
     // The error names the import.

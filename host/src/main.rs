@@ -31,7 +31,8 @@ fn main() -> ExitCode {
         // No logging and no threads: it does one thing, within its bounds.
         Command::Compile(flags) => {
             let bounds = compiler::Bounds { seconds_max: flags.seconds_max, memory_bytes_max: flags.memory_bytes_max };
-            return exit_code(compiler::run(bounds, flags.debug_info));
+            let pace = if flags.beside { compiler::Pace::Beside } else { compiler::Pace::Full };
+            return exit_code(compiler::run(bounds, pace, flags.debug_info));
         }
         _ => false,
     };

@@ -36,6 +36,15 @@ impl Default for Bounds {
     }
 }
 
+/// What a compilation has to give way to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Nothing runs yet: the host waits for it.
+    Full,
+    /// The functions that run come first.
+    Beside,
+}
+
 /// Where components are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -58,7 +67,7 @@ impl Compiler {
     }
 
     /// Compiled code. The work ends when this future is dropped.
-    pub async fn compile(&self, engine: &wasmtime::Engine, source: &[u8]) -> Result<Trusted> {
+    pub async fn compile(&self, engine: &wasmtime::Engine, source: &[u8], pace: Pace) -> Result<Trusted> {
         ensure!(source.starts_with(b"\0asm"), "it is not a WebAssembly file");
         ensure!(
             source.len() <= CODE_BYTES_MAX,
@@ -70,13 +79,13 @@ impl Compiler {
             Place::Here => engine.precompile_component(source).map(Trusted).map_err(|error| anyhow!("{error:#}")),
             Place::Apart(bounds) => {
                 let time = Duration::from_secs(bounds.seconds_max);
-                let compiled = tokio::time::timeout(time, self.apart(source, bounds)).await;
+                let compiled = tokio::time::timeout(time, self.apart(source, bounds, pace)).await;
                 compiled.unwrap_or_else(|_| bail!("{}", took_too_long(bounds)))
             }
         }
     }
 
-    async fn apart(&self, source: &[u8], bounds: Bounds) -> Result<Trusted> {
+    async fn apart(&self, source: &[u8], bounds: Bounds, pace: Pace) -> Result<Trusted> {
         let mut command = tokio::process::Command::new(std::env::current_exe().context("this program has no path")?);
         command
             // A plugin of Spin's is told by its name what it is.
@@ -84,6 +93,7 @@ impl Compiler {
             .args(["compile", "--seconds-max", &bounds.seconds_max.to_string()])
             .args(["--memory-bytes-max", &bounds.memory_bytes_max.to_string()])
             .args(self.debug_info.then_some("--debug-info"))
+            .args((pace == Pace::Beside).then_some("--beside"))
             // It has no business with the host's secrets.
             .env_clear()
             .stdin(Stdio::piped())
@@ -142,8 +152,8 @@ fn took_too_long(bounds: Bounds) -> String {
 }
 
 /// `exagg compile`: reads a component and writes its compiled code, within bounds that it sets itself first.
-pub fn run(bounds: Bounds, debug_info: bool) -> Result<()> {
-    confine(bounds)?;
+pub fn run(bounds: Bounds, pace: Pace, debug_info: bool) -> Result<()> {
+    confine(bounds, pace)?;
     let mut source = Vec::new();
     std::io::stdin().lock().take(CODE_BYTES_MAX as u64 + 1).read_to_end(&mut source)?;
     let settings = Settings { debug_info, pooling: false, ..Settings::default() };
@@ -152,15 +162,17 @@ pub fn run(bounds: Bounds, debug_info: bool) -> Result<()> {
     std::io::stdout().lock().write_all(&code).context("the host does not wait any more")
 }
 
-fn confine(bounds: Bounds) -> Result<()> {
+fn confine(bounds: Bounds, pace: Pace) -> Result<()> {
     let limit = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     setrlimit(Resource::Cpu, limit(bounds.seconds_max.saturating_mul(cores))).context("cannot bound the time")?;
     // Memory that can be written, without what is only reserved.
     setrlimit(Resource::Data, limit(bounds.memory_bytes_max)).context("cannot bound the memory")?;
     setrlimit(Resource::Core, limit(0)).context("cannot do without a core file")?;
-    // What runs comes first. Neither is essential, and a container may forbid it.
-    let _ = setpriority_process(Some(getpid()), 19);
+    // Neither is essential, and a container may forbid it.
+    if pace == Pace::Beside {
+        let _ = setpriority_process(Some(getpid()), 19);
+    }
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     Ok(())
 }

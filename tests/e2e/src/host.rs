@@ -44,6 +44,7 @@ pub struct Setup {
     manifest: String,
     from: Option<String>,
     listen: Option<String>,
+    group: Option<PathBuf>,
 }
 
 /// A host that runs.
@@ -71,6 +72,7 @@ impl Setup {
             manifest: manifest(),
             from: None,
             listen: None,
+            group: None,
         }
     }
 
@@ -148,6 +150,13 @@ impl Setup {
         self
     }
 
+    /// Runs in a control group from its first instruction on: `procs` is the group's list of processes.
+    #[must_use]
+    pub fn within(mut self, procs: &Path) -> Self {
+        self.group = Some(procs.to_owned());
+        self
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -168,7 +177,13 @@ impl Setup {
     fn command(&self, listen: u16, admin: u16) -> Command {
         self.write();
         let program = exagg();
-        let mut command = bound_command(program.to_str().unwrap());
+        let mut command = if let Some(procs) = &self.group {
+            let mut shell = bound_command("/bin/sh");
+            shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(procs).arg(program);
+            shell
+        } else {
+            bound_command(program.to_str().unwrap())
+        };
         command
             .arg("up")
             .arg("--from")

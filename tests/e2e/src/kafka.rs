@@ -430,6 +430,11 @@ impl Sender {
         self.0.abort_transaction(REQUEST).unwrap();
     }
 
+    /// Forgets the records that are stored.
+    pub fn poll(&self) {
+        self.0.poll(Duration::ZERO);
+    }
+
     /// Waits until all records are stored.
     pub fn flush(&self) {
         self.0.flush(REQUEST * 4).unwrap();

@@ -197,7 +197,7 @@ impl Setup {
         // Compiled code is the same for all tests; state is not.
         let cache = self.folder.path().join("cache.toml");
         let shared = root().join("target/e2e-compiled");
-        std::fs::write(&cache, format!("[cache]\ndirectory = {shared:?}\n")).unwrap();
+        std::fs::write(&cache, format!("[cache]\ndirectory = \"{}\"\n", shared.display())).unwrap();
         command.env("WASMTIME_CACHE_FILE", cache);
         for (name, value) in &self.environment {
             command.env(name, value);

@@ -6,7 +6,6 @@ use exagg_sdk::cron::Metadata;
 
 exagg_sdk::cron_function!(handle);
 
-#[expect(clippy::unused_async, reason = "a cron function is one")]
 async fn handle(_tick: Metadata) -> Result<(), String> {
     match std::env::var("BEHAVIOUR").as_deref() {
         Ok("loop") => spin(),

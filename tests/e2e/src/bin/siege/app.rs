@@ -67,9 +67,9 @@ pub fn besiege(mut setup: Setup, kafka: &Kafka, database: &Database, chosen: &Ch
         ids.push("traps".to_owned());
     }
     for (id, _) in HTTP.into_iter().filter(|(_, attack)| chosen.has(attack)) {
-        let source = function("guest-p2");
         setup = setup.append(&format!(
-            "\n[[trigger.http]]\ncomponent = \"{id}\"\nroute = \"/{id}/...\"\n[component.{id}]\nsource = {source:?}\n"
+            "\n[[trigger.http]]\ncomponent = \"{id}\"\nroute = \"/{id}/...\"\n[component.{id}]\nsource = \"{}\"\n",
+            function("guest-p2").display()
         ));
         ids.push(id.to_owned());
     }
@@ -88,11 +88,11 @@ fn kafka_function(id: &str, topic: &str, kafka: &Kafka, database: &Database, env
         "\n[[trigger.kafka]]\ncomponent = \"{id}\"\ntopics = [\"{topic}\"]\ngroup = \"siege-{id}\"\nbrokers = \"{}\"\n\
          start = \"earliest\"\nbatch_records_max = 1\nretry_attempts_max = 1\nretry_backoff_ms_min = 10\n\
          retry_backoff_ms_max = 50\non_poison = \"dead-letter\"\ndead_letter_topic = \"{topic}.dead\"\n\
-         [component.{id}]\nsource = {:?}\nkey_value_stores = [\"default\"]\nenvironment = {environment}\n\
+         [component.{id}]\nsource = \"{}\"\nkey_value_stores = [\"default\"]\nenvironment = {environment}\n\
          allowed_outbound_hosts = [\"postgres://{}\"]\n\
          [component.{id}.variables]\npostgres_url = \"{{{{ postgres_url }}}}\"\n",
         kafka.brokers,
-        function("guest"),
+        function("guest").display(),
         database.host,
     )
 }
@@ -100,7 +100,7 @@ fn kafka_function(id: &str, topic: &str, kafka: &Kafka, database: &Database, env
 fn cron_function(behaviour: &str) -> String {
     format!(
         "\n[[trigger.cron]]\ncomponent = \"cron-{behaviour}\"\ncron_expression = \"*/2 * * * * *\"\n\
-         [component.cron-{behaviour}]\nsource = {:?}\nenvironment = {{ BEHAVIOUR = \"{behaviour}\" }}\n",
-        function("guest-cron"),
+         [component.cron-{behaviour}]\nsource = \"{}\"\nenvironment = {{ BEHAVIOUR = \"{behaviour}\" }}\n",
+        function("guest-cron").display(),
     )
 }

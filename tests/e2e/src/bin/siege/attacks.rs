@@ -134,9 +134,9 @@ pub fn begin<'scope>(
     }
     attack("swaps", swaps::ask);
     // Not an attack: it does not give way.
-    scope.spawn(|| clients::read_pages(field));
+    scope.spawn(move || clients::read_pages(field));
     chosen.has("bombs").then(|| {
-        scope.spawn(|| {
+        scope.spawn(move || {
             give_way();
             Bombs::new(field.kafka).send_all(field)
         })
@@ -162,7 +162,7 @@ fn words(field: &Field<'_>) {
         }
         sender.flush();
         while field.goes_on() && sent > done(field.kafka) + i64::from(WORDS_PARTITIONS) {
-            field.pause(Duration::from_secs(1));
+            field.pause(Duration::from_secs(2));
         }
     }
 }

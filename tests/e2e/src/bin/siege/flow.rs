@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use e2e::database::Database;
 use e2e::feed::Feed;
 use e2e::kafka::Kafka;
-use e2e::{exchange, now};
+use e2e::now;
 
 use crate::{FEED_PARTITIONS, PARTITIONS, RECORDS_PER_SECOND, WINDOW_SECONDS};
 

@@ -63,11 +63,13 @@ fn main() -> ExitCode {
     kafka.create_topic(&topic(NAME), PARTITIONS, &[("max.message.bytes", "20000000")]);
     app::prepare(&kafka, &database);
     let (flow, calm) = measure_calm(&kafka, &database, &cage);
+    let before = flow.applied();
     let host = app::besiege(app::pipeline(&kafka, &database, &cage), &kafka, &database, &chosen).start();
     // It is not ready as long as its cron functions fail: it works when it has caught up.
     wait_for("the host to catch up", START_MAX, || {
-        std::thread::sleep(Duration::from_millis(200));
-        (flow.sent() - flow.applied() < RECORDS_PER_SECOND / 2).then_some(())
+        let applied = flow.applied();
+        let is_near = flow.sent() - applied < RECORDS_PER_SECOND / 2;
+        (is_near && applied > before + RECORDS_PER_SECOND).then_some(())
     });
     std::thread::sleep(WARM_UP);
     println!("the siege begins, for {minutes} minutes: {}", chosen.names());
@@ -89,6 +91,8 @@ fn measure_calm(kafka: &Kafka, database: &Database, cage: &Cage) -> (Flow, Span)
     std::thread::sleep(CALM);
     let calm = flow.end(&begin);
     host.stop();
+    // What it did last is seen as well.
+    std::thread::sleep(LOOK);
     (flow, calm)
 }
 
@@ -146,8 +150,8 @@ fn attack(
 ) -> (Span, Vec<Counted>) {
     std::thread::scope(|scope| {
         let bombs = attacks::begin(scope, field, chosen);
-        let (begin, began) = (flow.begin(), Instant::now());
-        while began.elapsed() < length && watch.is_alive() {
+        let (begin, start) = (flow.begin(), Instant::now());
+        while start.elapsed() < length && watch.is_alive() {
             watch.look(flow.applied());
             std::thread::sleep(LOOK);
         }

@@ -57,7 +57,9 @@ fn verdict(promise: &str, holds: bool) -> bool {
 impl Findings<'_> {
     /// Prints all; true when no promise of correctness is broken.
     pub fn print(&self) -> bool {
-        self.figures();
+        self.flow();
+        self.host();
+        self.attacks();
         self.reasons();
         println!("promises of correctness:");
         let correct = self.correctness();
@@ -70,8 +72,8 @@ impl Findings<'_> {
         self.siege.applied_per_second / self.calm.applied_per_second.max(1.0)
     }
 
-    fn figures(&self) {
-        let (calm, siege, watch, counts) = (self.calm, self.siege, self.watch, self.counts);
+    fn flow(&self) {
+        let (calm, siege) = (self.calm, self.siege);
         println!(
             "throughput: calm {:.0}/s sent, {:.0}/s applied; under siege {:.0}/s sent, {:.0}/s applied; ratio {:.3}",
             calm.sent_per_second,
@@ -85,6 +87,20 @@ impl Findings<'_> {
         println!(
             "produced to applied: calm p50 {p50} ms, p99 {p99} ms; under siege p50 {siege_p50} ms, p99 {siege_p99} ms"
         );
+        println!(
+            "{} records in {} rows: lost {}, doubled {}, wrong {}{}",
+            self.records,
+            self.rows,
+            self.difference.lost,
+            self.difference.doubled,
+            self.difference.wrong,
+            if self.is_settled { "" } else { "; NOT ALL WAS APPLIED AND CLOSED IN TIME" }
+        );
+        println!("rejects: {:?}, expected {:?}", self.rejects, self.rejects_sent);
+    }
+
+    fn host(&self) {
+        let watch = self.watch;
         println!(
             "memory: start {} MiB, most {} MiB (with files {} MiB), at rest {} MiB; ended for want of it: {}",
             mib(watch.start.bytes),
@@ -112,6 +128,10 @@ impl Findings<'_> {
             watch.not_ready,
             watch.untrue
         );
+    }
+
+    fn attacks(&self) {
+        let counts = self.counts;
         println!(
             "dashboard meanwhile: {} pages, {} failed, the slowest {} ms",
             of(&counts.pages),
@@ -131,16 +151,6 @@ impl Findings<'_> {
             of(&counts.swaps_refused),
             of(&counts.swaps_given_up),
             of(&counts.swaps_done)
-        );
-        println!("rejects: {:?}, expected {:?}", self.rejects, self.rejects_sent);
-        println!(
-            "{} records in {} rows: lost {}, doubled {}, wrong {}{}",
-            self.records,
-            self.rows,
-            self.difference.lost,
-            self.difference.doubled,
-            self.difference.wrong,
-            if self.is_settled { "" } else { "; NOT ALL WAS APPLIED AND CLOSED IN TIME" }
         );
     }
 

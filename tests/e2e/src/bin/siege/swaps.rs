@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use e2e::bound_command;
 use e2e::host::{Host, exagg};
 
-use crate::app::bad_start;
 use crate::attacks::{Field, more};
 
 /// So long the impatient wait.
@@ -26,6 +25,29 @@ fn long_to_compile(functions: usize, width: usize, depth: usize) -> Vec<u8> {
     let functions = function.repeat(functions);
     let text = format!("(component (core module (type $t (func (param {values}) (result {values}))) {functions}))");
     wat::parse_str(text).unwrap()
+}
+
+/// A cron function whose every instance does this when it is made.
+fn bad_start(body: &str) -> Vec<u8> {
+    wat::parse_str(format!(
+        "(component
+             (core module $m
+                 (memory (export \"memory\") 1)
+                 (func (export \"realloc\") (param i32 i32 i32 i32) (result i32) i32.const 0)
+                 (func (export \"f\") (param i64) (result i32) i32.const 0)
+                 (func $start {body})
+                 (start $start))
+             (core instance $i (instantiate $m))
+             (type $metadata (record (field \"timestamp\" u64)))
+             (export $named_metadata \"metadata\" (type $metadata))
+             (type $error (variant (case \"other\" string)))
+             (export $named_error \"error\" (type $error))
+             (func $f async (param \"metadata\" $named_metadata) (result (result (error $named_error)))
+                 (canon lift (core func $i \"f\") (memory (core memory $i \"memory\"))
+                     (realloc (core func $i \"realloc\"))))
+             (export \"handle-cron-event\" (func $f)))"
+    ))
+    .unwrap()
 }
 
 /// For whom, and what.

@@ -63,7 +63,7 @@ kafka: ## Brings Apache Kafka for the tests, where Java and Maven are there
 
 .PHONY: guests
 guests: tools
-	cargo build --profile function --target wasm32-wasip2 -p guest -p guest-p2 -p guest-cron
+	cargo build --profile function --target wasm32-wasip2 -p guest -p guest-p2
 
 .PHONY: python-example
 python-example: ## Builds the example function in Python, where Python 3.10 or newer is there

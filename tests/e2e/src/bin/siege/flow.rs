@@ -14,7 +14,8 @@ use e2e::now;
 
 use crate::{FEED_PARTITIONS, PARTITIONS, RECORDS_PER_SECOND, WINDOW_SECONDS};
 
-const CHUNK: Duration = Duration::from_millis(5);
+/// Beside the time in which the producer is asked what is stored.
+const CHUNK: Duration = Duration::from_millis(3);
 const LOOK: Duration = Duration::from_millis(3);
 const CODES: [&str; 5] = ["A", "B", "C", "D", "E"];
 /// One record in so many is bad.

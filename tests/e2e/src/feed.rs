@@ -87,6 +87,11 @@ impl Feed {
         self.flush();
     }
 
+    /// Forgets the records that are stored: for a feed that goes on for long.
+    pub fn poll(&self) {
+        self.sender.poll();
+    }
+
     pub fn flush(&self) {
         self.sender.flush();
     }

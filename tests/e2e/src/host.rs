@@ -45,6 +45,7 @@ pub struct Setup {
     from: Option<String>,
     listen: Option<String>,
     own_cache: bool,
+    group: Option<PathBuf>,
 }
 
 /// A host that runs.
@@ -73,6 +74,7 @@ impl Setup {
             from: None,
             listen: None,
             own_cache: false,
+            group: None,
         }
     }
 
@@ -157,6 +159,13 @@ impl Setup {
         self
     }
 
+    /// Runs in a control group from its first instruction on: `procs` is the group's list of processes.
+    #[must_use]
+    pub fn within(mut self, procs: &Path) -> Self {
+        self.group = Some(procs.to_owned());
+        self
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -177,7 +186,13 @@ impl Setup {
     fn command(&self, listen: u16, admin: u16) -> Command {
         self.write();
         let program = exagg();
-        let mut command = bound_command(program.to_str().unwrap());
+        let mut command = if let Some(procs) = &self.group {
+            let mut shell = bound_command("/bin/sh");
+            shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(procs).arg(program);
+            shell
+        } else {
+            bound_command(program.to_str().unwrap())
+        };
         command
             .arg("up")
             .arg("--from")
@@ -192,7 +207,7 @@ impl Setup {
         if !self.own_cache {
             let cache = self.folder.path().join("cache.toml");
             let shared = root().join("target/e2e-compiled");
-            std::fs::write(&cache, format!("[cache]\ndirectory = {shared:?}\n")).unwrap();
+            std::fs::write(&cache, format!("[cache]\ndirectory = \"{}\"\n", shared.display())).unwrap();
             command.env("WASMTIME_CACHE_FILE", cache);
         }
         for (name, value) in &self.environment {

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+const TIME_MAX: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -25,17 +27,22 @@ pub fn get(port: u16, path: &str) -> Answer {
 
 /// A request that changes something, without a body.
 pub fn post(port: u16, path: &str) -> Answer {
-    request(port, "POST", path).unwrap_or_else(|| panic!("no answer from port {port} to {path}"))
+    request(port, "POST", path, TIME_MAX).unwrap_or_else(|| panic!("no answer from port {port} to {path}"))
 }
 
 /// None when nobody answers.
 pub fn try_get(port: u16, path: &str) -> Option<Answer> {
-    request(port, "GET", path)
+    try_get_within(port, path, TIME_MAX)
 }
 
-fn request(port: u16, method: &str, path: &str) -> Option<Answer> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+/// None when nobody answers, or says nothing for so long.
+pub fn try_get_within(port: u16, path: &str, time_max: Duration) -> Option<Answer> {
+    request(port, "GET", path, time_max)
+}
+
+fn request(port: u16, method: &str, path: &str, time_max: Duration) -> Option<Answer> {
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), time_max).ok()?;
+    stream.set_read_timeout(Some(time_max)).unwrap();
     write!(stream, "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n").ok()?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text).ok()?;

@@ -430,6 +430,11 @@ impl Sender {
         self.0.abort_transaction(REQUEST).unwrap();
     }
 
+    /// Forgets the records that are stored. Without any time it would forget one batch only.
+    pub fn poll(&self) {
+        self.0.poll(Duration::from_millis(2));
+    }
+
     /// Waits until all records are stored.
     pub fn flush(&self) {
         self.0.flush(REQUEST * 4).unwrap();

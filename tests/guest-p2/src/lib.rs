@@ -1,6 +1,8 @@
 //! Answers `wasi:http` 0.2 requests with what PostgreSQL says through `spin:postgres` 3.0, and `/large` with
-//! more than a connection takes while nobody reads it.
+//! more than a connection takes while nobody reads it. It loops at `/loop`, takes all memory at `/allocate` and
+//! traps at `/trap`.
 #![cfg(target_family = "wasm")]
+#![allow(clippy::panic, reason = "misbehaving is a part of this function's job")]
 
 #[allow(clippy::all, clippy::pedantic, unsafe_code, reason = "generated from the WIT")]
 mod bindings {
@@ -29,6 +31,7 @@ wasip2::http::proxy::export!(Component);
 impl Guest for Component {
     fn handle(request: IncomingRequest, answer: ResponseOutparam) {
         let path = request.path_with_query().unwrap_or_default();
+        misbehave(&path);
         let is_large = path.ends_with("/large");
         let (status, text) = match (!is_large).then(|| ask(&path)).transpose() {
             Ok(text) => (200, text.unwrap_or_default()),
@@ -60,5 +63,25 @@ fn ask(path: &str) -> Result<String, String> {
     match rows.rows.first().map(Vec::as_slice) {
         Some([DbValue::Str(text), DbValue::Int32(number)]) => Ok(format!("{text}: {number}")),
         other => Err(format!("{other:?}")),
+    }
+}
+
+/// Does not come back from some paths.
+fn misbehave(path: &str) {
+    match path.rsplit('/').next() {
+        Some("trap") => panic!("told to trap"),
+        Some("loop") => {
+            let mut number = 1u64;
+            while std::hint::black_box(number) != 0 {
+                number = number.wrapping_mul(3) | 1;
+            }
+        }
+        Some("allocate") => {
+            let mut held = Vec::new();
+            loop {
+                held.push(std::hint::black_box(vec![1u8; 1 << 20]));
+            }
+        }
+        _ => {}
     }
 }

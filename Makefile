@@ -63,7 +63,7 @@ kafka: ## Brings Apache Kafka for the tests, where Java and Maven are there
 
 .PHONY: guests
 guests: tools
-	cargo build --profile function --target wasm32-wasip2 -p guest -p guest-p2
+	cargo build --profile function --target wasm32-wasip2 -p guest -p guest-p2 -p guest-cron
 
 .PHONY: python-example
 python-example: ## Builds the example function in Python, where Python 3.10 or newer is there
@@ -94,6 +94,13 @@ MINUTES ?= 2
 nemesis: host functions guests postgres kafka ## Kills, cuts off and swaps at random (SEED=n SEEDS=n MINUTES=m), recomputes every row
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	SEED=$(SEED) SEEDS=$(SEEDS) MINUTES=$(MINUTES) cargo run --release -p e2e --bin nemesis
+
+ATTACKS ?=
+.PHONY: siege
+siege: MINUTES = 30
+siege: host functions guests postgres kafka ## All attacks at once against one host of 512 MiB (MINUTES=n ATTACKS=bombs,swaps)
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	MINUTES=$(MINUTES) ATTACKS=$(ATTACKS) cargo run --release -p e2e --bin siege
 
 OUTAGE_SECONDS ?= 300
 SOAK_MINUTES ?= 60
@@ -158,6 +165,7 @@ advisories: ## Checks dependencies against the advisory database, which has to b
 ci: lint test guard deny ## What CI runs
 	$(MAKE) fuzz SECONDS=60
 	$(MAKE) nemesis SEEDS=2 MINUTES=0.4
+	$(MAKE) siege MINUTES=1
 
 .PHONY: clean
 clean: ## Removes what was built and the embedded state

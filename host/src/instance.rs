@@ -17,7 +17,7 @@ use crate::bindings::{cron, kafka};
 use crate::budget::plan::call_limits;
 use crate::budget::{Account, Held, Resource};
 use crate::engine::compiler::Pace;
-use crate::engine::lanes::{Lanes, Turn, Watch};
+use crate::engine::lanes::Lanes;
 use crate::engine::{Code, Engine, Limits};
 use crate::factors::{ComponentFactors, Factors, InstanceFactors};
 use crate::hex;
@@ -146,13 +146,11 @@ impl Component {
     pub async fn try_out(self: &Arc<Self>) -> Result<(), CallError> {
         for kind in &self.kinds {
             let (component, pre, kind) = (Arc::clone(self), self.pre.clone(), kind.clone());
-            let watch = self.watch();
-            let looked = watch.clone();
             let call = async move {
                 let instance = async |store: &mut Store<State>| instantiate(&kind, pre, store).await;
-                component.call_now(&looked, instance, async |_, ()| Ok(())).await
+                component.call_now(instance, async |_, ()| Ok(())).await
             };
-            self.lanes.run(&watch, call).await?;
+            self.run(call).await?;
         }
         Ok(())
     }
@@ -165,21 +163,18 @@ impl Component {
         self.limits
     }
 
-    pub fn lanes(&self) -> &Lanes {
-        &self.lanes
-    }
-
     pub fn account(&self) -> &Arc<Account> {
         &self.shared.account
     }
 
-    /// Looks at a call's time; for [`Lanes::run`] and [`Component::call`].
-    pub fn watch(&self) -> Watch {
-        let watch = Watch::default();
-        if self.shared.ran_long.load(Ordering::Relaxed) {
-            watch.expect_long();
-        }
-        watch
+    /// Runs a call where it disturbs nobody, should it be a long one.
+    pub async fn run<F>(&self, call: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let (output, long) = self.lanes.run(self.shared.ran_long.load(Ordering::Relaxed), call).await;
+        self.shared.ran_long.store(long, Ordering::Relaxed);
+        output
     }
 
     /// Leave to make an instance for a call of this kind. Waits while all are in use.
@@ -188,8 +183,8 @@ impl Component {
         Arc::clone(self.shared.permits.get(kind)?).acquire_owned().await.ok()
     }
 
-    /// A store for one call. `turn` is for a request: how it takes turns once it runs for long.
-    pub fn store(&self, watch: &Watch, turn: Option<Turn>) -> Store<State> {
+    /// A store for one call.
+    pub fn store(&self) -> Store<State> {
         let call = self.shared.account.below("the call", call_limits());
         let mut table = ResourceTable::new();
         table.set_max_capacity(TABLE_ENTRIES_MAX);
@@ -202,16 +197,9 @@ impl Component {
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         let deadline = Instant::now() + self.limits.call_time_max;
-        let watch = watch.clone();
         store.epoch_deadline_callback(move |_| {
-            if Instant::now() >= deadline {
-                return Ok(UpdateDeadline::Interrupt);
-            }
             // Yielding lets other calls run on this thread meanwhile.
-            Ok(match (watch.look(), &turn) {
-                (true, Some(turn)) => UpdateDeadline::YieldCustom(1, turn.next()),
-                _ => UpdateDeadline::Yield(1),
-            })
+            Ok(if Instant::now() < deadline { UpdateDeadline::Yield(1) } else { UpdateDeadline::Interrupt })
         });
         store.set_epoch_deadline(1);
         store
@@ -221,24 +209,20 @@ impl Component {
     pub async fn call<B, R: Send>(
         &self,
         kind: &str,
-        watch: &Watch,
         instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
         call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
     ) -> Result<R, CallError> {
         let _permit = self.permit(kind).await;
-        let result = self.call_now(watch, instantiate, call).await;
-        self.shared.ran_long.store(watch.is_long(), Ordering::Relaxed);
-        result
+        self.call_now(instantiate, call).await
     }
 
     /// Without waiting for leave.
     async fn call_now<B, R: Send>(
         &self,
-        watch: &Watch,
         instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
         call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
     ) -> Result<R, CallError> {
-        let mut store = self.store(watch, None);
+        let mut store = self.store();
         let time_max = self.limits.call_time_max;
         let run = async {
             let bindings = instantiate(&mut store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;

@@ -3,6 +3,7 @@
 //! process ends when nobody waits for it any more.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ impl Compiler {
     }
 
     async fn apart(&self, source: &[u8], bounds: Bounds, pace: Pace) -> Result<Trusted> {
-        let mut command = tokio::process::Command::new(std::env::current_exe().context("this program has no path")?);
+        let mut command = tokio::process::Command::new(program()?);
         command
             // A plugin of Spin's is told by its name what it is.
             .arg0("exagg")
@@ -135,6 +136,7 @@ impl Compiler {
         }
         let message = String::from_utf8_lossy(&message);
         let message = message.trim();
+        let message = message.strip_prefix("Error: ").unwrap_or(message);
         match std::os::unix::process::ExitStatusExt::signal(&status) {
             Some(libc::SIGXCPU | libc::SIGKILL) => bail!("{}", took_too_long(bounds)),
             // Where memory cannot be had the program aborts.
@@ -145,6 +147,20 @@ impl Compiler {
             None => bail!("{}", printable_lines(message)),
         }
     }
+}
+
+/// Where this program is. Without `/proc` the system does not say: then it is where it was started from.
+fn program() -> Result<PathBuf> {
+    if let Ok(path) = std::env::current_exe() {
+        return Ok(path);
+    }
+    let name = PathBuf::from(std::env::args_os().next().context("this program has no name")?);
+    if name.is_absolute() {
+        return Ok(name);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|path| path.is_file());
+    found.with_context(|| format!("there is no program {} on the PATH", name.display()))
 }
 
 fn took_too_long(bounds: Bounds) -> String {

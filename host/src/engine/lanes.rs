@@ -1,23 +1,21 @@
-//! Calls that run for long give way to the others.
+//! Calls that compute for long give way to the others.
 //!
-//! Guests share the host's threads, and a function in a loop is as ready to run as any. So a call that has
-//! computed for a while goes on on threads of the lowest priority (kafka and cron), or has to take turns
-//! with others like it (http, whose requests have threads of their own already, behind those of kafka):
-//! where the machine is idle it loses nothing, and where it is not, the system sees to it that the others
-//! come first.
+//! Guests share the host's threads, and a function in a loop is as ready to run as any. So a call of a kafka or
+//! cron function that has computed for a while goes on on threads of the lowest priority, and requests, which
+//! anybody may send, have threads of their own behind those of kafka. Where the machine is idle nobody loses
+//! anything by it, and where it is not, the system sees to it that the others come first.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Looks of the clock at a call, 10 ms apart, that find it computing before it counts as long.
-const LONG: u32 = 5;
+/// A call that has computed for so long is a long one; a large batch takes a few milliseconds.
+const LONG: Duration = Duration::from_millis(50);
 /// Priorities of threads ("nice"): of calls that run for long, and of requests.
 const NICE_LONG: i32 = 19;
 const NICE_HTTP: i32 = 10;
@@ -26,8 +24,6 @@ const NICE_HTTP: i32 = 10;
 pub struct Lanes {
     long: Option<Runtime>,
     http: Option<Runtime>,
-    /// Which of the long requests computes.
-    turn: Arc<Semaphore>,
 }
 
 impl Lanes {
@@ -43,11 +39,7 @@ impl Lanes {
                 .build()
                 .context("cannot start threads for guests")
         };
-        Ok(Self {
-            long: Some(runtime("long calls", NICE_LONG)?),
-            http: Some(runtime("requests", NICE_HTTP)?),
-            turn: Arc::new(Semaphore::new(1)),
-        })
+        Ok(Self { long: Some(runtime("long calls", NICE_LONG)?), http: Some(runtime("requests", NICE_HTTP)?) })
     }
 
     /// Where requests are answered.
@@ -55,33 +47,66 @@ impl Lanes {
         self.http.as_ref().map(|runtime| runtime.handle().clone())
     }
 
-    /// Runs a call here, and where it turns out to be long, on the threads for that.
-    pub async fn run<F>(&self, watch: &Watch, call: F) -> F::Output
+    /// Runs a call here, and where it turns out to be long, or is expected to, on the threads for that. Says
+    /// whether it was.
+    pub async fn run<F>(&self, expect_long: bool, call: F) -> (F::Output, bool)
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let mut call = Box::pin(call);
-        let here = std::future::poll_fn(|cx| match call.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if watch.is_long() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        });
-        if let Some(output) = here.await {
-            return output;
+        let mut call = Timed { call: Box::pin(call), computed: Duration::ZERO };
+        if !expect_long {
+            let here = std::future::poll_fn(|cx| match Pin::new(&mut call).poll(cx) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                // It is ready to go on, or will be: whoever polls it next finds out.
+                Poll::Pending if call.is_long() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            if let Some(output) = here.await {
+                return (output, call.is_long());
+            }
         }
+        let rest = async move {
+            let output = (&mut call).await;
+            (output, call.is_long())
+        };
         match &self.long {
-            Some(runtime) => match AbortOnDropHandle::new(runtime.spawn(call)).await {
-                Ok(output) => output,
+            Some(runtime) => match AbortOnDropHandle::new(runtime.spawn(rest)).await {
+                Ok(done) => done,
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
-            None => call.await,
+            None => rest.await,
         }
     }
+}
 
-    /// A request's place among the long ones.
-    pub fn turn(&self) -> Turn {
-        Turn { semaphore: Arc::clone(&self.turn), permit: Arc::default() }
+/// A call, and how much processor time it took: waiting costs nothing.
+struct Timed<F> {
+    call: Pin<Box<F>>,
+    computed: Duration,
+}
+
+impl<F> Timed<F> {
+    fn is_long(&self) -> bool {
+        self.computed >= LONG
     }
+}
+
+impl<F: Future> Future for Timed<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let began = thread_time();
+        let polled = self.call.as_mut().poll(cx);
+        self.computed += thread_time().saturating_sub(began);
+        polled
+    }
+}
+
+/// Processor time of this thread.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 impl Drop for Lanes {
@@ -101,61 +126,6 @@ fn thread() -> rustix::process::Pid {
     rustix::process::getpid()
 }
 
-/// How long a call has computed.
-#[derive(Clone, Debug, Default)]
-pub struct Watch(Arc<WatchState>);
-
-#[derive(Debug, Default)]
-struct WatchState {
-    looks: AtomicU32,
-    long: AtomicBool,
-}
-
-impl Watch {
-    /// The clock has found it computing once more; true when that is for long.
-    pub fn look(&self) -> bool {
-        let looks = self.0.looks.fetch_add(1, Ordering::Relaxed) + 1;
-        if looks >= LONG {
-            self.0.long.store(true, Ordering::Relaxed);
-        }
-        looks >= LONG
-    }
-
-    /// Counts it as long from the beginning: the call before it was.
-    pub fn expect_long(&self) {
-        self.0.looks.store(LONG, Ordering::Relaxed);
-        self.0.long.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_long(&self) -> bool {
-        self.0.long.load(Ordering::Relaxed)
-    }
-}
-
-/// One long request's turn to compute: it has it until it is looked at again, or ends.
-#[derive(Clone)]
-pub struct Turn {
-    semaphore: Arc<Semaphore>,
-    permit: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
-}
-
-impl Turn {
-    /// Gives the turn to the next one, and waits for it again.
-    pub fn next(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        self.set(None);
-        let turn = self.clone();
-        Box::pin(async move {
-            // It is never closed.
-            let permit = Arc::clone(&turn.semaphore).acquire_owned().await.ok();
-            turn.set(permit);
-        })
-    }
-
-    fn set(&self, permit: Option<OwnedSemaphorePermit>) {
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,24 +134,37 @@ mod tests {
         std::thread::current().name().map(str::to_owned)
     }
 
+    /// Computes for about so long, with pauses as the epochs of a guest make them.
+    async fn compute(time: Duration) {
+        let began = thread_time();
+        while thread_time().saturating_sub(began) < time {
+            std::hint::black_box((0..10_000).sum::<u64>());
+        }
+        tokio::task::yield_now().await;
+    }
+
     #[tokio::test]
     async fn a_long_call_goes_on_elsewhere_and_a_short_one_stays() {
         let lanes = Lanes::start().unwrap();
-        let watch = Watch::default();
-        let short = lanes.run(&watch, async {
-            tokio::task::yield_now().await;
-            name()
-        });
-        assert_ne!(short.await.as_deref(), Some("long calls"));
-        let looked = watch.clone();
-        let long = lanes.run(&watch, async move {
-            while !looked.look() {
-                tokio::task::yield_now().await;
+        let waits = async {
+            // To wait, however often, is not to compute.
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::task::yield_now().await;
             name()
-        });
-        assert_eq!(long.await.as_deref(), Some("long calls"));
+        };
+        let (ran_on, long) = lanes.run(false, waits).await;
+        assert_ne!(ran_on.as_deref(), Some("long calls"));
+        assert!(!long);
+        let computes = async {
+            for _ in 0..10 {
+                compute(Duration::from_millis(10)).await;
+            }
+            name()
+        };
+        assert_eq!(lanes.run(false, computes).await, (Some("long calls".to_owned()), true));
+        // The call behind it is expected there, and proves otherwise.
+        assert_eq!(lanes.run(true, async { name() }).await, (Some("long calls".to_owned()), false));
     }
 
     #[tokio::test]
@@ -193,27 +176,14 @@ mod tests {
             }
         }
         let lanes = Lanes::start().unwrap();
-        let watch = Watch::default();
-        watch.expect_long();
         let (sender, ended) = tokio::sync::oneshot::channel();
         let ends = Ends(Some(sender));
-        let call = lanes.run(&watch, async move {
+        let call = lanes.run(true, async move {
             let _ends = ends;
             std::future::pending::<()>().await;
         });
-        let waited = tokio::time::timeout(std::time::Duration::from_millis(50), call).await;
+        let waited = tokio::time::timeout(Duration::from_millis(50), call).await;
         assert!(waited.is_err());
         ended.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn long_requests_compute_one_at_a_time() {
-        let lanes = Lanes::start().unwrap();
-        let (one, two) = (lanes.turn(), lanes.turn());
-        one.next().await;
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(20), two.next()).await.is_err();
-        assert!(waits);
-        drop(one);
-        two.next().await;
     }
 }

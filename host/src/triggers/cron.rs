@@ -88,17 +88,16 @@ impl CronTrigger {
         let component = self.slot.current();
         let pre = component.pre().clone();
         let metadata = Metadata { timestamp: u64::try_from(time.timestamp()).unwrap_or_default() };
-        let watch = component.watch();
-        let (called, looked) = (Arc::clone(&component), watch.clone());
+        let called = Arc::clone(&component);
         let call = async move {
             let instance = async |store: &mut Store<State>| SpinCronPre::new(pre)?.instantiate_async(store).await;
-            let answer = called.call("cron", &looked, instance, async |accessor, function| {
+            let answer = called.call("cron", instance, async |accessor, function| {
                 function.call_handle_cron_event(accessor, metadata).await
             });
             answer.await
         };
         let call = call.instrument(call_span!(&*self.id, "cron tick"));
-        let result = component.lanes().run(&watch, call).await;
+        let result = component.run(call).await;
         self.slot.report(&component, judge(&result));
         let failure = match result {
             Ok(Ok(())) => None,

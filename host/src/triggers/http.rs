@@ -301,7 +301,7 @@ impl HandlerState for Handler {
         let permit = permit.ok_or_else(|| wasmtime::format_err!("a request has one instance"))?;
         let component = self.slot.current();
         let time_max = component.limits().call_time_max;
-        let mut store = component.store(&component.watch(), Some(component.lanes().turn()));
+        let mut store = component.store();
         let proxy = proxy(component.pre().clone())?.instantiate_async(&mut store).await.inspect_err(|_| {
             self.slot.report(&component, Call::Bad("no instance could be made"));
         })?;

@@ -72,6 +72,12 @@ impl Admission {
         tracing::warn!(client = %self.who, "no connection is made to a broker that the cluster names: {reason}");
     }
 
+    /// The last refusal of all.
+    pub fn last_refusal(&self) -> Option<String> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.values().max_by_key(|refusal| refusal.last).map(|refusal| refusal.reason.clone())
+    }
+
     /// The last refusal since then.
     pub fn refused_since(&self, since: Instant) -> Option<String> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

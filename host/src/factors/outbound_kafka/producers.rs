@@ -153,7 +153,11 @@ impl Producer {
         let advertised = tokio::task::spawn_blocking(move || client.advertised(METADATA_TIMEOUT))
             .await
             .map_err(|error| Error::DeliveryFailed(error.to_string()))?
-            .map_err(|error| Error::DeliveryFailed(format!("the cluster at {list} does not answer: {error}")))?;
+            // A cluster whose only broker goes by another name is away once the client knows that name.
+            .map_err(|error| match self.admission.last_refusal() {
+                Some(refused) => Error::NotAllowed(refused),
+                None => Error::DeliveryFailed(format!("the cluster at {list} does not answer: {error}")),
+            })?;
         for (host, port) in &advertised {
             self.admission.check(host, *port).map_err(Error::NotAllowed)?;
         }

@@ -205,17 +205,16 @@ impl Dispatcher {
         let pre = component.pre().clone();
         let batch = Arc::clone(batch);
         let records = batch.offsets.len();
-        let watch = component.watch();
-        let (called, looked) = (Arc::clone(component), watch.clone());
+        let called = Arc::clone(component);
         let call = async move {
             let instance = async |store: &mut Store<State>| instantiate(&pre, store).await;
-            let answer = called.call("kafka", &looked, instance, async |accessor, function| {
+            let answer = called.call("kafka", instance, async |accessor, function| {
                 function.call_concurrent(accessor, (batch,)).await.map(|(outcome,)| outcome)
             });
             answer.await
         };
         let call = call.instrument(call_span!(&*self.subscription.trigger_id, "kafka batch"));
-        let result = component.lanes().run(&watch, call).await;
+        let result = component.run(call).await;
         let name = match &result {
             Ok(Outcome::Applied) => "applied",
             Ok(Outcome::ResumeAt(_)) => "resume-at",

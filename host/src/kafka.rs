@@ -48,7 +48,12 @@ pub fn properties(variables: &Variables, templates: &BTreeMap<String, String>) -
             .with_context(|| format!("[exagg.kafka] {name}"))?;
         Ok((name.clone(), Secret::new(value)))
     };
-    templates.iter().map(expand).collect()
+    let properties: Properties = templates.iter().map(expand).collect::<Result<_>>()?;
+    // librdkafka says now whether it knows them: a mistyped one must not show first when a stage starts.
+    let mut config = ClientConfig::new();
+    apply(&mut config, &properties);
+    config.create_native_config().map(drop).map_err(|error| described(error, &config)).context("[exagg.kafka]")?;
+    Ok(properties)
 }
 
 /// Why the operator may not set the property.
@@ -92,7 +97,12 @@ where
     C: ClientContext,
     T: FromClientConfigAndContext<C>,
 {
-    config.create_with_context(context).map_err(|error| match error {
+    config.create_with_context(context).map_err(|error| described(error, config))
+}
+
+/// rdkafka's error without the values.
+fn described(error: KafkaError, config: &ClientConfig) -> ClientError {
+    match error {
         KafkaError::ClientConfig(_, reason, name, value) => ClientError::property(&name, &reason, &value),
         // It is made only where a name or a value is turned into a C string.
         KafkaError::Nul(_) => ClientError::Client("a property has a NUL".to_owned()),
@@ -100,7 +110,7 @@ where
             let names: Vec<String> = config.config_map().into_keys().map(str::to_owned).collect();
             ClientError::client(&error.to_string(), names.iter().filter_map(|name| config.get(name)))
         }
-    })
+    }
 }
 
 /// Sets each property.

@@ -57,7 +57,7 @@ impl<'a, O: Output> Rewriter<'a, O> {
                         Ok(None) => {}
                         Ok(Some(length)) if length >= RECORD_BYTES_MIN => {
                             let position = self.out.bytes().len() + at - done;
-                            self.state = self.begin(length, position, varint.length())?;
+                            self.state = self.begin(length, position, varint.length());
                         }
                         _ => self.state = State::Unknown,
                     }
@@ -104,7 +104,7 @@ impl<'a, O: Output> Rewriter<'a, O> {
     }
 
     /// What becomes of a record whose length ends at `position` of the output.
-    fn begin(&mut self, length: i64, position: usize, varint_bytes: usize) -> Result<State, UnpackError> {
+    fn begin(&mut self, length: i64, position: usize, varint_bytes: usize) -> State {
         self.records += 1;
         let record_bytes = length.unsigned_abs();
         let length = usize::try_from(record_bytes).unwrap_or(usize::MAX);
@@ -120,11 +120,11 @@ impl<'a, O: Output> Rewriter<'a, O> {
             (true, _, _) => CutBecause::Rest,
             (false, true, _) => CutBecause::Batch,
             (false, false, true) => CutBecause::Record,
-            (false, false, false) => return Ok(State::Copied { left: length }),
+            (false, false, false) => return State::Copied { left: length },
         };
         // Less than the record has: it is cut with the first byte that there is no room for.
         let left = if was_full || is_last { 0 } else { room.min(record_bytes_max) };
-        Ok(State::Suspect { start: position - varint_bytes, left, record_bytes, because })
+        State::Suspect { start: position - varint_bytes, left, record_bytes, because }
     }
 
     /// Gives what was copied of a record to what cuts it.

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use self::exposition::{Sample, gauges, label};
@@ -34,6 +35,8 @@ use crate::usage;
 
 /// How long a component may take to arrive.
 const CODE_TIME_MAX: Duration = Duration::from_secs(60);
+/// Questions to the database at a time.
+pub const ASKING_MAX: usize = 2;
 /// How long the database may take to answer a scrape or a status.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -49,6 +52,8 @@ pub struct Admin {
     pub database: Option<Database>,
     pub swaps: Arc<Swaps>,
     pub token: Option<Secret>,
+    /// Who asks the database on behalf of this address: few at a time, for anybody may ask.
+    pub asking: Semaphore,
     /// Names under which the address may be asked, beside IP addresses and `localhost`.
     pub hosts: Vec<String>,
 }
@@ -203,7 +208,7 @@ impl Admin {
         text += &usage::metrics(&self.app);
         let Some(database) = &self.database else { return text };
         let rows = database.rows("SELECT name, help, stream, value FROM public.exagg_metrics ORDER BY name, stream");
-        match tokio::time::timeout(DATABASE_TIMEOUT, rows).await {
+        match tokio::time::timeout(DATABASE_TIMEOUT, self.one_of_few(rows)).await {
             Ok(Ok(rows)) => {
                 let samples = rows.iter().map(|row| {
                     let [name, help, stream, value] = [0, 1, 2, 3].map(|index| row.get(index).unwrap_or_default());
@@ -257,10 +262,16 @@ impl Admin {
         self.app.triggers.iter().map(stage).collect()
     }
 
+    /// Each question is a connection of its own.
+    async fn one_of_few<T>(&self, question: impl Future<Output = T>) -> T {
+        let _permit = self.asking.acquire().await;
+        question.await
+    }
+
     async fn streams(&self) -> Value {
         let Some(database) = &self.database else { return json!([]) };
         let statement = "SELECT coalesce(json_agg(to_json(s) ORDER BY stream), '[]') FROM public.stream_status AS s";
-        match tokio::time::timeout(DATABASE_TIMEOUT, database.rows(statement)).await {
+        match tokio::time::timeout(DATABASE_TIMEOUT, self.one_of_few(database.rows(statement))).await {
             Ok(Ok(rows)) => rows
                 .first()
                 .and_then(|row| serde_json::from_str(row.get(0)?).ok())

@@ -195,6 +195,9 @@ pub struct RegistryPush {
     /// Speaks to the registry without TLS
     #[arg(short = 'k', long)]
     pub insecure: bool,
+    /// Another host that gives this registry's tokens; may be given several times
+    #[arg(long = "registry-realm", value_name = "REGISTRY=HOST")]
+    pub registry_realms: Vec<String>,
     /// Builds the components first
     #[arg(long)]
     pub build: bool,
@@ -223,6 +226,9 @@ pub struct Swap {
     /// Speaks to the registry without TLS
     #[arg(short = 'k', long)]
     pub insecure: bool,
+    /// Another host that gives this registry's tokens; may be given several times
+    #[arg(long = "registry-realm", value_name = "REGISTRY=HOST")]
+    pub registry_realms: Vec<String>,
     #[command(flatten)]
     pub door: AdminDoor,
 }

@@ -39,6 +39,8 @@ const DRAIN_SECONDS_MAX: u64 = 30;
 const POSTGRES_CONNECTIONS_MAX: usize = 16;
 /// Below this nothing works well: code and buffers alone take as much.
 const BUDGET_BYTES_MIN: u64 = 128 << 20;
+/// What compiling the functions of the pipeline takes, and something more.
+const COMPILE_BYTES_MIN: u64 = 96 << 20;
 /// The variable of the environment with the token that may change things at the admin address.
 pub const ADMIN_TOKEN: &str = "EXAGG_ADMIN_TOKEN";
 /// What the SpinKube operator says by the environment.
@@ -206,7 +208,9 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
     let bounds = Bounds {
         seconds_max: exagg.compile_seconds_max.unwrap_or(bounds.seconds_max),
         // In a small container the compiler gets what the budget leaves of it.
-        memory_bytes_max: exagg.compile_memory_bytes_max.unwrap_or(bounds.memory_bytes_max.min(budget_bytes / 3)),
+        memory_bytes_max: exagg
+            .compile_memory_bytes_max
+            .unwrap_or(bounds.memory_bytes_max.min((budget_bytes / 3).max(COMPILE_BYTES_MIN))),
     };
     Ok(Settings {
         limits,

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
 use serde::Deserialize;
 use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -24,6 +25,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use self::compiler::{Compiler, Pace, Place};
 use self::lanes::Lanes;
 use self::store::{Identity, Store};
+use self::sys::Trusted;
 
 /// How often a running function is looked at: the grain of its time-out.
 pub const EPOCH: Duration = Duration::from_millis(10);
@@ -115,23 +117,43 @@ pub struct Code {
 
 impl Code {
     /// The component of this source.
-    pub async fn component(&self, source: &[u8], pace: Pace) -> Result<Component> {
-        let load = |code: &_| sys::load(&self.engine, code).map_err(|error| anyhow!("{error:#}"));
-        let Some(store) = &self.store else {
-            return load(&self.compiler.compile(&self.engine, source, pace).await?);
-        };
-        let identity = Identity::new(&self.engine, source);
-        if let Some(code) = store.get(&identity) {
-            // A wasmtime of other settings says so itself: then it is made anew.
-            match load(&code) {
-                Ok(component) => return Ok(component),
-                Err(error) => tracing::debug!("compiled code is made anew: {error:#}"),
-            }
+    pub async fn component(self: &Arc<Self>, source: Bytes, pace: Pace) -> Result<Component> {
+        let (code, looked) = (Arc::clone(self), source.clone());
+        let (known, identity) = apart(move || code.known(&looked)).await?;
+        if let Some(component) = known {
+            return Ok(component);
         }
-        let code = self.compiler.compile(&self.engine, source, pace).await?;
-        store.put(&identity, &code);
-        load(&code)
+        let compiled = self.compiler.compile(&self.engine, &source, pace).await?;
+        let code = Arc::clone(self);
+        apart(move || code.keep(identity.as_ref(), &compiled)).await?
     }
+
+    /// The component, where its code is on disk.
+    fn known(&self, source: &[u8]) -> (Option<Component>, Option<Identity>) {
+        let Some(store) = &self.store else { return (None, None) };
+        let identity = Identity::new(&self.engine, source);
+        let loaded = store.get(&identity).and_then(|code| match sys::load(&self.engine, &code) {
+            Ok(component) => Some(component),
+            // A wasmtime of other settings says so itself: then it is made anew.
+            Err(error) => {
+                tracing::debug!("compiled code is made anew: {error:#}");
+                None
+            }
+        });
+        (loaded, Some(identity))
+    }
+
+    fn keep(&self, identity: Option<&Identity>, code: &Trusted) -> Result<Component> {
+        if let (Some(store), Some(identity)) = (&self.store, identity) {
+            store.put(identity, code);
+        }
+        sys::load(&self.engine, code).map_err(|error| anyhow!("{error:#}"))
+    }
+}
+
+/// Runs what reads, hashes and maps large code on a thread that may take its time.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("code was not loaded")
 }
 
 /// What code is compiled by, and runs under: the same for the host and for the compiler's own process.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable};
@@ -86,6 +87,9 @@ pub enum CallError {
     /// The host could not make an instance: its pool is full, or the component cannot start.
     #[error("no instance could be made: {0}")]
     NoInstance(String),
+    /// Others hold what it would have needed.
+    #[error("there was no room: {0}")]
+    NoRoom(String),
 }
 
 impl Component {
@@ -102,9 +106,10 @@ impl Component {
         let bytes = std::fs::read(&spec.source).with_context(|| {
             format!("cannot read {}: build the functions first (make functions)", spec.source.display())
         })?;
+        let bytes = Bytes::from(bytes);
         let kinds: Vec<String> = share.instances.keys().cloned().collect();
         let config = Arc::new(factors.configure(id, spec, variables, &share.account)?);
-        let pre = link(&engine.code, Pace::Full, &bytes, &kinds, &spec.source.display().to_string()).await?;
+        let pre = link(&engine.code, Pace::Full, bytes.clone(), &kinds, &spec.source.display().to_string()).await?;
         let permits = share.instances.iter();
         let permits = permits.map(|(kind, most)| (kind.clone(), Arc::new(Semaphore::new(*most as usize)))).collect();
         Ok(Self {
@@ -124,11 +129,11 @@ impl Component {
 
     /// Other code in this component's place: the same triggers, settings, connections and limits. The work
     /// ends when this future is dropped.
-    pub async fn successor(&self, bytes: &[u8]) -> Result<Self> {
-        let pre = link(&self.code, Pace::Beside, bytes, &self.kinds, "what was given").await?;
+    pub async fn successor(&self, bytes: Bytes) -> Result<Self> {
+        let pre = link(&self.code, Pace::Beside, bytes.clone(), &self.kinds, "what was given").await?;
         Ok(Self {
             id: self.id.clone(),
-            digest: hex(&Sha256::digest(bytes)),
+            digest: hex(&Sha256::digest(&bytes)),
             source: self.source.clone(),
             kinds: self.kinds.clone(),
             limits: self.limits,
@@ -237,7 +242,7 @@ impl Component {
             tokio::time::timeout(time_max + WAIT_GRACE, run).await.unwrap_or(Err(CallError::Stalled(time_max)));
         match (result, &store.data().memory.exceeded) {
             // What others hold is not the function's fault.
-            (Err(CallError::Trapped(_)), Some(exceeded)) => Err(CallError::NoInstance(exceeded.clone())),
+            (Err(CallError::Trapped(_)), Some(exceeded)) => Err(CallError::NoRoom(exceeded.clone())),
             (result, _) => result,
         }
     }
@@ -261,7 +266,7 @@ fn one_line(error: &wasmtime::Error) -> String {
 }
 
 /// Compiles a component and checks that its imports can be served and its exports fit its triggers.
-async fn link(code: &Code, pace: Pace, bytes: &[u8], kinds: &[String], name: &str) -> Result<InstancePre<State>> {
+async fn link(code: &Arc<Code>, pace: Pace, bytes: Bytes, kinds: &[String], name: &str) -> Result<InstancePre<State>> {
     let component =
         code.component(bytes, pace).await.with_context(|| format!("{name} is not a component that can run"))?;
     let mut linker = Linker::new(component.engine());
@@ -295,6 +300,13 @@ async fn instantiate(kind: &str, pre: InstancePre<State>, store: &mut Store<Stat
     }
 }
 
+impl State {
+    /// Whether memory was refused for what others hold.
+    pub fn lacked_room(&self) -> bool {
+        self.memory.exceeded.is_some()
+    }
+}
+
 /// Refuses memory beyond the limit, so that the function sees a failed allocation.
 struct MemoryLimit {
     bytes_max: usize,
@@ -315,8 +327,11 @@ impl ResourceLimiter for MemoryLimit {
             Some(held) => held.grow(more),
             None => self.call.hold(Resource::InstanceBytes, more).map(|held| self.held = Some(held)),
         };
-        self.exceeded = granted.err().map(|exceeded| exceeded.to_string());
-        Ok(self.exceeded.is_none())
+        let Err(exceeded) = granted else { return Ok(true) };
+        // Where it alone is more than there may ever be, to wait would not help: that is the function's own.
+        let alone = self.held.as_ref().map_or(0, Held::amount).saturating_add(more);
+        self.exceeded = (alone <= exceeded.limit).then(|| exceeded.to_string());
+        Ok(false)
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 /// What group and others may do with a thing that is private: nothing.
 const OTHERS: u32 = 0o077;
 const ROOT: u32 = 0;
+/// A folder that anybody may put things into, `/tmp` for instance.
+const STICKY: u32 = 0o1000;
 
 /// The user that this process acts as.
 pub fn user() -> u32 {
@@ -66,6 +68,11 @@ pub fn state_folder(path: &Path) -> Result<()> {
     make_parents(path).with_context(|| format!("cannot make {}", path.display()))?;
     let found = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     ensure!(found.is_dir(), "{} is not a folder", path.display());
+    ensure!(
+        found.mode() & STICKY == 0,
+        "{} is shared by all users: name a --state-dir of this host's own",
+        path.display()
+    );
     if found.uid() == user() {
         // Others may pass through, which the embedded PostgreSQL's user has to, and see nothing.
         let mode = found.mode() & 0o7777;
@@ -92,8 +99,12 @@ pub fn open(path: &Path) -> Result<File> {
     let found = file.metadata()?;
     ensure!(found.is_file(), "{} is not a file", path.display());
     belongs(path, found.uid())?;
-    if found.mode() & 0o022 != 0 {
+    if found.mode() & 0o002 != 0 {
         bail!("{} may be written by others: remove it", path.display());
+    }
+    if found.mode() & 0o020 != 0 {
+        // A volume that is mounted for a group (fsGroup of Kubernetes) opens all files to it.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
     }
     Ok(file)
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Admin;
+use crate::admin::{ASKING_MAX, Admin};
 use crate::app::{App, LoadedApp, Provider};
 use crate::cli::Up;
 use crate::clock::SystemClock;
@@ -236,6 +237,7 @@ async fn prepare(config: HostConfig) -> Result<Prepared> {
     let admin = Arc::new(Admin {
         swaps: Arc::new(Swaps::new(Arc::clone(&loaded), Arc::clone(&context.metrics))),
         token: token.filter(|token| !token.is_empty()).map(Secret::new),
+        asking: Semaphore::new(ASKING_MAX),
         hosts: config.admin_hosts.clone(),
         app: loaded,
         triggers: Arc::clone(&triggers),

@@ -208,7 +208,7 @@ impl<'a> Call<'a> {
     /// A call that had no answer, told by its error.
     pub fn failed(error: &CallError, text: &'a str) -> Self {
         match error {
-            CallError::Stalled(_) => Self::Neutral,
+            CallError::Stalled(_) | CallError::NoRoom(_) => Self::Neutral,
             CallError::TimedOut(_) | CallError::Trapped(_) | CallError::NoInstance(_) => Self::Bad(text),
         }
     }

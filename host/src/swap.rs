@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::LoadedApp;
 use crate::client::{doors, request};
 use crate::engine::compiler::CODE_BYTES_MAX;
-use crate::oci::{Insecure, Registry, looks_like_reference};
+use crate::oci::{Insecure, Registry, Trust, looks_like_reference};
 use crate::slot::Slot;
 use crate::telemetry::Metrics;
 
@@ -73,7 +73,7 @@ impl Swaps {
     }
 
     async fn check(slot: &Arc<Slot>, code: Bytes) -> Result<Arc<crate::instance::Component>> {
-        let next = Arc::new(slot.current().successor(&code).await?);
+        let next = Arc::new(slot.current().successor(code).await?);
         next.try_out().await.context("it does not start")?;
         Ok(next)
     }
@@ -154,7 +154,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 pub async fn swap_command(args: &crate::cli::Swap, environment: &crate::config::Environment) -> Result<()> {
     let (path, code) = match &args.code {
         None => (format!("/swap-back/{}", args.component), Bytes::new()),
-        Some(code) => (format!("/swap/{}", args.component), code_of(&args.component, code, args.insecure).await?),
+        Some(code) => (format!("/swap/{}", args.component), code_of(args, code).await?),
     };
     let mut refused = None;
     for door in doors(args.door.admin, &args.door.state_dir, environment)? {
@@ -173,7 +173,8 @@ pub async fn swap_command(args: &crate::cli::Swap, environment: &crate::config::
 }
 
 /// The code that the command line names: a file, or what an app in a registry has under that id.
-async fn code_of(component: &str, code: &str, insecure: bool) -> Result<Bytes> {
+async fn code_of(args: &crate::cli::Swap, code: &str) -> Result<Bytes> {
+    let component = &args.component;
     let path = Path::new(code);
     if path.exists() || !looks_like_reference(code) {
         return read_code(path).await;
@@ -185,7 +186,8 @@ async fn code_of(component: &str, code: &str, insecure: bool) -> Result<Bytes> {
         .create(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let pulled = async {
-        let registry = Registry::new(code, &Insecure::Flag(insecure))?;
+        let trust = Trust::new(Insecure::Flag(args.insecure), &args.registry_realms)?;
+        let registry = Registry::new(code, trust)?;
         let app = registry.pull(&folder.join("registry"), &folder.join("assets")).await?;
         let spec = app.components.get(component).with_context(|| format!("{code} has no component {component}"))?;
         read_code(&spec.source).await

@@ -23,9 +23,12 @@ mod tests;
 
 use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 pub use marker::{Cut, CutBecause, Marker, read_marker};
 use rewrite::Rewriter;
+
+use crate::memory;
 
 /// Bytes of a cut record's value that are kept, and of its key.
 pub const CUT_VALUE_BYTES: usize = 64 * 1024;
@@ -37,13 +40,17 @@ pub const CUT_IN_BATCH_KEY_BYTES: usize = 256;
 /// What a record may have unless the app says otherwise: 1 MiB, Kafka's own default, and some slack.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
 /// The least that a batch may come to.
-const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// About a second's work; what a broker's thread does for one batch delays all its partitions.
+const WORK_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Every record costs librdkafka half a KiB, however small it is: these are 128 MiB.
 const BATCH_RECORDS_MAX: usize = 256 * 1024;
 /// What is unpacked at a time.
 const CHUNK_BYTES: usize = 32 * 1024;
 /// Log 2 of zstd's window, which the producer chooses: what brokers take, by the reference decoder's default.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// The window of zstd's own levels up to 19.
+const ZSTD_WINDOW_LOG_USUAL: u32 = 23;
 
 static RECORD_LIMIT: AtomicUsize = AtomicUsize::new(RECORD_BYTES_MAX);
 static HAS_CUT: AtomicBool = AtomicBool::new(false);
@@ -72,13 +79,15 @@ pub struct Limits {
     /// Of all records of a batch, as they are after cuts.
     pub batch_bytes_max: usize,
     pub batch_records_max: usize,
+    /// What is unpacked of a batch at the most, kept or not: it takes time, also where it takes no memory.
+    pub work_bytes_max: u64,
 }
 
 impl Limits {
     /// A batch has room for some of the largest records.
     pub fn of_records(record_bytes_max: usize) -> Self {
         let batch_bytes_max = BATCH_BYTES_MAX.max(record_bytes_max.saturating_mul(2));
-        Self { record_bytes_max, batch_bytes_max, batch_records_max: BATCH_RECORDS_MAX }
+        Self { record_bytes_max, batch_bytes_max, batch_records_max: BATCH_RECORDS_MAX, work_bytes_max: WORK_BYTES_MAX }
     }
 }
 
@@ -145,13 +154,44 @@ pub fn unpack(
                 return Err(std::io::Error::new(ErrorKind::InvalidData, "there is more behind the end").into());
             }
         }
-        Codec::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            drain(decoder, false, &mut rewriter)?;
-        }
+        Codec::Zstd => unzstd(compressed, &mut rewriter)?,
     }
     finish(rewriter)
+}
+
+/// A window is memory that the producer chooses: an ordinary one is taken as it comes, and of larger ones there is
+/// one at a time, while there is room for it.
+fn unzstd(compressed: &[u8], rewriter: &mut Rewriter<'_, impl Output>) -> Result<(), UnpackError> {
+    static LARGE: Mutex<()> = Mutex::new(());
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
+    let is_large = zstd_window_bytes(compressed).is_none_or(|bytes| bytes > 1 << ZSTD_WINDOW_LOG_USUAL);
+    if !is_large {
+        decoder.window_log_max(ZSTD_WINDOW_LOG_USUAL)?;
+        return drain(decoder, false, rewriter);
+    }
+    let _one = LARGE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !memory::has_room_for(1 << ZSTD_WINDOW_LOG_MAX) {
+        return Err(UnpackError::NoMemory);
+    }
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    drain(decoder, false, rewriter)
+}
+
+/// The window that a frame's head asks for (RFC 8878, 3.1.1.1); none where it says nothing that can be read.
+fn zstd_window_bytes(frame: &[u8]) -> Option<u64> {
+    const SINGLE_SEGMENT: u8 = 0x20;
+    let descriptor = *frame.get(4)?;
+    if descriptor & SINGLE_SEGMENT == 0 {
+        let window = *frame.get(5)?;
+        let base = 1_u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // The content is the window; its size comes behind the dictionary's id.
+    let at = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let mut size = [0; 8];
+    size[..length].copy_from_slice(frame.get(at..at + length)?);
+    Some(u64::from_le_bytes(size) + if length == 2 { 256 } else { 0 })
 }
 
 /// Unpacks blocks of snappy, one behind the other. An error leaves what was unpacked before it.
@@ -163,6 +203,9 @@ pub fn unpack_snappy<'a>(
 ) -> Result<(), UnpackError> {
     let mut rewriter = Rewriter::new(limits, marker, out);
     for block in blocks {
+        if rewriter.is_short() {
+            break;
+        }
         snappy::unpack(block, |bytes| rewriter.push(bytes))?;
     }
     finish(rewriter)
@@ -190,6 +233,7 @@ fn drain(
     loop {
         match reader.read(&mut chunk) {
             Ok(0) => return Ok(()),
+            Ok(_) if rewriter.is_short() => return Ok(()),
             Ok(read) => rewriter.push(&chunk[..read])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::UnexpectedEof && may_break_off => return Ok(()),

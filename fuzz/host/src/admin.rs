@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use exagg::admin::{Admin, Through};
 use exagg::app::LoadedApp;
+use exagg::budget::{Account, Limits};
 use exagg::health::Health;
 use exagg::swap::Swaps;
 use exagg::telemetry::Metrics;
@@ -22,6 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
 
 const TOKEN: &str = "geheim-7f3a";
 const PIPE_BYTES: usize = 64 * 1024;
@@ -30,11 +32,18 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread
 
 /// The admin interface of an app that has nothing in it.
 static ADMIN: LazyLock<Admin> = LazyLock::new(|| {
-    let app = Arc::new(LoadedApp { name: "empty".to_owned(), triggers: Vec::new(), components: BTreeMap::new() });
+    let app = Arc::new(LoadedApp {
+        name: "empty".to_owned(),
+        triggers: Vec::new(),
+        components: BTreeMap::new(),
+        account: Account::root("the host", Limits::NONE),
+    });
     let metrics = Arc::new(Metrics::new().unwrap());
     Admin {
         swaps: Arc::new(Swaps::new(Arc::clone(&app), Arc::clone(&metrics))),
         token: Some(Secret::new(TOKEN)),
+        asking: Semaphore::new(2),
+        hosts: Vec::new(),
         triggers: Arc::new(Triggers { kafka: Vec::new(), cron: Vec::new(), http: Arc::new(HttpTrigger::default()) }),
         health: Arc::new(Health::default()),
         database: None,

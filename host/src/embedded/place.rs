@@ -56,6 +56,10 @@ impl Place {
     pub fn open(state_dir: &Path, user: Option<SystemUser>) -> Result<Self> {
         private::state_folder(state_dir)?;
         let state_dir = fs::canonicalize(state_dir)?;
+        if user.is_some() && fs::metadata(&state_dir)?.uid() == private::user() {
+            // PostgreSQL's user has to pass through; what is in it is private in any case.
+            fs::set_permissions(&state_dir, fs::Permissions::from_mode(PASSABLE))?;
+        }
         let folder = match &user {
             Some(user) if !passable(&state_dir) => {
                 let folder = system_folder(&state_dir)?;
@@ -96,7 +100,19 @@ impl Place {
 
     /// Earlier versions gave the whole folder to PostgreSQL's user: what it has put there is looked at first.
     fn take_back(&self) -> Result<()> {
+        self.files()?;
         lchown(&self.folder, Some(private::user()), None)?;
+        // Once more: now nobody else can put anything there.
+        for path in self.files()? {
+            lchown(&path, Some(private::user()), None)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(())
+    }
+
+    /// The files of the folder, which has no links.
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             let found = fs::symlink_metadata(&path)?;
@@ -106,11 +122,10 @@ impl Place {
                 path.display()
             );
             if found.is_file() {
-                lchown(&path, Some(private::user()), None)?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+                files.push(path);
             }
         }
-        Ok(())
+        Ok(files)
     }
 
     /// Gives a file of the folder, which only this host can write, to PostgreSQL's user.

@@ -20,6 +20,8 @@ use crate::printable::printable_lines;
 pub const CODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of the memory that a compilation may take, the part that the code may have: the host has to hold it as well.
 const CODE_SHARE: u64 = 4;
+/// What a thread of the compiler takes, generously.
+const MEMORY_OF_A_THREAD: u64 = 32 * 1024 * 1024;
 /// What a compiler may say of its failure.
 const MESSAGE_BYTES_MAX: u64 = 16 * 1024;
 
@@ -97,6 +99,8 @@ impl Compiler {
             .args((pace == Pace::Beside).then_some("--beside"))
             // It has no business with the host's secrets.
             .env_clear()
+            // A thread's stack is memory as well.
+            .env("RAYON_NUM_THREADS", threads(bounds).to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -149,8 +153,19 @@ impl Compiler {
     }
 }
 
+/// Threads of the compiler: as many as its memory has room for.
+fn threads(bounds: Bounds) -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    (bounds.memory_bytes_max / MEMORY_OF_A_THREAD).clamp(1, cores)
+}
+
 /// Where this program is. Without `/proc` the system does not say: then it is where it was started from.
 fn program() -> Result<PathBuf> {
+    // The very program that runs, also after another was put in its place.
+    let own = PathBuf::from("/proc/self/exe");
+    if own.exists() {
+        return Ok(own);
+    }
     if let Ok(path) = std::env::current_exe() {
         return Ok(path);
     }

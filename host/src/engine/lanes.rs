@@ -1,7 +1,7 @@
 //! Calls that compute for long give way to the others.
 //!
 //! Guests share the host's threads, and a function in a loop is as ready to run as any. So a call of a kafka or
-//! cron function that has computed for a while goes on on threads of the lowest priority, and requests, which
+//! cron function that has computed for a while goes on on threads of low priority, and requests, which
 //! anybody may send, have threads of their own behind those of kafka. Where the machine is idle nobody loses
 //! anything by it, and where it is not, the system sees to it that the others come first.
 
@@ -17,8 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 /// A call that has computed for so long is a long one; a large batch takes a few milliseconds.
 const LONG: Duration = Duration::from_millis(50);
 /// Priorities of threads ("nice"): of calls that run for long, and of requests.
-const NICE_LONG: i32 = 19;
-const NICE_HTTP: i32 = 10;
+const NICE_LONG: i32 = 10;
+const NICE_HTTP: i32 = 12;
 
 /// Threads for guests beside the host's own.
 pub struct Lanes {

@@ -56,25 +56,45 @@ impl Hasher for Sha256Hasher {
     }
 }
 
+fn read_key(path: &Path) -> Result<Vec<u8>> {
+    let mut key = Vec::new();
+    private::open(path)?.take(KEY_BYTES as u64 + 1).read_to_end(&mut key)?;
+    ensure!(key.len() == KEY_BYTES, "{} is not a key", path.display());
+    Ok(key)
+}
+
+/// Makes the key, whole or not at all; where another host was faster, its key stays.
+fn make_key(folder: &Path, path: &Path) -> Result<()> {
+    let mut key = [0; KEY_BYTES];
+    SystemRandom::new().fill(&mut key).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
+    let part = folder.join(format!("key-{}", uuid::Uuid::new_v4().simple()));
+    private::write(&part, &key)?;
+    let linked = std::fs::hard_link(&part, path);
+    let _ = std::fs::remove_file(&part);
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("cannot make {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Store {
     /// Opens the folder, which must be this user's own, and its key, which is made the first time.
     pub fn open(folder: &Path) -> Result<Self> {
         private::folder(folder)?;
         let path = folder.join("key");
-        if !path.exists() {
-            let mut key = [0; KEY_BYTES];
-            SystemRandom::new().fill(&mut key).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
-            match private::create_new(&path) {
-                Ok(mut file) => std::io::Write::write_all(&mut file, &key)
-                    .with_context(|| format!("cannot write {}", path.display()))?,
-                // Another host was faster.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot make {}", path.display())),
+        let key = match read_key(&path) {
+            Ok(key) => key,
+            Err(error) => {
+                if path.symlink_metadata().is_ok() {
+                    tracing::warn!("all code is compiled anew: {error:#}");
+                    let _ = std::fs::remove_file(&path);
+                }
+                make_key(folder, &path)?;
+                read_key(&path)?
             }
-        }
-        let mut key = Vec::new();
-        private::open(&path)?.take(KEY_BYTES as u64 + 1).read_to_end(&mut key)?;
-        ensure!(key.len() == KEY_BYTES, "{} is not a key: remove it", path.display());
+        };
         Ok(Self { folder: folder.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
     }
 
@@ -151,6 +171,20 @@ mod tests {
         assert!(store.get(&a).is_none());
         store.put(&a, &Trusted(b"made anew".to_vec()));
         assert_eq!(store.get(&a).unwrap().0, b"made anew");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_used_is_made_anew() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("compiled");
+        let store = Store::open(&folder).unwrap();
+        store.put(&identity(1), &Trusted(b"x".to_vec()));
+        for broken in [&b""[..], b"half of it"] {
+            std::fs::write(folder.join("key"), broken).unwrap();
+            assert!(Store::open(&folder).unwrap().get(&identity(1)).is_none());
+        }
+        let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.filter(|name| name.to_string_lossy().starts_with("key")).count(), 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail};
 use redb::{Database, ReadableDatabase, TableDefinition};
+use tokio::sync::Semaphore;
 use wasmtime::component::{Accessor, FutureReader, HasData, Linker, Resource, ResourceTable, StreamReader};
 
 use self::file::StoreFile;
@@ -56,6 +57,8 @@ pub struct InstanceKeyValue {
 struct Stored {
     account: Arc<Account>,
     bytes_of_labels: Mutex<BTreeMap<String, u64>>,
+    /// Pieces of work of one component that are under way.
+    places: Arc<Semaphore>,
 }
 
 /// An open store.
@@ -65,6 +68,13 @@ pub struct Store {
     label: String,
     /// None where the host itself writes.
     stored: Option<Arc<Stored>>,
+}
+
+/// Pieces of work of one component that wait for the disk at a time.
+const PLACES: usize = 8;
+
+fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(PLACES))
 }
 
 impl Stored {
@@ -120,7 +130,11 @@ impl Factor for KeyValueFactor {
         Ok(ComponentKeyValue {
             file: Arc::clone(&self.file),
             labels: Arc::new(spec.key_value_stores.iter().cloned().collect()),
-            stored: Arc::new(Stored { account: Arc::clone(&context.account), bytes_of_labels: Mutex::default() }),
+            stored: Arc::new(Stored {
+                account: Arc::clone(&context.account),
+                bytes_of_labels: Mutex::default(),
+                places: places(),
+            }),
         })
     }
 
@@ -148,7 +162,15 @@ impl Store {
         self,
         work: impl FnOnce(&Database, &str) -> Result<R, wit::Error> + Send + 'static,
     ) -> Result<R, wit::Error> {
-        let run = move || work(self.file.database()?, &self.label);
+        // Few threads at a time wait for the disk, and what waits for one of them ends with its call.
+        let place = match &self.stored {
+            Some(stored) => Arc::clone(&stored.places).acquire_owned().await.ok(),
+            None => None,
+        };
+        let run = move || {
+            let _place = place;
+            work(self.file.database()?, &self.label)
+        };
         tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| Err(wit::Error::Other(error.to_string())))
     }
 
@@ -173,7 +195,8 @@ impl Store {
             let totals = quota::change(&write, label, &key, value.as_deref())?;
             // Before the commit: what is refused is not written. There is one writer at a time.
             let shown = stored.map_or(Ok(()), |stored| stored.set(label, totals.bytes));
-            shown.map_err(exceeded)?;
+            // What is removed is removed, also from a store that is larger than it may be.
+            shown.or_else(|refused| if value.is_none() { Ok(()) } else { Err(refused) }).map_err(exceeded)?;
             write.commit().map_err(other)
         })
         .await
@@ -323,7 +346,7 @@ mod tests {
     use crate::budget::Limits;
 
     fn open(folder: &Path, component: &Arc<Account>, label: &str) -> Store {
-        let stored = Stored { account: Arc::clone(component), bytes_of_labels: Mutex::default() };
+        let stored = Stored { account: Arc::clone(component), bytes_of_labels: Mutex::default(), places: places() };
         let file = Arc::new(StoreFile::new(folder.join("a.redb")));
         Store { file, label: label.to_owned(), stored: Some(Arc::new(stored)) }
     }

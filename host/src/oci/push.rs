@@ -54,13 +54,14 @@ pub async fn push(args: &RegistryPush) -> Result<()> {
     }
     let assets = manifest.parent().unwrap_or(Path::new("")).join(STATE_DIR_DEFAULT).join("assets-pushed");
     crate::files::stage(&mut app, &assets)?;
-    let digest = push_app(&app, &args.reference, args.insecure).await?;
+    let digest =
+        push_app(&app, &args.reference, Trust::new(Insecure::Flag(args.insecure), &args.registry_realms)?).await?;
     println!("pushed {} ({digest})", args.reference);
     Ok(())
 }
 
-async fn push_app(app: &App, reference: &str, insecure: bool) -> Result<String> {
-    let registry = Registry::with_access(reference, Trust::from(&Insecure::Flag(insecure)), Access::Push)?;
+async fn push_app(app: &App, reference: &str, trust: Trust) -> Result<String> {
+    let registry = Registry::with_access(reference, trust, Access::Push)?;
     let mut layers = Layers::default();
     let mut locked = LockedApp::new(app);
     for component in &mut locked.components {

@@ -56,7 +56,7 @@ pub enum RealmError {
     Plain { registry: String, realm: String },
     #[error(
         "the registry {registry} wants its credentials to be sent to {realm}, which is not known to belong to it, \
-         and nothing was sent there: if it does, set `[exagg] registry_realms = [\"{registry}={realm}\"]`"
+         and nothing was sent there: if it does, say so by --registry-realm, or `[exagg] registry_realms = [\"{registry}={realm}\"]`"
     )]
     Foreign { registry: String, realm: String },
 }

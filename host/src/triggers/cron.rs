@@ -118,7 +118,7 @@ fn judge(result: &Result<Result<(), Error>, CallError>) -> Call<'_> {
     match result {
         Ok(Ok(())) => Call::Good,
         Ok(Err(Error::Other(reason))) => Call::Bad(reason),
-        Err(CallError::Stalled(_)) => Call::Neutral,
+        Err(CallError::Stalled(_) | CallError::NoRoom(_)) => Call::Neutral,
         Err(_) => Call::Bad("it has no answer"),
     }
 }

@@ -342,6 +342,10 @@ impl WorkerState for OneRequest {
         let expired = self.progress.expired.load(Ordering::Acquire);
         let call = match result {
             Ok(()) => Call::Good,
+            Err(_) if store.data().lacked_room() => {
+                tracing::warn!(component = %self.slot.id, "a request failed for want of memory that others hold");
+                Call::Neutral
+            }
             // A client that sends or reads slowly says nothing of the component.
             Err(_) if expired => {
                 let at = if self.progress.answered.load(Ordering::Acquire) { "its response" } else { "a request" };

@@ -68,6 +68,10 @@ struct Part {
 }
 
 impl Part {
+    fn is_full(&self) -> bool {
+        self.head.len() >= self.head_bytes_max
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
         let room = self.head_bytes_max - self.head.len();
         self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -114,6 +118,21 @@ impl CutRecord {
             key: Part { head_bytes_max: key, ..Part::default() },
             value: Part { head_bytes_max: value, ..Part::default() },
         }
+    }
+
+    /// Whether all that is kept of it is there.
+    pub fn has_head(&self) -> bool {
+        match self.field {
+            Field::Key(_) => self.key.is_full(),
+            Field::Value(_) => self.value.is_full(),
+            Field::Rest => true,
+            _ => false,
+        }
+    }
+
+    /// What is still to come of it is not read, nor what is behind it.
+    pub fn stand_for_the_rest(&mut self) {
+        (self.because, self.field, self.left) = (CutBecause::Rest, Field::Rest, 0);
     }
 
     /// True when all of it went by.

@@ -34,6 +34,8 @@ pub struct Rewriter<'a, O> {
     state: State,
     records: usize,
     cuts: usize,
+    /// Bytes that came, kept or not.
+    seen: u64,
     /// The batch has no room for whole records any more.
     is_full: bool,
 }
@@ -41,10 +43,12 @@ pub struct Rewriter<'a, O> {
 impl<'a, O: Output> Rewriter<'a, O> {
     pub fn new(limits: Limits, marker: &'a Marker, out: &'a mut O) -> Self {
         let state = State::Length(Varint::default());
-        Self { limits, marker, out, state, records: 0, cuts: 0, is_full: false }
+        Self { limits, marker, out, state, records: 0, cuts: 0, seen: 0, is_full: false }
     }
 
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), UnpackError> {
+        self.seen += chunk.len() as u64;
+        let is_enough = self.seen > self.limits.work_bytes_max;
         // Up to `at` the chunk is looked through, up to `done` it is written or dropped.
         let (mut at, mut done) = (0, 0);
         while at < chunk.len() {
@@ -85,6 +89,9 @@ impl<'a, O: Output> Rewriter<'a, O> {
                 State::Cut(cut) => {
                     at += cut.push(&chunk[at..])?;
                     done = at;
+                    if is_enough && cut.has_head() {
+                        cut.stand_for_the_rest();
+                    }
                     if cut.is_over() {
                         cut.write(self.marker, self.out)?;
                         self.cuts += 1;
@@ -115,7 +122,9 @@ impl<'a, O: Output> Rewriter<'a, O> {
         let was_full = self.is_full;
         self.is_full |= needed > room;
         // Also cut, records would be without end: one stands for all that is behind it.
-        let is_last = self.records > self.limits.batch_records_max || position > batch_bytes_max.saturating_mul(2);
+        let is_last = self.records > self.limits.batch_records_max
+            || position > batch_bytes_max.saturating_mul(2)
+            || self.seen > self.limits.work_bytes_max;
         let because = match (is_last, self.is_full, is_large) {
             (true, _, _) => CutBecause::Rest,
             (false, true, _) => CutBecause::Batch,

@@ -78,8 +78,12 @@ fn marker() -> Marker {
     Marker::random()
 }
 
-const LIMITS: Limits =
-    Limits { record_bytes_max: 100_000, batch_bytes_max: 400_000, batch_records_max: BATCH_RECORDS_MAX };
+const LIMITS: Limits = Limits {
+    record_bytes_max: 100_000,
+    batch_bytes_max: 400_000,
+    batch_records_max: BATCH_RECORDS_MAX,
+    work_bytes_max: u64::MAX,
+};
 
 fn good(offset: i64) -> Record {
     Record { offset, key: Some(b"k".to_vec()), value: Some(b"a good one".to_vec()), headers: Vec::new() }
@@ -252,6 +256,37 @@ fn of_a_batch_of_too_many_records_one_stands_for_the_rest() {
     assert_eq!(cut_of(read(&out).last().unwrap(), &marker).unwrap().because, CutBecause::Rest);
 }
 
+/// Take out: `is_enough` in `Rewriter::push`.
+#[test]
+fn a_batch_costs_so_much_work_and_no_more() {
+    let marker = marker();
+    let limits = Limits { work_bytes_max: 300_000, ..LIMITS };
+    for chunk_bytes in [7, CHUNK_BYTES] {
+        let bytes = write(&[good(0), of_bytes(1, 50_000_000), good(2)]);
+        let found = read(&rewrite(&bytes, limits, &marker, chunk_bytes).unwrap());
+        assert_eq!(found.iter().map(|record| record.offset).collect::<Vec<_>>(), [0, 1]);
+        let cut = cut_of(&found[1], &marker).unwrap();
+        assert_eq!((cut.value_bytes, cut.because), (Some(50_000_000), CutBecause::Rest));
+    }
+    // 34 GB of spaces in a MiB of zstd: what matters is that it ends soon.
+    let key = Record { key: Some(vec![b' '; 10_000_000]), ..good(1) };
+    let found = read(&rewrite(&write(&[good(0), key, good(2)]), limits, &marker, CHUNK_BYTES).unwrap());
+    assert_eq!((found.len(), cut_of(&found[1], &marker).unwrap().because), (2, CutBecause::Rest));
+}
+
+#[test]
+fn the_window_of_a_zstd_frame_is_read_from_its_head() {
+    for level in [1, 3, 19, 22] {
+        let packed = zstd::encode_all(&vec![b'x'; 10_000_000][..], level).unwrap();
+        let window = super::zstd_window_bytes(&packed).unwrap();
+        assert!((1 << 17..=1 << 27).contains(&window), "{level}: {window}");
+    }
+    // A window of 2^27, by hand: version, no single segment, exponent 17.
+    assert_eq!(super::zstd_window_bytes(&[0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3]), Some(1 << 27));
+    assert_eq!(super::zstd_window_bytes(&[0x28, 0xb5, 0x2f, 0xfd, 0x20, 7]), Some(7));
+    assert_eq!(super::zstd_window_bytes(&[0x28]), None);
+}
+
 #[test]
 fn a_forged_sign_is_not_believed() {
     let (ours, theirs) = (marker(), marker());
@@ -343,7 +378,8 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
     })
 }
 
-const SMALL: Limits = Limits { record_bytes_max: 400, batch_bytes_max: 4000, batch_records_max: 1000 };
+const SMALL: Limits =
+    Limits { record_bytes_max: 400, batch_bytes_max: 4000, batch_records_max: 1000, work_bytes_max: u64::MAX };
 
 proptest! {
     #[test]

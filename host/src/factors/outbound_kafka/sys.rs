@@ -2,7 +2,7 @@
 //! itself and has no place for the question.
 #![allow(unsafe_code, reason = "librdkafka's C interface; each use says why it is sound")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +21,8 @@ use crate::template::Secret;
 
 /// How long one look for events waits; a producer that nobody holds any more ends within this time.
 const POLL_MS: c_int = 100;
+/// Topics that one producer sends to.
+const TOPICS_MAX: usize = 256;
 /// How long a producer that ends waits for the reports of what it gives up.
 const END_MAX: Duration = Duration::from_secs(1);
 const OK: sys::rd_kafka_resp_err_t = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -89,6 +91,25 @@ struct Hooks {
     who: String,
     admission: Arc<Admission>,
     deliveries: Deliveries,
+    topics: Topics,
+}
+
+/// Topics that were ever sent to: librdkafka keeps what it knows of each as long as the client lives.
+#[derive(Default)]
+struct Topics(Mutex<HashSet<String>>);
+
+impl Topics {
+    fn admit(&self, topic: &str) -> Result<(), NotQueued> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(topic) {
+            return Ok(());
+        }
+        if known.len() >= TOPICS_MAX {
+            return Err(NotQueued::Bad(format!("a function may send to {TOPICS_MAX} topics of a cluster")));
+        }
+        known.insert(topic.to_owned());
+        Ok(())
+    }
 }
 
 /// A handle; the client ends soon after the last one is dropped, on its own thread.
@@ -173,7 +194,12 @@ impl Producer {
         held: Held,
     ) -> Result<Self, ClientError> {
         let conf = Conf::new(properties)?;
-        let hooks = Arc::new(Hooks { who: who.to_owned(), admission, deliveries: Deliveries::default() });
+        let hooks = Arc::new(Hooks {
+            who: who.to_owned(),
+            admission,
+            deliveries: Deliveries::default(),
+            topics: Topics::default(),
+        });
         let mut error = ErrorText::new();
         // SAFETY: the configuration is ours; the hooks stay where they are (in an Arc) until the client
         // is destroyed, or, where there is none, until this call returns.
@@ -205,6 +231,7 @@ impl Producer {
             CString::new(text).map_err(|_| NotQueued::Bad("the name of a topic or header has a NUL".to_owned()))
         };
         let topic = text(&message.topic)?;
+        self.0.hooks.topics.admit(&message.topic)?;
         let names = message.headers.iter().map(|(name, _)| text(name)).collect::<Result<Vec<_>, _>>()?;
         let deliveries = &self.0.hooks.deliveries;
         let (number, delivery) = deliveries.await_one(held);
@@ -392,4 +419,18 @@ unsafe extern "C" fn logged(
 unsafe extern "C" fn failed(_: *mut sys::rd_kafka_t, code: c_int, reason: *const c_char, hooks: *mut c_void) {
     // SAFETY: the hooks live as long as the client, and the reason is a C string.
     unsafe { tracing::warn!(client = %(*hooks.cast::<Hooks>()).who, "kafka: error {code}: {}", text(reason)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_cannot_name_topics_without_end() {
+        let topics = Topics::default();
+        for number in 0..TOPICS_MAX {
+            topics.admit(&format!("t{number}")).unwrap_or_else(|_| panic!("{number}"));
+        }
+        assert!(topics.admit("one more").is_err() && topics.admit("t0").is_ok());
+    }
 }

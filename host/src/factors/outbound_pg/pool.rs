@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::idle::{IDLE_MAX, Idle};
 use super::query::Failure;
@@ -77,6 +79,8 @@ pub struct Pools {
     account: Arc<Account>,
     closed: Arc<Notify>,
     state: Mutex<State>,
+    /// Where connections are driven: the host's own threads, also for a call that runs behind others.
+    runtime: Option<Handle>,
 }
 
 #[derive(Default)]
@@ -120,6 +124,7 @@ impl Pools {
             account: account.below(&format!("the connections of {}", account.owner()), limits),
             closed: Arc::default(),
             state: Mutex::default(),
+            runtime: Handle::try_current().ok(),
         }
     }
 
@@ -182,11 +187,15 @@ impl Pools {
     }
 
     async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Failure> {
-        let Address { config, tls } = &pool.address;
-        let (client, connection) =
-            config.connect(tls.clone()).await.map_err(|error| Failure::Connection(super::query::describe(&error)))?;
+        let Address { config, tls } = pool.address.clone();
+        let opening = async move { config.connect(tls).await };
+        let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
+        let opened = AbortOnDropHandle::new(runtime.spawn(opening)).await;
+        let (client, connection) = opened
+            .map_err(|error| Failure::Other(error.to_string()))?
+            .map_err(|error| Failure::Connection(super::query::describe(&error)))?;
         let closed = Arc::clone(&self.closed);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("a connection to PostgreSQL ended: {error}");
             }
@@ -272,7 +281,7 @@ impl Drop for PooledClient {
         let (Some(client), permit) = (self.client.take(), self.permit.take()) else { return };
         let cut_off = self.in_flight.load(Ordering::Relaxed) > 0;
         let (pool, pools) = (Arc::clone(&self.pool), Arc::clone(&self.pools));
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Some(runtime) = self.pools.runtime.clone().or_else(|| Handle::try_current().ok()) else { return };
         runtime.spawn(async move {
             if cut_off {
                 // The statement must not go on holding locks; closing alone does not end it.

@@ -120,7 +120,7 @@ impl Consumer {
         let Fetch { queue_kib, response_bytes } = Fetch::new(subscription.batch.bytes_max, memory::budget());
         let mut config = client_config(&subscription.brokers, shared);
         config
-            .set("queued.max.messages.kbytes", queue_kib.to_string())
+            .set(fetch::QUEUE, queue_kib.to_string())
             .set("fetch.message.max.bytes", (queue_kib * 512).to_string())
             .set("fetch.max.bytes", fetch::ANSWER_BYTES.to_string())
             .set("receive.message.max.bytes", response_bytes.to_string())
@@ -130,6 +130,9 @@ impl Consumer {
             .set("metadata.max.age.ms", "30000")
             .set("session.timeout.ms", "20000");
         apply(&mut config, &subscription.properties);
+        if let Some(asked) = subscription.properties.get(fetch::QUEUE) {
+            config.set(fetch::QUEUE, Fetch::bounded(asked.expose(), memory::budget()));
+        }
         // The operator has the last word on what the host does not fix.
         apply(&mut config, shared);
         config

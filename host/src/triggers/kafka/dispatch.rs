@@ -132,7 +132,9 @@ impl Dispatcher {
                 }
                 Ok(Outcome::RetryLater(reason)) => reason,
                 // It waited for the world, or there was no room: the records are not to blame.
-                Err(error @ (CallError::NoInstance(_) | CallError::Stalled(_))) => error.to_string(),
+                Err(error @ (CallError::NoInstance(_) | CallError::NoRoom(_) | CallError::Stalled(_))) => {
+                    error.to_string()
+                }
                 Err(error) => {
                     traps += 1;
                     if traps > self.subscription.retry_attempts_max && self.rest_works(piece).await {

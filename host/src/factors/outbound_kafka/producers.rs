@@ -22,13 +22,15 @@ pub const IDLE_MAX: Duration = Duration::from_secs(300);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What every producer has, whatever the operator's properties say.
-const FIXED: [(&str, &str); 4] = [
+const FIXED: [(&str, &str); 5] = [
     ("enable.idempotence", "true"),
     // How long a record may take to be acknowledged, retries included.
     ("message.timeout.ms", "20000"),
     ("linger.ms", "2"),
     // The partition that Kafka's own clients choose for a key.
     ("partitioner", "murmur2_random"),
+    // A broker that the cluster names anew is heard of soon, and asked for.
+    ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
 /// Never shared between components: each has its own allow-list.

@@ -26,6 +26,7 @@ use self::compiler::{Compiler, Pace, Place};
 use self::lanes::Lanes;
 use self::store::{Identity, Store};
 use self::sys::Trusted;
+use crate::budget::plan::INSTANCES_MIN;
 
 /// How often a running function is looked at: the grain of its time-out.
 pub const EPOCH: Duration = Duration::from_millis(10);
@@ -226,8 +227,8 @@ fn pooling(settings: &Settings) -> PoolingAllocationConfig {
     // A component is a handful of core instances: the module, and the adapters around it.
     const CORE_INSTANCES: u32 = 8;
     let limits = settings.limits;
-    // Beside the calls, an instance of each component is made to try it out.
-    let instances = limits.instances_max * KINDS + settings.components;
+    // Each component has its least number, and one more to be tried out.
+    let instances = limits.instances_max * KINDS + settings.components * (INSTANCES_MIN + 1);
     let resident = usize::try_from(settings.budget_bytes / RESIDENT_SHARE).unwrap_or(usize::MAX);
     let resident = (resident / limits.instances_max as usize).min(RESIDENT_BYTES).min(limits.memory_bytes_max);
     let mut pool = PoolingAllocationConfig::default();

@@ -14,8 +14,8 @@ use super::{Account, Limits, Resource};
 /// rather than fail.
 const KAFKA_CALL_BYTES: u64 = 12 << 20;
 const OTHER_CALL_BYTES: u64 = 4 << 20;
-/// However small the host, so many calls of a kind may run at a time.
-const INSTANCES_MIN: u32 = 4;
+/// However small the host, and however many components share it, so many calls of a component may run at a time.
+pub const INSTANCES_MIN: u32 = 4;
 /// What the host holds for one call at the most.
 const CALL_HOST_BYTES_MAX: u64 = 96 << 20;
 
@@ -44,6 +44,7 @@ pub struct Plan {
 struct Kind {
     account: Arc<Account>,
     components: u32,
+    /// For one component.
     instances: u32,
 }
 
@@ -73,15 +74,17 @@ impl Plan {
             let call = if kind == "kafka" { KAFKA_CALL_BYTES } else { OTHER_CALL_BYTES };
             let fit = u32::try_from(bytes / call).unwrap_or(u32::MAX);
             let account = host.below(&format!("{kind} components"), limits);
-            let instances = fit.clamp(INSTANCES_MIN.min(instances_max), instances_max);
-            (kind.clone(), Kind { account, components: (*components).max(1), instances })
+            let components = (*components).max(1);
+            let least = INSTANCES_MIN.min(instances_max);
+            let instances = (fit.min(instances_max) / components).max(least);
+            (kind.clone(), Kind { account, components, instances })
         };
         Self { kinds: components.iter().map(kind).collect(), host, each }
     }
 
     /// Instances that one component may have at a time for calls of a kind.
     pub fn instances(&self, kind: &str) -> u32 {
-        self.kinds.get(kind).map_or(1, |kind| (kind.instances / kind.components).max(1))
+        self.kinds.get(kind).map_or(1, |kind| kind.instances)
     }
 
     /// The account of a component that triggers of these kinds call.

@@ -12,7 +12,8 @@ pub fn check(bytes: &[u8]) {
     let bytes_max = usize::from(input.byte()) * 8;
     let headers = input.byte().is_multiple_of(2);
     let (from, offered) = columns::records(&mut input);
-    let (batch, taken) = build(from, &offered, Contents { records_max, bytes_max, headers });
+    let (batch, taken) =
+        build(from, &offered, Contents { records_max, bytes_max, headers, record_bytes_max: usize::MAX });
     assert_holds(&batch, &taken);
     assert_eq!((batch.from_offset, batch.end_offset), (from, batch.next_offset));
     assert_parts(&batch, &taken);

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use exagg::instance::hex;
+use exagg::hex;
 use exagg::oci::looks_like_reference;
 use flate2::Compression;
 use flate2::write::GzEncoder;

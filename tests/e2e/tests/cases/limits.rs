@@ -41,16 +41,16 @@ fn setup(world: &World, database: &Database, name: &str) -> Setup {
 }
 
 /// Sends the word between two harmless records; gives what came of it, and the host's peak memory and log.
-fn ask(world: &World, database: &Database, word: &str) -> (String, u64, String) {
-    let name = format!("limits-{word}");
+fn ask(world: &World, database: &Database, asked: &str) -> (String, u64, String) {
+    let name = format!("limits-{asked}");
     let setup = setup(world, database, &name);
     let sender = world.kafka().producer();
-    for value in ["ok 1", word, "ok 2"] {
+    for value in ["ok 1", asked, "ok 2"] {
         sender.send(&topic(&name), 0, Some(b"key"), Some(value.as_bytes()));
     }
     sender.flush();
     let host = setup.start();
-    wait_for(&format!("three records of {word}"), 2 * MINUTE, || {
+    wait_for(&format!("three records of {asked}"), 2 * MINUTE, || {
         (database.number("SELECT count(*) FROM seen") == 3).then_some(())
     });
     let came = database.texts("SELECT value FROM seen WHERE value NOT LIKE 'ok%'").remove(0);

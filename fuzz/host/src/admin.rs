@@ -16,7 +16,7 @@ use exagg::telemetry::Metrics;
 use exagg::template::Secret;
 use exagg::triggers::Triggers;
 use exagg::triggers::http::HttpTrigger;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -85,8 +85,14 @@ async fn answer(
     let path = request.uri().path().to_owned();
     let right = format!("Bearer {TOKEN}");
     let has_token = request.headers().get_all(header::AUTHORIZATION).iter().any(|value| value == right.as_str());
+    let is_plain = is_plain(request.headers());
     let response = ADMIN.handle(request, Through::Network).await;
     let status = response.status();
+    assert!(status != StatusCode::OK || matches!(method, Method::GET | Method::HEAD), "{method} {path}");
+    if matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST) {
+        assert!(!is_plain, "a request that no page of another origin can send is refused: {method} {path}");
+        return response;
+    }
     match method {
         Method::POST if has_token => assert_eq!(status, StatusCode::NOT_FOUND, "there is nothing to change: {path}"),
         Method::POST => assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}"),
@@ -97,4 +103,11 @@ async fn answer(
         _ => assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}"),
     }
     response
+}
+
+/// A request as a scraper sends it: to the address by its number, and from no page.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let is_number = hosts.next().is_some_and(|host| host == "127.0.0.1:9464") && hosts.next().is_none();
+    is_number && !headers.contains_key(header::ORIGIN) && !headers.contains_key("sec-fetch-site")
 }

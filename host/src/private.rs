@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 const OTHERS: u32 = 0o077;
 const ROOT: u32 = 0;
 /// A folder that anybody may put things into, `/tmp` for instance.
-const STICKY: u32 = 0o1000;
+pub const STICKY: u32 = 0o1000;
 
 /// The user that this process acts as.
 pub fn user() -> u32 {
@@ -68,12 +68,7 @@ pub fn state_folder(path: &Path) -> Result<()> {
     make_parents(path).with_context(|| format!("cannot make {}", path.display()))?;
     let found = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     ensure!(found.is_dir(), "{} is not a folder", path.display());
-    ensure!(
-        found.mode() & STICKY == 0,
-        "{} is shared by all users: name a --state-dir of this host's own",
-        path.display()
-    );
-    if found.uid() == user() {
+    if found.uid() == user() && found.mode() & STICKY == 0 {
         // Others may pass through, which the embedded PostgreSQL's user has to, and see nothing.
         let mode = found.mode() & 0o7777;
         let closed = mode & !0o066;
@@ -83,6 +78,7 @@ pub fn state_folder(path: &Path) -> Result<()> {
         }
         return Ok(());
     }
+    // One that all users share, a tmpfs for instance, stays as it is: what stands in it is looked at itself.
     if found.uid() != ROOT {
         belongs(path, found.uid())?;
     }
@@ -175,6 +171,9 @@ mod tests {
         fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
         state_folder(&state).unwrap();
         assert_eq!(mode(&state), 0o711);
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o1777)).unwrap();
+        state_folder(&state).unwrap();
+        assert_eq!(mode(&state), 0o777, "others' folder is not closed to them");
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Place {
     pub fn open(state_dir: &Path, user: Option<SystemUser>) -> Result<Self> {
         private::state_folder(state_dir)?;
         let state_dir = fs::canonicalize(state_dir)?;
-        if user.is_some() && fs::metadata(&state_dir)?.uid() == private::user() {
+        let found = fs::metadata(&state_dir)?;
+        if user.is_some() && found.uid() == private::user() && found.mode() & private::STICKY == 0 {
             // PostgreSQL's user has to pass through; what is in it is private in any case.
             fs::set_permissions(&state_dir, fs::Permissions::from_mode(PASSABLE))?;
         }

@@ -5,9 +5,11 @@
 //! - [`compiler`]: compiling, in a process of its own.
 //! - [`store`]: compiled code on disk, bound to its source by a keyed hash.
 //! - [`lanes`]: calls that run for long give way to the others.
+//! - `processors`: which of them what may compute without end runs on.
 
 pub mod compiler;
 pub mod lanes;
+mod processors;
 mod store;
 mod sys;
 

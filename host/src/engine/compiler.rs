@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 use super::sys::Trusted;
-use super::{Settings, configuration};
+use super::{Settings, configuration, processors};
 use crate::printable::printable_lines;
 
 /// The largest component that is taken, from a file, a registry or a swap.
@@ -202,6 +202,7 @@ fn confine(bounds: Bounds, pace: Pace) -> Result<()> {
     setrlimit(Resource::Core, limit(0)).context("cannot do without a core file")?;
     // Neither is essential, and a container may forbid it.
     if pace == Pace::Beside {
+        processors::leave_one();
         let _ = setpriority_process(Some(getpid()), 19);
     }
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");

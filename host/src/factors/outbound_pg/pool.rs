@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::idle::{IDLE_MAX, Idle};
 use super::query::Failure;
 use crate::budget::{Account, Held, Limits, Resource};
+use crate::engine::lanes::is_apart;
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
 use crate::postgres::{Address, AddressError, Authorities, Target};
 
@@ -41,8 +42,10 @@ impl From<AddressError> for Failure {
     }
 }
 
-/// One address of a component, in all its spellings.
+/// One address of a component, in all its spellings, for the calls that run among the host's own work, or for those
+/// that run apart: a call that is kept apart must not be served a large answer by the threads of the others.
 pub struct Pool {
+    is_apart: bool,
     target: Target,
     authorities: Option<Authorities>,
     address: Address,
@@ -52,10 +55,15 @@ impl Pool {
     /// Checks the address against the allow-list; nothing connects yet.
     pub fn new(address: &str, authorities: Option<&Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
         let target = Target::parse(address, authorities.is_some())?;
-        Self::of(target, authorities.cloned(), allowed)
+        Self::of(target, authorities.cloned(), allowed, false)
     }
 
-    fn of(target: Target, authorities: Option<Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
+    fn of(
+        target: Target,
+        authorities: Option<Authorities>,
+        allowed: &AllowedHosts,
+        is_apart: bool,
+    ) -> Result<Self, Failure> {
         check(&target.config, allowed)?;
         let mut config = target.config.clone();
         if config.get_connect_timeout().is_none() {
@@ -66,7 +74,7 @@ impl Pool {
             config.application_name("exagg");
         }
         let address = Address { config, tls: target.connector(authorities.as_ref())? };
-        Ok(Self { target, authorities, address })
+        Ok(Self { is_apart, target, authorities, address })
     }
 }
 
@@ -79,7 +87,7 @@ pub struct Pools {
     account: Arc<Account>,
     closed: Arc<Notify>,
     state: Mutex<State>,
-    /// Where connections are driven: the host's own threads, also for a call that runs behind others.
+    /// Where connections are driven, but for those of calls that are kept apart.
     runtime: Option<Handle>,
 }
 
@@ -105,11 +113,15 @@ impl State {
         allowed: &AllowedHosts,
     ) -> Result<Arc<Pool>, Failure> {
         self.sweep();
-        let known = self.pools.iter().find(|pool| pool.target == target && pool.authorities == authorities);
+        let is_apart = is_apart();
+        let known = self
+            .pools
+            .iter()
+            .find(|pool| pool.is_apart == is_apart && pool.target == target && pool.authorities == authorities);
         if let Some(pool) = known {
             return Ok(Arc::clone(pool));
         }
-        let pool = Arc::new(Pool::of(target, authorities, allowed)?);
+        let pool = Arc::new(Pool::of(target, authorities, allowed, is_apart)?);
         self.pools.push(Arc::clone(&pool));
         Ok(pool)
     }
@@ -189,7 +201,8 @@ impl Pools {
     async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Failure> {
         let Address { config, tls } = pool.address.clone();
         let opening = async move { config.connect(tls).await };
-        let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
+        let own = self.runtime.clone().filter(|_| !pool.is_apart);
+        let runtime = own.unwrap_or_else(Handle::current);
         let opened = AbortOnDropHandle::new(runtime.spawn(opening)).await;
         let (client, connection) = opened
             .map_err(|error| Failure::Other(error.to_string()))?

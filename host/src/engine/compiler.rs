@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Resource, Rlimit, getpid, setpriority_process, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
 use super::sys::Trusted;
@@ -80,16 +81,12 @@ impl Compiler {
         let _turn = self.turn.lock().await;
         match self.place {
             Place::Here => engine.precompile_component(source).map(Trusted).map_err(|error| anyhow!("{error:#}")),
-            Place::Apart(bounds) => {
-                let time = Duration::from_secs(bounds.seconds_max);
-                let compiled = tokio::time::timeout(time, self.apart(source, bounds, pace)).await;
-                compiled.unwrap_or_else(|_| bail!("{}", took_too_long(bounds)))
-            }
+            Place::Apart(bounds) => self.apart(source, bounds, pace).await,
         }
     }
 
     async fn apart(&self, source: &[u8], bounds: Bounds, pace: Pace) -> Result<Trusted> {
-        let mut command = tokio::process::Command::new(program()?);
+        let mut command = Command::new(program()?);
         command
             // A plugin of Spin's is told by its name what it is.
             .arg0("exagg")
@@ -106,50 +103,61 @@ impl Compiler {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let mut child = command.spawn().context("the compiler cannot be started")?;
-        let (mut input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let feed = async {
-            if let Some(input) = input.as_mut() {
-                // One that has ended says why itself.
-                let _ = input.write_all(source).await;
-            }
-            drop(input);
-        };
-        let code_bytes_max = bounds.memory_bytes_max / CODE_SHARE;
-        let (mut code, mut message) = (Vec::new(), Vec::new());
-        let take = async {
-            if let Some(output) = output {
-                output.take(code_bytes_max + 1).read_to_end(&mut code).await?;
-            }
-            std::io::Result::Ok(())
-        };
-        let listen = async {
-            if let Some(errors) = errors {
-                errors.take(MESSAGE_BYTES_MAX).read_to_end(&mut message).await?;
-            }
-            std::io::Result::Ok(())
-        };
-        let ((), took, listened) = tokio::join!(feed, take, listen);
-        took.and(listened).context("the compiler's answer cannot be read")?;
-        ensure!(
-            code.len() as u64 <= code_bytes_max,
-            "its code would have more than {code_bytes_max} bytes, a quarter of [exagg] compile_memory_bytes_max"
-        );
-        let status = child.wait().await?;
-        if status.success() {
-            return Ok(Trusted(code));
+        let time_max = Duration::from_secs(bounds.seconds_max);
+        let compiled = tokio::time::timeout(time_max, converse(&mut child, source, bounds)).await;
+        let compiled = compiled.unwrap_or_else(|_| bail!("{}", took_too_long(bounds)));
+        if compiled.is_err() {
+            // The next one, and who asked, wait until its memory is there again. It may have ended by itself.
+            let _ = child.kill().await;
         }
-        let message = String::from_utf8_lossy(&message);
-        let message = message.trim();
-        let message = message.strip_prefix("Error: ").unwrap_or(message);
-        match std::os::unix::process::ExitStatusExt::signal(&status) {
-            Some(libc::SIGXCPU | libc::SIGKILL) => bail!("{}", took_too_long(bounds)),
-            // Where memory cannot be had the program aborts.
-            Some(_) => bail!(
-                "it cannot be compiled within {} bytes ([exagg] compile_memory_bytes_max)",
-                bounds.memory_bytes_max
-            ),
-            None => bail!("{}", printable_lines(message)),
+        compiled
+    }
+}
+
+/// Gives the compiler the source and takes its answer.
+async fn converse(child: &mut Child, source: &[u8], bounds: Bounds) -> Result<Trusted> {
+    let (mut input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let feed = async {
+        if let Some(input) = input.as_mut() {
+            // One that has ended says why itself.
+            let _ = input.write_all(source).await;
         }
+        drop(input);
+    };
+    let code_bytes_max = bounds.memory_bytes_max / CODE_SHARE;
+    let (mut code, mut message) = (Vec::new(), Vec::new());
+    let take = async {
+        if let Some(output) = output {
+            output.take(code_bytes_max + 1).read_to_end(&mut code).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let listen = async {
+        if let Some(errors) = errors {
+            errors.take(MESSAGE_BYTES_MAX).read_to_end(&mut message).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let ((), took, listened) = tokio::join!(feed, take, listen);
+    took.and(listened).context("the compiler's answer cannot be read")?;
+    ensure!(
+        code.len() as u64 <= code_bytes_max,
+        "its code would have more than {code_bytes_max} bytes, a quarter of [exagg] compile_memory_bytes_max"
+    );
+    let status = child.wait().await?;
+    if status.success() {
+        return Ok(Trusted(code));
+    }
+    let message = String::from_utf8_lossy(&message);
+    let message = message.trim();
+    let message = message.strip_prefix("Error: ").unwrap_or(message);
+    match std::os::unix::process::ExitStatusExt::signal(&status) {
+        Some(libc::SIGXCPU | libc::SIGKILL) => bail!("{}", took_too_long(bounds)),
+        // Where memory cannot be had the program aborts.
+        Some(_) => {
+            bail!("it cannot be compiled within {} bytes ([exagg] compile_memory_bytes_max)", bounds.memory_bytes_max)
+        }
+        None => bail!("{}", printable_lines(message)),
     }
 }
 

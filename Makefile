@@ -151,6 +151,7 @@ fmt: ## Formats the code
 lint: tools ## Checks formatting and lints
 	cargo fmt --all -- --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	bash tests/mutants.sh --check
 
 .PHONY: deny
 deny: ## Checks dependencies: licences, bans, sources (installs cargo-deny)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make mutants: takes one mechanism out at a time and sees that the test which guards it fails.
 # Each line: file | what stands there | what stands there instead | test. Files are put back.
+# With --check it only sees that each mechanism and each test is still where the line says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,8 +22,13 @@ mutants=(
 'host/src/admin.rs|Method::POST if through == Through::Socket \|\| self.has_token(&request) => self.change(request).await,|Method::POST => self.change(request).await,|without_its_token'
 'functions/aggregator/src/store.rs|AND (SELECT version FROM public.window_state_layout) = 2";\n\n/// In reject|AND (SELECT version FROM public.window_state_layout) > 0";\n\n/// In reject|another_layout'
 'migrations/0004_edges_and_batches.sql|THEN '"'records of it are pending'"'|THEN '"'rebuilt'"'|listed_and_left'
-'host/src/triggers/kafka/batch.rs|        self.contents.headers\n|        true\n|headers_are_given'
+'host/src/triggers/kafka/batch.rs|self.contents.headers \|\| unpack::has_cut()|!self.contents.headers \|\| unpack::has_cut()|headers_are_given'
 'functions/window-closer/src/store.rs|"40P01" \| "40001" \| "23505" =>|"40P01" \| "40001" =>|a_row_that_another_closer'
+'host/src/triggers/kafka/config.rs|.find(\|name\| !OF_APPS.contains(|.find(\|name\| false && !OF_APPS.contains(|an_app_sets'
+'host/src/engine/store.rs|let same = bytes|let same = true \|\| bytes|compiled_code'
+'host/src/factors/outbound_pg/weight.rs|let bytes = bytes as u64;\n        self.total|let bytes = bytes as u64 / 1000;\n        self.total|rows_of_nothing'
+'host/src/admin/origin.rs|headers.contains_key(header::ORIGIN) \|\| !site|headers.contains_key(header::ORIGIN) && site|other_origins'
+'host/src/factors/key_value/quota.rs|after.check(before).map_err(wit::Error::Other)?;|let _ = after.check(before);|a_store_has_a_quota'
 )
 
 restore() { if [ -n "${file:-}" ] && [ -f "$file.kept" ]; then mv "$file.kept" "$file"; touch "$file"; fi; }
@@ -37,19 +43,32 @@ build() {
     cargo build --quiet --release "${quick[@]}" -p exagg
 }
 
+check=
+if [ "${1:-}" = --check ]; then
+    check=yes
+    shift
+fi
 survived=0
 for mutant in "${mutants[@]}"; do
     # A bar within a field is written \|, a line break \n.
     IFS=$'\x1f' read -r file from to filter <<<"$(sed 's/\\|/\x1e/g; s/|/\x1f/g; s/\x1e/|/g' <<<"$mutant")"
     [ -z "${1:-}" ] || [[ "$file$filter" == *"$1"* ]] || continue
-    cp "$file" "$file.kept"
-    FROM=${from//\\\*/*} TO=$to perl -0pi -e '
-        BEGIN { ($from, $to) = map { s/\\n/\n/gr } $ENV{FROM}, $ENV{TO} }
-        s/\Q$from\E/$to/' "$file"
-    if cmp -s "$file" "$file.kept"; then
+    from=${from//\\\*/*}
+    if ! FROM=$from perl -0ne '
+        BEGIN { ($from) = map { s/\\n/\n/gr } $ENV{FROM} }
+        exit(index($_, $from) < 0)' "$file"; then
         echo "not found in $file: $from"
         exit 1
     fi
+    if ! grep -q "fn [a-z0-9_]*${filter}[a-z0-9_]*(" tests/e2e/tests/cases/*.rs; then
+        echo "no test is called $filter"
+        exit 1
+    fi
+    [ -z "$check" ] || continue
+    cp "$file" "$file.kept"
+    FROM=$from TO=$to perl -0pi -e '
+        BEGIN { ($from, $to) = map { s/\\n/\n/gr } $ENV{FROM}, $ENV{TO} }
+        s/\Q$from\E/$to/' "$file"
     build
     if cargo test --quiet --release "${quick[@]}" -p e2e --test suite -- "$filter" >target/mutant.log 2>&1; then
         echo "SURVIVED  $filter: $file"
@@ -59,5 +78,6 @@ for mutant in "${mutants[@]}"; do
     fi
     restore
 done
+[ -z "$check" ] || exit 0
 build
 exit "$survived"

@@ -340,6 +340,22 @@ mod tests {
         assert!(pool("host=elsewhere", None).is_err());
     }
 
+    /// Take out: the comparison of `is_apart`.
+    #[tokio::test]
+    async fn calls_that_are_kept_apart_have_connections_of_their_own() {
+        let lanes = crate::engine::lanes::Lanes::start().unwrap();
+        let pools = Arc::new(Pools::new(2, &Account::root("component a", Limits::NONE), allowed()));
+        let get = |pools: Arc<Pools>| async move {
+            let target = Target::parse("host=db user=u", false).unwrap();
+            let pool = pools.state().pool(target, None, &pools.allowed);
+            pool.unwrap()
+        };
+        let here = get(Arc::clone(&pools)).await;
+        let (apart, _) = lanes.run(true, get(Arc::clone(&pools))).await;
+        assert!(apart.is_apart && !here.is_apart);
+        assert!(Arc::ptr_eq(&here, &get(pools).await));
+    }
+
     /// Take out: the account in `room`.
     #[tokio::test]
     async fn a_component_that_has_all_its_connections_waits_and_gets_the_next_that_closes() {

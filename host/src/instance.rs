@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -17,7 +18,7 @@ use crate::bindings::{cron, kafka};
 use crate::budget::plan::call_limits;
 use crate::budget::{Account, Held, Resource};
 use crate::engine::compiler::Pace;
-use crate::engine::lanes::{Conduct, Lanes};
+use crate::engine::lanes::Lanes;
 use crate::engine::{Code, Engine, Limits};
 use crate::factors::{ComponentFactors, Factors, InstanceFactors};
 use crate::hex;
@@ -62,8 +63,8 @@ struct Shared {
     permits: BTreeMap<String, Arc<Semaphore>>,
     /// What the component makes the host hold, over all its calls.
     account: Arc<Account>,
-    /// What its calls were like.
-    conduct: Conduct,
+    /// Whether its last call ran for long: then the next one is expected to.
+    ran_long: AtomicBool,
 }
 
 /// How many instances of a component there may be at a time, for each kind of trigger that calls it, and
@@ -119,7 +120,7 @@ impl Component {
             limits: engine.limits,
             code: Arc::clone(&engine.code),
             lanes: Arc::clone(&engine.lanes),
-            shared: Arc::new(Shared { permits, account: share.account, conduct: Conduct::default() }),
+            shared: Arc::new(Shared { permits, account: share.account, ran_long: AtomicBool::new(false) }),
             config,
             factors: Arc::clone(factors),
             pre,
@@ -171,16 +172,13 @@ impl Component {
         &self.shared.account
     }
 
-    /// Runs a call where it disturbs nobody, should it be a long one, or end badly.
-    pub async fn run<F, R>(&self, call: F) -> F::Output
+    /// Runs a call where it disturbs nobody, should it be a long one.
+    pub async fn run<F>(&self, call: F) -> F::Output
     where
-        F: Future<Output = Result<R, CallError>> + Send + 'static,
-        R: Send + 'static,
+        F: Future<Output: Send> + Send + 'static,
     {
-        let (output, is_long) = self.lanes.run(self.shared.conduct.is_doubtful(), call).await;
-        // What was not to be had from outside says nothing of the function.
-        let failed = matches!(output, Err(CallError::Trapped(_) | CallError::TimedOut(_)));
-        self.shared.conduct.learn(is_long || failed);
+        let (output, long) = self.lanes.run(self.shared.ran_long.load(Ordering::Relaxed), call).await;
+        self.shared.ran_long.store(long, Ordering::Relaxed);
         output
     }
 

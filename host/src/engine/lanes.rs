@@ -5,9 +5,7 @@
 //! anybody may send, have threads of their own behind those of kafka. Both leave one processor to the others
 //! ([`processors`]): a priority does not reach beyond the host, to the database that the others wait for.
 
-use std::cell::Cell;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,41 +22,6 @@ const LONG: Duration = Duration::from_millis(50);
 const NICE_LONG: i32 = 10;
 const NICE_HTTP: i32 = 12;
 
-/// After a long call, or one that failed, so many in a row that were neither are seen before the next begins among
-/// the others: a function that misbehaves now and then is kept apart all the time.
-const GOOD_CALLS: u32 = 16;
-
-/// What the last calls of a component were like.
-#[derive(Default)]
-pub struct Conduct(AtomicU32);
-
-impl Conduct {
-    /// Whether the next call is better kept apart from the start.
-    pub fn is_doubtful(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
-    }
-
-    /// Takes note of a call that has ended.
-    pub fn learn(&self, was_bad: bool) {
-        if was_bad {
-            self.0.store(GOOD_CALLS, Ordering::Relaxed);
-        } else {
-            // Where it is 0 already, it stays.
-            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        }
-    }
-}
-
-thread_local! {
-    static IS_APART: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this is one of the threads that give way to the host's own. What a call there makes the host do for it,
-/// such as reading the answers of a database, is best done there as well.
-pub fn is_apart() -> bool {
-    IS_APART.get()
-}
-
 /// Threads for guests beside the host's own.
 pub struct Lanes {
     long: Option<Runtime>,
@@ -73,7 +36,6 @@ impl Lanes {
                 .worker_threads(processors::count())
                 .thread_name(name)
                 .on_thread_start(move || {
-                    IS_APART.set(true);
                     processors::leave_one();
                     // A system that refuses it leaves all alike.
                     let _ = rustix::process::setpriority_process(Some(thread()), nice);
@@ -202,26 +164,11 @@ mod tests {
             for _ in 0..10 {
                 compute(Duration::from_millis(10)).await;
             }
-            (name(), is_apart())
+            name()
         };
-        assert_eq!(lanes.run(false, computes).await, ((Some("long calls".to_owned()), true), true));
-        assert!(!is_apart());
+        assert_eq!(lanes.run(false, computes).await, (Some("long calls".to_owned()), true));
         // The call behind it is expected there, and proves otherwise.
         assert_eq!(lanes.run(true, async { name() }).await, (Some("long calls".to_owned()), false));
-    }
-
-    #[test]
-    fn one_bad_call_keeps_a_component_apart_until_enough_were_good() {
-        let conduct = Conduct::default();
-        conduct.learn(false);
-        assert!(!conduct.is_doubtful());
-        conduct.learn(true);
-        for _ in 1..GOOD_CALLS {
-            conduct.learn(false);
-            assert!(conduct.is_doubtful());
-        }
-        conduct.learn(false);
-        assert!(!conduct.is_doubtful());
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ pub fn leave_one() {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use rustix::thread::sched_getaffinity;
+    use rustix::thread::{CpuSet, sched_getaffinity};
 
     use super::*;
 
@@ -43,7 +43,7 @@ mod tests {
         // A thread of its own: the others of the test keep theirs.
         std::thread::spawn(|| {
             let before = sched_getaffinity(None).unwrap();
-            let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|processor| before.is_set(*processor)).unwrap();
+            let first = (0..CpuSet::MAX_CPU).find(|processor| before.is_set(*processor)).unwrap();
             let expected = count();
             leave_one();
             let after = sched_getaffinity(None).unwrap();
@@ -53,7 +53,8 @@ mod tests {
             }
             assert!(!after.is_set(first));
             assert_eq!(after.count() + 1, before.count());
-            assert_eq!(usize::try_from(after.count()).unwrap(), expected);
+            // A quota of the container's may allow less.
+            assert!(expected <= usize::try_from(after.count()).unwrap());
         })
         .join()
         .unwrap();

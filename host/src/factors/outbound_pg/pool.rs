@@ -21,7 +21,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::idle::{IDLE_MAX, Idle};
 use super::query::Failure;
 use crate::budget::{Account, Held, Limits, Resource};
-use crate::engine::lanes::is_apart;
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
 use crate::postgres::{Address, AddressError, Authorities, Target};
 
@@ -42,10 +41,8 @@ impl From<AddressError> for Failure {
     }
 }
 
-/// One address of a component, in all its spellings, for the calls that run among the host's own work, or for those
-/// that run apart: a call that is kept apart must not be served a large answer by the threads of the others.
+/// One address of a component, in all its spellings.
 pub struct Pool {
-    is_apart: bool,
     target: Target,
     authorities: Option<Authorities>,
     address: Address,
@@ -55,15 +52,10 @@ impl Pool {
     /// Checks the address against the allow-list; nothing connects yet.
     pub fn new(address: &str, authorities: Option<&Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
         let target = Target::parse(address, authorities.is_some())?;
-        Self::of(target, authorities.cloned(), allowed, false)
+        Self::of(target, authorities.cloned(), allowed)
     }
 
-    fn of(
-        target: Target,
-        authorities: Option<Authorities>,
-        allowed: &AllowedHosts,
-        is_apart: bool,
-    ) -> Result<Self, Failure> {
+    fn of(target: Target, authorities: Option<Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
         check(&target.config, allowed)?;
         let mut config = target.config.clone();
         if config.get_connect_timeout().is_none() {
@@ -74,7 +66,7 @@ impl Pool {
             config.application_name("exagg");
         }
         let address = Address { config, tls: target.connector(authorities.as_ref())? };
-        Ok(Self { is_apart, target, authorities, address })
+        Ok(Self { target, authorities, address })
     }
 }
 
@@ -87,7 +79,7 @@ pub struct Pools {
     account: Arc<Account>,
     closed: Arc<Notify>,
     state: Mutex<State>,
-    /// Where connections are driven, but for those of calls that are kept apart.
+    /// Where connections are driven: the host's own threads, also for a call that runs behind others.
     runtime: Option<Handle>,
 }
 
@@ -113,15 +105,11 @@ impl State {
         allowed: &AllowedHosts,
     ) -> Result<Arc<Pool>, Failure> {
         self.sweep();
-        let is_apart = is_apart();
-        let known = self
-            .pools
-            .iter()
-            .find(|pool| pool.is_apart == is_apart && pool.target == target && pool.authorities == authorities);
+        let known = self.pools.iter().find(|pool| pool.target == target && pool.authorities == authorities);
         if let Some(pool) = known {
             return Ok(Arc::clone(pool));
         }
-        let pool = Arc::new(Pool::of(target, authorities, allowed, is_apart)?);
+        let pool = Arc::new(Pool::of(target, authorities, allowed)?);
         self.pools.push(Arc::clone(&pool));
         Ok(pool)
     }
@@ -201,8 +189,7 @@ impl Pools {
     async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Failure> {
         let Address { config, tls } = pool.address.clone();
         let opening = async move { config.connect(tls).await };
-        let own = self.runtime.clone().filter(|_| !pool.is_apart);
-        let runtime = own.unwrap_or_else(Handle::current);
+        let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
         let opened = AbortOnDropHandle::new(runtime.spawn(opening)).await;
         let (client, connection) = opened
             .map_err(|error| Failure::Other(error.to_string()))?
@@ -338,22 +325,6 @@ mod tests {
         // The one without a user went when the next was asked for.
         assert_eq!(pool("host=db user=u password=r", None).unwrap().1, 2);
         assert!(pool("host=elsewhere", None).is_err());
-    }
-
-    /// Take out: the comparison of `is_apart`.
-    #[tokio::test]
-    async fn calls_that_are_kept_apart_have_connections_of_their_own() {
-        let lanes = crate::engine::lanes::Lanes::start().unwrap();
-        let pools = Arc::new(Pools::new(2, &Account::root("component a", Limits::NONE), allowed()));
-        let get = |pools: Arc<Pools>| async move {
-            let target = Target::parse("host=db user=u", false).unwrap();
-            let pool = pools.state().pool(target, None, &pools.allowed);
-            pool.unwrap()
-        };
-        let here = get(Arc::clone(&pools)).await;
-        let (apart, _) = lanes.run(true, get(Arc::clone(&pools))).await;
-        assert!(apart.is_apart && !here.is_apart);
-        assert!(Arc::ptr_eq(&here, &get(pools).await));
     }
 
     /// Take out: the account in `room`.

@@ -16,7 +16,7 @@ use exagg::telemetry::Metrics;
 use exagg::template::Secret;
 use exagg::triggers::Triggers;
 use exagg::triggers::http::HttpTrigger;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -85,7 +85,7 @@ async fn answer(
     let path = request.uri().path().to_owned();
     let right = format!("Bearer {TOKEN}");
     let has_token = request.headers().get(header::AUTHORIZATION).is_some_and(|value| value == right.as_str());
-    let is_plain = is_plain(request.headers());
+    let is_plain = is_plain(request.uri(), request.headers());
     let response = ADMIN.handle(request, Through::Network).await;
     let status = response.status();
     assert!(status != StatusCode::OK || matches!(method, Method::GET | Method::HEAD), "{method} {path}");
@@ -105,9 +105,12 @@ async fn answer(
     response
 }
 
-/// A request as a scraper sends it: to the address by its number, and from no page.
-fn is_plain(headers: &HeaderMap) -> bool {
+/// A request as a scraper sends it: to the address by its number, in the header alone, and from no page.
+fn is_plain(uri: &Uri, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let is_number = hosts.next().is_some_and(|host| host == "127.0.0.1:9464") && hosts.next().is_none();
-    is_number && !headers.contains_key(header::ORIGIN) && !headers.contains_key("sec-fetch-site")
+    is_number
+        && uri.authority().is_none()
+        && !headers.contains_key(header::ORIGIN)
+        && !headers.contains_key("sec-fetch-site")
 }

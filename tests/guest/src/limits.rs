@@ -4,10 +4,11 @@ use spin_sdk::key_value::Store;
 use spin_sdk::pg::Connection;
 use spin_sdk::pg::wit::postgres::ConnectionBuilder;
 
-/// What came of `nulls`, `builders`, `pools`, `handles` or `keys`; None for another word.
+/// What came of `nulls`, `numbers`, `builders`, `pools`, `handles` or `keys`; None for another word.
 pub async fn ask(word: &str, address: &str) -> Option<String> {
     Some(match word {
         "nulls" => nulls(address).await,
+        "numbers" => numbers(address).await,
         "builders" => builders().await,
         "pools" => pools(address).await,
         "handles" => handles(),
@@ -32,6 +33,22 @@ async fn nulls(address: &str) -> String {
             format!("{rows} rows")
         }
         Err(error) => format!("refused: {error}"),
+    }
+}
+
+/// More rows of a sequence than the host takes, then one on the same connection.
+async fn numbers(address: &str) -> String {
+    let database = match Connection::open(address).await {
+        Ok(database) => database,
+        Err(error) => return format!("no connection: {error}"),
+    };
+    let rows = match database.query("SELECT nextval('made') FROM generate_series(1, 20000000)", vec![]).await {
+        Ok(_) => "taken".to_owned(),
+        Err(error) => format!("refused: {error}"),
+    };
+    match database.query("SELECT 1", vec![]).await {
+        Ok(_) => format!("{rows}; the connection goes on"),
+        Err(error) => format!("{rows}; then {error}"),
     }
 }
 

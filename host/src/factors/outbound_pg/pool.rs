@@ -274,6 +274,17 @@ impl PooledClient {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         Some(result)
     }
+
+    /// Ends the statement that runs; its stream of rows then ends with an error.
+    pub async fn end(&self, client: &Client) {
+        end(client, &self.pool).await;
+    }
+}
+
+async fn end(client: &Client, pool: &Pool) {
+    let token = client.cancel_token();
+    // Where that cannot be said, the statement's end is waited for.
+    let _ = tokio::time::timeout(CLEAN_TIMEOUT, token.cancel_query(pool.address.tls.clone())).await;
 }
 
 impl Drop for PooledClient {
@@ -285,9 +296,7 @@ impl Drop for PooledClient {
         runtime.spawn(async move {
             if cut_off {
                 // The statement must not go on holding locks; closing alone does not end it.
-                let _ =
-                    tokio::time::timeout(CLEAN_TIMEOUT, client.cancel_token().cancel_query(pool.address.tls.clone()))
-                        .await;
+                end(&client, &pool).await;
             } else if let Ok(Ok(())) = tokio::time::timeout(CLEAN_TIMEOUT, client.batch_execute("DISCARD ALL")).await {
                 pools.put_idle(pool, client);
             }

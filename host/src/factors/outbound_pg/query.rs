@@ -78,7 +78,12 @@ async fn run(
             let rows = client.query_typed_raw::<&(dyn ToSql + Sync), _>(statement, params).await.map_err(failed)?;
             let mut rows = std::pin::pin!(rows);
             while let Some(row) = rows.try_next().await.map_err(failed)? {
-                take(row)?;
+                if let Err(refused) = take(row) {
+                    // The client would read the rest, and PostgreSQL make it.
+                    connection.client.end(client).await;
+                    while let Ok(Some(_)) = rows.try_next().await {}
+                    return Err(refused);
+                }
             }
             Ok(rows.rows_affected().unwrap_or_default())
         })

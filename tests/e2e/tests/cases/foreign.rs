@@ -1,6 +1,6 @@
 //! Apps of others: what they may not set, which files they do not get, and code that is not what it says.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::host::{Setup, exagg, function, variant};
 use e2e::{bomb, wait_for};
@@ -71,9 +71,51 @@ pub fn compiled_code_that_somebody_changed_is_made_anew(_: &World) {
     assert_eq!(digest(&host), before);
 }
 
-fn compilers(host: u32) -> usize {
-    let output = std::process::Command::new("ps").args(["--ppid", &host.to_string(), "-o", "args="]).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains("compile --seconds-max")).count()
+/// The compilers of a host, by their process ids.
+fn compilers(host: u32) -> Vec<u32> {
+    let output =
+        std::process::Command::new("ps").args(["--ppid", &host.to_string(), "-o", "pid=,args="]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let compilers = text.lines().filter(|line| line.contains("compile --seconds-max"));
+    compilers.map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect()
+}
+
+/// Processor time of a process, in hundredths of a second.
+fn ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Behind the name, which is in brackets.
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
+/// Take out: the signal in `confine` of engine/compiler.rs.
+pub fn a_compiler_ends_with_its_host(_: &World) {
+    let setup = app().argument("--no-migrate").components(&["dashboard"]);
+    let mut host = setup.start();
+    wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
+    let bomb = host.setup.folder().join("bomb.wasm");
+    std::fs::write(&bomb, bomb::component()).unwrap();
+    let mut asker = std::process::Command::new(exagg());
+    asker.args(["swap", "dashboard"]).arg(&bomb).arg("--state-dir").arg(host.setup.folder().join(".spin"));
+    let mut asker = asker.spawn().unwrap();
+    let compiler = wait_for("a compiler at work", MINUTE, || {
+        compilers(host.pid()).into_iter().find(|compiler| ticks(*compiler) > 10)
+    });
+    // It does not end by itself.
+    let signal = |name: &str| {
+        let _ = std::process::Command::new("kill").args([name, &compiler.to_string()]).status();
+    };
+    signal("-STOP");
+    host.kill();
+    asker.wait().unwrap();
+    let is_there = || std::path::Path::new(&format!("/proc/{compiler}")).exists();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while is_there() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let outlived = is_there();
+    signal("-KILL");
+    assert!(!outlived);
 }
 
 /// Take out: `kill_on_drop` or the time-out in engine/compiler.rs.
@@ -93,15 +135,15 @@ pub fn code_that_takes_too_long_to_compile_costs_only_who_asked(_: &World) {
     };
     // Nobody waits any more: the compiler ends.
     let mut asker = swap(&bomb).spawn().unwrap();
-    wait_for("a compiler", MINUTE, || (compilers(host.pid()) == 1).then_some(()));
+    wait_for("a compiler", MINUTE, || (compilers(host.pid()).len() == 1).then_some(()));
     asker.kill().unwrap();
     asker.wait().unwrap();
-    wait_for("the compiler's end", Duration::from_secs(4), || (compilers(host.pid()) == 0).then_some(()));
+    wait_for("the compiler's end", Duration::from_secs(4), || compilers(host.pid()).is_empty().then_some(()));
     // Who waits is told why not, and nothing has changed.
     let output = swap(&bomb).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && error.contains("cannot be compiled within"), "{error}");
-    assert_eq!(compilers(host.pid()), 0);
+    assert!(compilers(host.pid()).is_empty());
     let good = variant(&function("dashboard"), 7, host.setup.folder());
     let output = swap(&good).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

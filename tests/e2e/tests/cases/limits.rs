@@ -18,6 +18,7 @@ fn setup(world: &World, database: &Database, name: &str) -> Setup {
     let topic = topic(name);
     world.kafka().create_topic(&topic, 1, &[]);
     database.execute("CREATE TABLE seen (record_offset int8 PRIMARY KEY, value text)");
+    database.execute("CREATE SEQUENCE made");
     let setup = Setup::new();
     let file = setup.folder().join("runtime.toml");
     std::fs::write(&file, "[exagg]\ncall_seconds_max = 60\npostgres_connections_max = 16\n").unwrap();
@@ -62,6 +63,16 @@ pub fn rows_of_nothing_take_room_all_the_same(world: &World) {
     let (came, peak, _) = ask(world, &world.postgres.database(), "nulls");
     assert!(came.starts_with("nulls: refused: ") && came.contains("bytes of memory"), "{came}");
     assert!(peak < 400 * MEGABYTE, "{peak}");
+}
+
+/// A sequence counts what PostgreSQL made, also of a statement that was ended.
+/// Take out: `Opened::end` in `query::run`.
+pub fn a_statement_is_ended_when_its_result_is_refused(world: &World) {
+    let database = world.postgres.database();
+    let (came, ..) = ask(world, &database, "numbers");
+    assert!(came.contains("bytes of memory") && came.ends_with("; the connection goes on"), "{came}");
+    let made = database.number("SELECT last_value FROM made");
+    assert!(made < 5_000_000, "{made} rows were made");
 }
 
 /// Take out: the length in `InstancePg::content`.

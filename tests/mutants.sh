@@ -27,6 +27,10 @@ mutants=(
 'host/src/triggers/kafka/config.rs|.find(\|name\| !OF_APPS.contains(|.find(\|name\| false && !OF_APPS.contains(|an_app_sets'
 'host/src/engine/store.rs|let same = bytes|let same = true \|\| bytes|compiled_code'
 'host/src/factors/outbound_pg/weight.rs|let bytes = bytes as u64;\n        self.total|let bytes = bytes as u64 / 1000;\n        self.total|rows_of_nothing'
+'host/src/factors/outbound_pg/query.rs|connection.client.end(client).await;||a_statement_is_ended'
+'host/src/engine/compiler.rs|set_parent_process_death_signal(Some(rustix::process::Signal::KILL))|set_parent_process_death_signal(None)|a_compiler_ends'
+'host/src/triggers/kafka/fetch.rs|(self.queues_kib / partitions.max(1))|(self.queues_kib / 16)|many_partitions'
+'host/src/run.rs|Some(error) if errors.len() + 1 == all|Some(error)|a_component_that_does_not'
 'host/src/admin/origin.rs|headers.contains_key(header::ORIGIN) \|\| !site|headers.contains_key(header::ORIGIN) && site|other_origins'
 'host/src/factors/key_value/quota.rs|after.check(before).map_err(wit::Error::Other)?;|let _ = after.check(before);|a_store_has_a_quota'
 )

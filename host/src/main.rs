@@ -11,7 +11,7 @@ use exagg::cli::{Cli, Command, Plugin, Registry};
 use exagg::config::Environment;
 use exagg::engine::compiler;
 use exagg::printable::printable_lines;
-use exagg::{oci, plugin, rejects, replay, run, status, swap, telemetry, topics};
+use exagg::{memory, oci, plugin, rejects, replay, run, status, swap, telemetry, topics};
 
 fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os().collect();
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         }
         _ => false,
     };
+    memory::give_back();
     let tracing = telemetry::init(quiet, &environment);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -1,7 +1,11 @@
 //! The host's memory: how much it may use, and how much it does.
 
+mod sys;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::sys::give_back;
 
 /// Of a container's limit, the part that the host plans with: the rest is the code, the kernel's buffers for
 /// it, and what a compilation takes.

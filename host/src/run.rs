@@ -44,6 +44,8 @@ const EMBEDDED_DRAIN: Duration = Duration::from_secs(2);
 const FLUSH: Duration = Duration::from_secs(2);
 /// How often the database is looked at, for readiness.
 const DATABASE_LOOK: Duration = Duration::from_secs(3);
+/// How long the start waits for components to start.
+const TRY_OUT: Duration = Duration::from_secs(5);
 /// Pauses between tries to reach the database at the start.
 const MIGRATE_PAUSE_MIN: Duration = Duration::from_millis(200);
 const MIGRATE_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -172,7 +174,7 @@ async fn load(config: &HostConfig) -> Result<App> {
     Ok(app)
 }
 
-/// The components, compiled and checked: an instance of each can be made.
+/// The components, compiled and checked.
 async fn compile(
     app: &App,
     variables: &Variables,
@@ -183,10 +185,31 @@ async fn compile(
     let engine = Engine::new(&Settings { components, ..config.engine.clone() })?;
     crate::memory::set_budget(engine.budget_bytes);
     let loaded = Arc::new(LoadedApp::load(app, variables, &engine, config.component_limits, factors).await?);
-    for (id, slot) in &loaded.components {
-        slot.current().try_out().await.with_context(|| format!("component {id} does not start"))?;
-    }
+    try_out(&loaded).await?;
     Ok((loaded, engine))
+}
+
+/// Makes an instance of each component. One that cannot be made is its own stages' affair, unless there is no other;
+/// one that takes long is not waited for.
+async fn try_out(app: &LoadedApp) -> Result<()> {
+    let components: Vec<_> = app.components.iter().map(|(id, slot)| (id.clone(), slot.current())).collect();
+    let all = components.len();
+    let mut trying = tokio::spawn(async move {
+        let mut errors = Vec::new();
+        // One at a time: memory that each may take at its start need not be there for all at once.
+        for (id, component) in components {
+            let tried = component.try_out().await.with_context(|| format!("component {id} does not start"));
+            errors.extend(tried.inspect_err(|error| tracing::error!("{error:#}: its stages cannot run")).err());
+        }
+        errors
+    });
+    let wait_max = if all > 1 { TRY_OUT } else { Duration::MAX };
+    let Ok(tried) = tokio::time::timeout(wait_max, &mut trying).await else { return Ok(()) };
+    let mut errors = tried.context("the components cannot be tried out")?;
+    match errors.pop() {
+        Some(error) if errors.len() + 1 == all => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn prepare(config: HostConfig) -> Result<Prepared> {

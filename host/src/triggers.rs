@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use self::cron::CronTrigger;
 use self::http::HttpTrigger;
 use self::kafka::config::{Start, Subscription};
+use self::kafka::fetch::Share;
 use self::kafka::partition::Follower;
 use self::kafka::{KafkaTrigger, TopicDescription};
 use crate::app::LoadedApp;
@@ -20,6 +21,7 @@ use crate::clock::SystemClock;
 use crate::health::Health;
 use crate::kafka::Properties;
 use crate::lease::Leases;
+use crate::memory;
 use crate::telemetry::Metrics;
 
 /// What every trigger may use.
@@ -79,12 +81,13 @@ impl Triggers {
         stop: CancellationToken,
     ) -> Result<()> {
         let mut stages = JoinSet::new();
+        let share = Share::new(memory::budget(), self.kafka.len());
         for trigger in &self.kafka {
             let (trigger, context, follower, stop) =
                 (Arc::clone(trigger), context.clone(), follower.clone(), stop.clone());
             stages.spawn(async move {
                 let id = trigger.subscription().trigger_id.clone();
-                trigger.run(&context, follower, stop).await.with_context(|| format!("stage {id}"))
+                trigger.run(&context, share, follower, stop).await.with_context(|| format!("stage {id}"))
             });
         }
         for trigger in &self.cron {

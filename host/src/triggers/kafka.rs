@@ -16,7 +16,7 @@ pub mod config;
 pub mod consumer;
 mod dead_letter;
 pub(crate) mod dispatch;
-mod fetch;
+pub(crate) mod fetch;
 pub mod partition;
 pub mod status;
 mod sys;
@@ -36,6 +36,7 @@ use self::consumer::{Assignment, Consumer, Event, TopicPartition};
 use self::dead_letter::DeadLetters;
 use self::dispatch::Dispatcher;
 pub use self::dispatch::instantiate;
+use self::fetch::{Fetch, PARTITIONS, Share, Wanted};
 use self::partition::{Follower, PartitionTask, Stage};
 use self::status::StageStatus;
 pub use self::sys::{TopicDescription, describe_topic};
@@ -67,32 +68,66 @@ impl KafkaTrigger {
     pub async fn run(
         &self,
         context: &Context,
+        share: Share,
         follower: Option<Arc<dyn Follower>>,
         stop: CancellationToken,
     ) -> Result<()> {
-        let (sender, events) = unbounded_channel();
         let dead_letters = match &self.subscription.on_poison {
             OnPoison::DeadLetter(topic) => Some(DeadLetters::open(&self.subscription, &context.kafka, topic)?),
             OnPoison::Stop => None,
         };
-        let consumer = Consumer::open(&self.subscription, context, sender)?;
-        let serving = CancellationToken::new();
-        let thread = consumer.run(serving.clone())?;
-        let dispatcher = Dispatcher::new(
+        let dispatcher = Arc::new(Dispatcher::new(
             Arc::clone(&self.slot),
             Arc::clone(&self.subscription),
             dead_letters,
             Arc::clone(&context.metrics),
-        );
-        let stage = Arc::new(Stage {
-            consumer,
-            dispatcher,
-            subscription: Arc::clone(&self.subscription),
-            status: Arc::clone(&self.status),
-            follower,
-        });
-        let mut partitions = Partitions { stage: Arc::clone(&stage), tasks: HashMap::new(), turns: HashMap::new() };
-        let result = partitions.follow(events, stop).await;
+        ));
+        let properties = &self.subscription.properties;
+        let wanted = Wanted::new(self.subscription.batch.bytes_max, |name| properties.get(name)?.expose().parse().ok());
+        // A size that the operator sets holds, whatever it comes to.
+        let is_fixed = context.kafka.contains_key(fetch::QUEUE);
+        let (mut partitions, mut turns) = (PARTITIONS, Turns::new());
+        loop {
+            let fetch = Fetch::new(wanted, share, partitions);
+            let (sender, events) = unbounded_channel();
+            let stage = Stage {
+                consumer: Consumer::open(&self.subscription, context, &fetch, sender)?,
+                dispatcher: Arc::clone(&dispatcher),
+                subscription: Arc::clone(&self.subscription),
+                status: Arc::clone(&self.status),
+                follower: follower.clone(),
+            };
+            let partitions_max = if is_fixed { usize::MAX } else { fetch.partitions_max };
+            match self.read(stage, partitions_max, &mut turns, events, &stop).await? {
+                Ended::Crowded(assigned) if !stop.is_cancelled() => {
+                    // Room for some more: as hosts go, partitions come one by one.
+                    partitions = assigned.next_power_of_two();
+                    // Who assigned them can be reached, whatever the consumer said last.
+                    self.status.reachable(true);
+                }
+                _ => return Ok(()),
+            }
+            tracing::info!(
+                stage = %self.subscription.trigger_id,
+                "joins the group again, with queues for {partitions} partitions: the host's memory is shared among them"
+            );
+        }
+    }
+
+    /// Reads with one consumer.
+    async fn read(
+        &self,
+        stage: Stage,
+        partitions_max: usize,
+        turns: &mut Turns,
+        events: UnboundedReceiver<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Ended> {
+        let serving = CancellationToken::new();
+        let thread = stage.consumer.run(serving.clone())?;
+        let stage = Arc::new(stage);
+        let mut partitions = Partitions { stage: Arc::clone(&stage), tasks: HashMap::new(), turns };
+        let result = partitions.follow(partitions_max, events, stop).await;
         drop(partitions);
         // The thread commits what is applied before it ends; dropping the consumer leaves the group.
         serving.cancel();
@@ -108,23 +143,44 @@ impl KafkaTrigger {
     }
 }
 
-/// The partitions that are ours, each with its task.
-struct Partitions {
-    stage: Arc<Stage>,
-    tasks: HashMap<TopicPartition, (CancellationToken, JoinHandle<()>)>,
-    /// Whose task runs holds it; one that outlived its revocation keeps its successor waiting.
-    turns: HashMap<TopicPartition, Arc<Mutex<()>>>,
+/// Why a consumer's time is over.
+enum Ended {
+    Stopped,
+    /// So many partitions came that their queues would take more than the stage's share.
+    Crowded(usize),
 }
 
-impl Partitions {
+/// Whose task runs holds its partition's turn; one that outlived its revocation keeps its successor waiting.
+type Turns = HashMap<TopicPartition, Arc<Mutex<()>>>;
+
+/// The partitions that are ours, each with its task.
+struct Partitions<'a> {
+    stage: Arc<Stage>,
+    tasks: HashMap<TopicPartition, (CancellationToken, JoinHandle<()>)>,
+    turns: &'a mut Turns,
+}
+
+impl Partitions<'_> {
     /// Follows the group until told to stop; then lets every batch in flight end.
-    async fn follow(&mut self, mut events: UnboundedReceiver<Event>, stop: CancellationToken) -> Result<()> {
-        let mut result = Ok(());
+    async fn follow(
+        &mut self,
+        partitions_max: usize,
+        mut events: UnboundedReceiver<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Ended> {
+        let mut result = Ok(Ended::Stopped);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = events.recv() => match event {
-                    Some(Event::Assigned(assignments)) => self.assigned(assignments),
+                    Some(Event::Assigned(assignments)) => {
+                        let partitions = self.tasks.len() + assignments.len();
+                        if partitions > partitions_max {
+                            result = Ok(Ended::Crowded(partitions));
+                            break;
+                        }
+                        self.assigned(assignments);
+                    }
                     Some(Event::Revoked(partitions, done)) => self.revoked(&partitions, done),
                     Some(Event::Reachable(reachable)) => self.stage.status.reachable(reachable),
                     Some(Event::Failed(reason)) => {
@@ -136,7 +192,14 @@ impl Partitions {
             }
         }
         let all: Vec<_> = self.tasks.keys().cloned().collect();
-        let ended = self.end(&all);
+        let mut ended = std::pin::pin!(self.end(&all));
+        if let Ok(Ended::Crowded(_)) = result {
+            // The next consumer waits for them; only a host that stops does not.
+            tokio::select! {
+                () = &mut ended => return result,
+                () = stop.cancelled() => {}
+            }
+        }
         if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
             tracing::warn!(stage = %self.stage.subscription.trigger_id, "a batch in flight did not end within {DRAIN_MAX:?}");
         }

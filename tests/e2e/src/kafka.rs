@@ -285,14 +285,20 @@ impl Kafka {
     }
 
     pub fn producer(&self) -> Sender {
-        let producer = self
-            .config()
+        self.producer_with(&[])
+    }
+
+    pub fn producer_with(&self, settings: &[(&str, &str)]) -> Sender {
+        let mut config = self.config();
+        config
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
             .set("queue.buffering.max.messages", "200000")
-            .set("message.max.bytes", "4000000")
-            .create()
-            .unwrap();
+            .set("message.max.bytes", "4000000");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        let producer = config.create().unwrap();
         Sender(producer)
     }
 

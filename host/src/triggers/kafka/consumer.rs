@@ -20,7 +20,6 @@ use super::config::{Start, Subscription};
 use super::fetch::{self, Fetch};
 use super::sys::{self, PartitionQueue, TopicDescription};
 use crate::kafka::{apply, client_config, create, log};
-use crate::memory;
 use crate::triggers::Context as TriggerContext;
 
 /// How long a question to the cluster may take.
@@ -114,25 +113,29 @@ impl Restart {
 
 impl Consumer {
     /// Joins the group. Events come as long as [`Consumer::run`] runs.
-    pub fn open(subscription: &Subscription, context: &TriggerContext, events: UnboundedSender<Event>) -> Result<Self> {
+    pub fn open(
+        subscription: &Subscription,
+        context: &TriggerContext,
+        fetch: &Fetch,
+        events: UnboundedSender<Event>,
+    ) -> Result<Self> {
         let shared = &context.kafka;
         let topics_are = context.topics_are.clone();
-        let Fetch { queue_kib, response_bytes } = Fetch::new(subscription.batch.bytes_max, memory::budget());
         let mut config = client_config(&subscription.brokers, shared);
         config
-            .set(fetch::QUEUE, queue_kib.to_string())
-            .set("fetch.message.max.bytes", (queue_kib * 512).to_string())
             .set("fetch.max.bytes", fetch::ANSWER_BYTES.to_string())
-            .set("receive.message.max.bytes", response_bytes.to_string())
+            .set("receive.message.max.bytes", fetch.response_bytes.to_string())
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "250")
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("metadata.max.age.ms", "30000")
             .set("session.timeout.ms", "20000");
         apply(&mut config, &subscription.properties);
-        if let Some(asked) = subscription.properties.get(fetch::QUEUE) {
-            config.set(fetch::QUEUE, Fetch::bounded(asked.expose(), memory::budget()));
-        }
+        // What the app asks for of these is in it, as far as there is room.
+        config
+            .set(fetch::QUEUE, fetch.queue_kib.to_string())
+            .set(fetch::PIECE, fetch.piece_bytes.to_string())
+            .set(fetch::RECORDS, fetch.records.to_string());
         // The operator has the last word on what the host does not fix.
         apply(&mut config, shared);
         config

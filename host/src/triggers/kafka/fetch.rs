@@ -1,62 +1,144 @@
-//! How much is fetched ahead: enough to be busy, within the host's memory budget.
+//! How much is fetched ahead: enough to be busy, within the stage's share of the host's memory budget.
 
-/// librdkafka's name of a partition's queue of fetched records.
+/// librdkafka's names: of a partition's queue of fetched records, and of what one answer holds of a partition.
 pub const QUEUE: &str = "queued.max.messages.kbytes";
-/// Least size of a partition's queue of fetched records.
-const QUEUE_KIB_MIN: usize = 1024;
+pub const PIECE: &str = "fetch.message.max.bytes";
+/// … and how many records it fetches ahead. By bytes alone it counts values, and not what keys take.
+pub const RECORDS: &str = "queued.min.messages";
+/// Records for each KiB of a queue.
+const RECORDS_PER_KIB: usize = 16;
+/// Least size of a partition's queue: where there is room, and however many share.
+const QUEUE_KIB_USUAL: usize = 1024;
+const QUEUE_KIB_MIN: usize = 64;
 /// What one answer of a broker holds of all partitions; a batch that is larger comes alone.
 pub const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// The largest answer that is taken (librdkafka's own default), and the least that makes sense.
 const RESPONSE_BYTES_MAX: u64 = 100_000_000;
 const RESPONSE_BYTES_MIN: u64 = 16 * 1024 * 1024;
-/// The parts of the host's budget that one answer, and the queues of this many partitions, may have.
+/// The parts of the host's budget: for one answer, and for all queues. A batch is what its queue held: all that are not
+/// applied yet come to as much again.
 const RESPONSE_SHARE: u64 = 4;
 const QUEUES_SHARE: u64 = 8;
-const PARTITIONS: u64 = 16;
+/// Partitions that a stage has room for before it knows how many it gets.
+pub const PARTITIONS: usize = 16;
 
-/// How much is fetched ahead.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Fetch {
-    /// Of one partition: about a batch. librdkafka keeps some 400 bytes more a record than it counts here, twice
-    /// what a small record has itself.
-    pub queue_kib: usize,
-    /// Of one answer.
-    pub response_bytes: u64,
+/// One stage's part of the host's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    queues_kib: usize,
+    response_bytes: u64,
 }
 
-impl Fetch {
-    /// The most that an app may ask for, by this host's budget.
-    pub fn bounded(asked_kib: &str, budget_bytes: u64) -> String {
-        let most = room_kib(budget_bytes).max(QUEUE_KIB_MIN);
-        asked_kib.parse::<usize>().map_or_else(|_| asked_kib.to_owned(), |asked| asked.min(most).to_string())
-    }
-
-    pub fn new(batch_bytes_max: usize, budget_bytes: u64) -> Self {
+impl Share {
+    /// All stages have the same.
+    pub fn new(budget_bytes: u64, stages: usize) -> Self {
+        let stages = stages.max(1) as u64;
+        let queues_bytes = budget_bytes / QUEUES_SHARE / stages;
         Self {
-            queue_kib: (batch_bytes_max / 2048).min(room_kib(budget_bytes)).max(QUEUE_KIB_MIN),
+            queues_kib: usize::try_from(queues_bytes / 1024).unwrap_or(usize::MAX),
             response_bytes: (budget_bytes / RESPONSE_SHARE).clamp(RESPONSE_BYTES_MIN, RESPONSE_BYTES_MAX),
         }
     }
+
+    /// What the queue of one of so many partitions may have.
+    fn room_kib(self, partitions: usize) -> usize {
+        (self.queues_kib / partitions.max(1)).max(QUEUE_KIB_MIN)
+    }
 }
 
-/// What the queue of one partition may have.
-fn room_kib(budget_bytes: u64) -> usize {
-    usize::try_from(budget_bytes / QUEUES_SHARE / PARTITIONS / 1024).unwrap_or(usize::MAX)
+/// What a stage would fetch ahead of a partition if there was room.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    queue_kib: usize,
+    piece_bytes: Option<usize>,
+    records: Option<usize>,
+}
+
+impl Wanted {
+    /// What the app asks for; else a queue of half a batch.
+    pub fn new(batch_bytes_max: usize, asked: impl Fn(&str) -> Option<usize>) -> Self {
+        let usual = (batch_bytes_max / 2048).max(QUEUE_KIB_USUAL);
+        Self { queue_kib: asked(QUEUE).unwrap_or(usual), piece_bytes: asked(PIECE), records: asked(RECORDS) }
+    }
+}
+
+/// How much is fetched ahead. librdkafka keeps some 400 bytes more a record than it counts, twice what a small record
+/// has itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Of a partition: in its queue, and in one answer.
+    pub queue_kib: usize,
+    pub piece_bytes: usize,
+    pub records: usize,
+    /// The largest answer that is taken.
+    pub response_bytes: u64,
+    /// With more partitions than these, the queues would take more than the stage's share.
+    pub partitions_max: usize,
+}
+
+impl Fetch {
+    pub fn new(wanted: Wanted, share: Share, partitions: usize) -> Self {
+        let most_kib = share.room_kib(partitions);
+        let queue_kib = wanted.queue_kib.clamp(1, most_kib);
+        let fit = if queue_kib <= QUEUE_KIB_MIN { usize::MAX } else { share.queues_kib / queue_kib };
+        Self {
+            queue_kib,
+            piece_bytes: wanted.piece_bytes.unwrap_or(queue_kib * 512).min(most_kib.saturating_mul(1024)),
+            records: wanted.records.unwrap_or(usize::MAX).min(queue_kib.saturating_mul(RECORDS_PER_KIB)),
+            response_bytes: share.response_bytes,
+            partitions_max: fit.max(partitions),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1024 * 1024;
+    const BATCH: usize = 2 * 1024 * 1024;
+
+    fn usual(batch_bytes_max: usize, share: Share, partitions: usize) -> Fetch {
+        Fetch::new(Wanted::new(batch_bytes_max, |_| None), share, partitions)
+    }
+
     #[test]
     fn what_is_fetched_ahead_is_within_the_hosts_budget() {
-        let usual = Fetch::new(2 * 1024 * 1024, u64::MAX);
-        assert_eq!(usual, Fetch { queue_kib: 1024, response_bytes: RESPONSE_BYTES_MAX });
-        assert_eq!(Fetch::new(64 * 1024 * 1024, u64::MAX).queue_kib, 32 * 1024);
-        let small = Fetch::new(64 * 1024 * 1024, 384 * 1024 * 1024);
-        assert_eq!(small, Fetch { queue_kib: 3 * 1024, response_bytes: RESPONSE_BYTES_MAX });
-        assert_eq!(Fetch::new(1024, 1).response_bytes, RESPONSE_BYTES_MIN);
-        assert_eq!(Fetch::bounded("65536", 384 * 1024 * 1024), "3072");
-        assert_eq!(Fetch::bounded("512", 384 * 1024 * 1024), "512");
+        let large = Share::new(u64::MAX, 3);
+        let fetch = usual(BATCH, large, PARTITIONS);
+        assert_eq!((fetch.queue_kib, fetch.piece_bytes, fetch.records), (1024, 512 * 1024, 16 * 1024));
+        assert_eq!(fetch.response_bytes, RESPONSE_BYTES_MAX);
+        assert_eq!(usual(32 * BATCH, large, PARTITIONS).queue_kib, 32 * 1024);
+        assert_eq!(usual(1024, large, PARTITIONS).queue_kib, 1024);
+        let small = Share::new(384 * MIB, 1);
+        assert_eq!(usual(32 * BATCH, small, PARTITIONS).queue_kib, 3 * 1024);
+        assert_eq!(Share::new(1, 1).response_bytes, RESPONSE_BYTES_MIN);
+    }
+
+    #[test]
+    fn an_app_gets_what_it_asks_for_as_far_as_there_is_room() {
+        let share = Share::new(384 * MIB, 1);
+        let asked = |queue: usize, piece: usize| {
+            let wanted = Wanted::new(BATCH, |name| match name {
+                QUEUE => Some(queue),
+                PIECE => Some(piece),
+                _ => None,
+            });
+            let fetch = Fetch::new(wanted, share, PARTITIONS);
+            (fetch.queue_kib, fetch.piece_bytes, fetch.partitions_max)
+        };
+        assert_eq!(asked(65_536, 64 << 20), (3 * 1024, 3 << 20, 16));
+        assert_eq!(asked(512, 1000), (512, 1000, 96));
+    }
+
+    #[test]
+    fn stages_and_partitions_share() {
+        let (alone, shared) = (Share::new(384 * MIB, 1), Share::new(384 * MIB, 4));
+        for (share, partitions, kib) in [(alone, 48, 1024), (alone, 500, 98), (alone, 5_000, 64), (shared, 48, 256)] {
+            assert_eq!(usual(BATCH, share, partitions).queue_kib, kib, "{partitions}");
+        }
+        let most = |share, partitions| usual(BATCH, share, partitions).partitions_max;
+        assert_eq!((most(alone, PARTITIONS), most(alone, 64), most(alone, 5_000)), (48, 64, usize::MAX));
+        assert!(most(Share::new(u64::MAX, 4), PARTITIONS) > 1_000_000);
     }
 }

@@ -33,7 +33,7 @@ pub trait Follower: Send + Sync {
 /// What the partitions of a stage share.
 pub struct Stage {
     pub consumer: Consumer,
-    pub dispatcher: Dispatcher,
+    pub dispatcher: Arc<Dispatcher>,
     pub subscription: Arc<Subscription>,
     pub status: Arc<StageStatus>,
     pub follower: Option<Arc<dyn Follower>>,

@@ -6,6 +6,7 @@ use e2e::host::{Setup, exagg, function, variant};
 use e2e::{bomb, wait_for};
 
 use super::World;
+use super::swap::at_start;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -69,6 +70,38 @@ pub fn compiled_code_that_somebody_changed_is_made_anew(_: &World) {
     host.wait_for_log("is not what was compiled from its source here", MINUTE);
     wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
     assert_eq!(digest(&host), before);
+}
+
+/// Take out: the time-out in `try_out` of run.rs, or the comparison with `all`.
+pub fn a_component_that_does_not_start_harms_its_own_stage(_: &World) {
+    let setup = |ids: &[&str]| {
+        let setup = app().argument("--no-migrate");
+        let write = |name: &str, bytes: &[u8]| std::fs::write(setup.folder().join(name), bytes).unwrap();
+        write("traps.wasm", &at_start("unreachable"));
+        write("blocks.wasm", &at_start("(loop (br 0))"));
+        write("runtime.toml", b"[exagg]\ncall_seconds_max = 8\n");
+        let file = setup.folder().join("runtime.toml");
+        let stage = |id: &str| {
+            format!(
+                "\n[[trigger.cron]]\nid = \"{id}-stage\"\ncomponent = \"{id}\"\ncron_expression = \"* * * * * *\"\n\
+                 [component.{id}]\nsource = \"{id}.wasm\"\n"
+            )
+        };
+        let stages = stage("traps") + &stage("blocks");
+        setup.append(&stages).argument("--runtime-config-file").argument(file.to_str().unwrap()).components(ids)
+    };
+    let mut host = setup(&["dashboard", "traps", "blocks"]).start();
+    wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
+    assert!(!host.log().contains("component blocks does not start"), "it was waited for");
+    host.wait_for_log("component traps does not start", MINUTE);
+    host.wait_for_log("component blocks does not start", MINUTE);
+    wait_for("readiness to name both", MINUTE, || {
+        let answer = host.admin("/readyz");
+        let named = ["traps-stage", "blocks-stage"].iter().all(|stage| answer.body.contains(stage));
+        (answer.status == 503 && named).then_some(())
+    });
+    let error = setup(&["traps"]).refused();
+    assert!(error.contains("component traps does not start"), "{error}");
 }
 
 /// The compilers of a host, by their process ids.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::database::Database;
 use e2e::host::Setup;
@@ -13,15 +13,16 @@ use super::{World, topic};
 const MINUTE: Duration = Duration::from_secs(60);
 const MEGABYTE: u64 = 1024 * 1024;
 
-/// A host with the guest function on a topic of one partition, one record a call.
-fn setup(world: &World, database: &Database, name: &str) -> Setup {
+/// A host with the guest function on a topic.
+fn setup(world: &World, database: &Database, name: &str, partitions: i32, settings: &str) -> Setup {
     let topic = topic(name);
-    world.kafka().create_topic(&topic, 1, &[]);
+    world.kafka().create_topic(&topic, partitions, &[]);
     database.execute("CREATE TABLE seen (record_offset int8 PRIMARY KEY, value text)");
     database.execute("CREATE SEQUENCE made");
     let setup = Setup::new();
     let file = setup.folder().join("runtime.toml");
-    std::fs::write(&file, "[exagg]\ncall_seconds_max = 60\npostgres_connections_max = 16\n").unwrap();
+    let settings = format!("[exagg]\ncall_seconds_max = 60\npostgres_connections_max = 16\n{settings}");
+    std::fs::write(&file, settings).unwrap();
     setup
         .manifest(&format!(
             "spin_manifest_version = 2\n[application]\nname = \"limits\"\n\
@@ -44,7 +45,7 @@ fn setup(world: &World, database: &Database, name: &str) -> Setup {
 /// Sends the word between two harmless records; gives what came of it, and the host's peak memory and log.
 fn ask(world: &World, database: &Database, asked: &str) -> (String, u64, String) {
     let name = format!("limits-{asked}");
-    let setup = setup(world, database, &name);
+    let setup = setup(world, database, &name, 1, "");
     let sender = world.kafka().producer();
     for value in ["ok 1", asked, "ok 2"] {
         sender.send(&topic(&name), 0, Some(b"key"), Some(value.as_bytes()));
@@ -73,6 +74,42 @@ pub fn a_statement_is_ended_when_its_result_is_refused(world: &World) {
     assert!(came.contains("bytes of memory") && came.ends_with("; the connection goes on"), "{came}");
     let made = database.number("SELECT last_value FROM made");
     assert!(made < 5_000_000, "{made} rows were made");
+}
+
+/// All calls wait for a lock, so that every partition has fetched what it may. Then everything is applied.
+/// Take out: the partitions in `Share::room_kib`.
+pub fn many_partitions_share_the_hosts_memory(world: &World) {
+    const PARTITIONS: i32 = 64;
+    const RECORDS: i64 = 3_000;
+    let (database, name) = (world.postgres.database(), "limits-many");
+    let setup = setup(world, &database, name, PARTITIONS, "memory_bytes_max = 134217728\n");
+    // A queue holds a whole batch of the producer's at least.
+    let sender = world.kafka().producer_with(&[("batch.size", "65536")]);
+    let value = format!("ok {}", "x".repeat(1_000));
+    for partition in 0..PARTITIONS {
+        (0..RECORDS).for_each(|_| sender.send(&topic(name), partition, None, Some(value.as_bytes())));
+    }
+    sender.flush();
+    let mut lock = database.client();
+    lock.batch_execute("BEGIN; LOCK TABLE seen IN ACCESS EXCLUSIVE MODE").unwrap();
+    let mut host = setup.start();
+    host.wait_for_log("joins the group again, with queues for 64 partitions", MINUTE);
+    let (mut most, mut since) = (0, Instant::now());
+    wait_for("memory that grows no more", MINUTE, || {
+        let peak = host.peak_memory();
+        if peak > most {
+            (most, since) = (peak, Instant::now());
+        }
+        (since.elapsed() > Duration::from_secs(8)).then_some(())
+    });
+    lock.batch_execute("ROLLBACK").unwrap();
+    for partition in 0..PARTITIONS {
+        wait_for(&format!("partition {partition}"), 2 * MINUTE, || {
+            (world.kafka().group_offset(name, &topic(name), partition) == Some(RECORDS)).then_some(())
+        });
+    }
+    println!("64 partitions with 3 MiB each: {} MiB at the peak", host.peak_memory() / MEGABYTE);
+    assert!(host.peak_memory() < 150 * MEGABYTE, "{} MiB", host.peak_memory() / MEGABYTE);
 }
 
 /// Take out: the length in `InstancePg::content`.

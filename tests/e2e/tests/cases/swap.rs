@@ -120,15 +120,15 @@ pub fn swaps_under_load_lose_and_double_nothing(world: &World) {
     );
 }
 
-/// A cron function whose every instance traps when it is made.
-fn traps_at_start() -> Vec<u8> {
-    wat::parse_str(
+/// A cron function whose every instance does this when it is made.
+pub fn at_start(instructions: &str) -> Vec<u8> {
+    wat::parse_str(format!(
         "(component
              (core module $m
                  (memory (export \"memory\") 1)
                  (func (export \"realloc\") (param i32 i32 i32 i32) (result i32) i32.const 0)
                  (func (export \"f\") (param i64) (result i32) i32.const 0)
-                 (func $start unreachable)
+                 (func $start {instructions})
                  (start $start))
              (core instance $i (instantiate $m))
              (type $metadata (record (field \"timestamp\" u64)))
@@ -138,8 +138,8 @@ fn traps_at_start() -> Vec<u8> {
              (func $f async (param \"metadata\" $named_metadata) (result (result (error $named_error)))
                  (canon lift (core func $i \"f\") (memory (core memory $i \"memory\"))
                      (realloc (core func $i \"realloc\"))))
-             (export \"handle-cron-event\" (func $f)))",
-    )
+             (export \"handle-cron-event\" (func $f)))"
+    ))
     .unwrap()
 }
 
@@ -170,7 +170,7 @@ pub fn what_cannot_run_is_refused_and_changes_nothing(world: &World) {
         let said = text(&output);
         assert!(!output.status.success() && said.contains(wanted), "{}: no {wanted:?} in {said}", path.display());
     }
-    let output = swap(&host, &["window-closer", write("start.wasm", &traps_at_start()).to_str().unwrap()]);
+    let output = swap(&host, &["window-closer", write("start.wasm", &at_start("unreachable")).to_str().unwrap()]);
     assert!(text(&output).contains("window-closer is not swapped: it does not start"), "{}", text(&output));
     let output = swap(&host, &["nobody", function("aggregator").to_str().unwrap()]);
     assert!(text(&output).contains("no component nobody") && text(&output).contains(AGGREGATOR), "{}", text(&output));

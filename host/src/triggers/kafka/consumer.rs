@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Place;
 use super::config::{Start, Subscription};
-use super::fetch::{self, Fetch};
+use super::fetch::Fetch;
 use super::sys::{self, PartitionQueue, TopicDescription};
 use crate::kafka::{apply, client_config, create, log};
 use crate::triggers::Context as TriggerContext;
@@ -123,8 +123,6 @@ impl Consumer {
         let topics_are = context.topics_are.clone();
         let mut config = client_config(&subscription.brokers, shared);
         config
-            .set("fetch.max.bytes", fetch::ANSWER_BYTES.to_string())
-            .set("receive.message.max.bytes", fetch.response_bytes.to_string())
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.wait.max.ms", "250")
             .set("topic.metadata.refresh.interval.ms", "10000")
@@ -132,10 +130,9 @@ impl Consumer {
             .set("session.timeout.ms", "20000");
         apply(&mut config, &subscription.properties);
         // What the app asks for of these is in it, as far as there is room.
-        config
-            .set(fetch::QUEUE, fetch.queue_kib.to_string())
-            .set(fetch::PIECE, fetch.piece_bytes.to_string())
-            .set(fetch::RECORDS, fetch.records.to_string());
+        for (name, value) in fetch.properties() {
+            config.set(name, value.to_string());
+        }
         // The operator has the last word on what the host does not fix.
         apply(&mut config, shared);
         config

@@ -2,19 +2,19 @@
 
 /// librdkafka's names: of a partition's queue of fetched records, and of what one answer holds of a partition.
 pub const QUEUE: &str = "queued.max.messages.kbytes";
-pub const PIECE: &str = "fetch.message.max.bytes";
+const PIECE: &str = "fetch.message.max.bytes";
 /// … and how many records it fetches ahead. By bytes alone it counts values, and not what keys take.
-pub const RECORDS: &str = "queued.min.messages";
+const RECORDS: &str = "queued.min.messages";
 /// Records for each KiB of a queue.
 const RECORDS_PER_KIB: usize = 16;
 /// Least size of a partition's queue: where there is room, and however many share.
 const QUEUE_KIB_USUAL: usize = 1024;
 const QUEUE_KIB_MIN: usize = 64;
 /// What one answer of a broker holds of all partitions; a batch that is larger comes alone.
-pub const ANSWER_BYTES: usize = 8 * 1024 * 1024;
+const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// The largest answer that is taken (librdkafka's own default), and the least that makes sense.
-const RESPONSE_BYTES_MAX: u64 = 100_000_000;
-const RESPONSE_BYTES_MIN: u64 = 16 * 1024 * 1024;
+const RESPONSE_BYTES_MAX: usize = 100_000_000;
+const RESPONSE_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// The parts of the host's budget: for one answer, and for all queues. A batch is what its queue held: all that are not
 /// applied yet come to as much again.
 const RESPONSE_SHARE: u64 = 4;
@@ -26,7 +26,7 @@ pub const PARTITIONS: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     queues_kib: usize,
-    response_bytes: u64,
+    response_bytes: usize,
 }
 
 impl Share {
@@ -36,7 +36,9 @@ impl Share {
         let queues_bytes = budget_bytes / QUEUES_SHARE / stages;
         Self {
             queues_kib: usize::try_from(queues_bytes / 1024).unwrap_or(usize::MAX),
-            response_bytes: (budget_bytes / RESPONSE_SHARE).clamp(RESPONSE_BYTES_MIN, RESPONSE_BYTES_MAX),
+            response_bytes: usize::try_from(budget_bytes / RESPONSE_SHARE)
+                .unwrap_or(usize::MAX)
+                .clamp(RESPONSE_BYTES_MIN, RESPONSE_BYTES_MAX),
         }
     }
 
@@ -67,11 +69,11 @@ impl Wanted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// Of a partition: in its queue, and in one answer.
-    pub queue_kib: usize,
-    pub piece_bytes: usize,
-    pub records: usize,
+    queue_kib: usize,
+    piece_bytes: usize,
+    records: usize,
     /// The largest answer that is taken.
-    pub response_bytes: u64,
+    response_bytes: usize,
     /// With more partitions than these, the queues would take more than the stage's share.
     pub partitions_max: usize,
 }
@@ -88,6 +90,17 @@ impl Fetch {
             response_bytes: share.response_bytes,
             partitions_max: fit.max(partitions),
         }
+    }
+
+    /// As librdkafka calls them.
+    pub fn properties(&self) -> [(&'static str, usize); 5] {
+        [
+            (QUEUE, self.queue_kib),
+            (PIECE, self.piece_bytes),
+            (RECORDS, self.records),
+            ("fetch.max.bytes", ANSWER_BYTES),
+            ("receive.message.max.bytes", self.response_bytes),
+        ]
     }
 }
 

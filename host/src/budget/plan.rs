@@ -2,8 +2,8 @@
 //!
 //! Of the budget (`[exagg] memory_bytes_max`), instances of kafka functions get a quarter, of http functions
 //! a quarter, of cron functions an eighth, and what the host holds for calls an eighth; the rest is the
-//! host's own: fetched records and batches (`triggers::kafka::fetch`), code, buffers. Where a kind of trigger calls several components, none of them
-//! may take more than three quarters of its part.
+//! host's own: fetched records and batches (`triggers::kafka::fetch`), code, buffers. Where a kind of trigger calls
+//! several components, none of them may take more than three quarters of its part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

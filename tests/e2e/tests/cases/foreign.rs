@@ -100,6 +100,10 @@ pub fn a_component_that_does_not_start_harms_its_own_stage(_: &World) {
         let named = ["traps-stage", "blocks-stage"].iter().all(|stage| answer.body.contains(stage));
         (answer.status == 503 && named).then_some(())
     });
+    drop(host);
+    // Where all is known in time as well.
+    let host = setup(&["dashboard", "traps"]).start();
+    wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
     let error = setup(&["traps"]).refused();
     assert!(error.contains("component traps does not start"), "{error}");
 }

@@ -208,7 +208,8 @@ fn confine(bounds: Bounds, pace: Pace) -> Result<()> {
     // Memory that can be written, without what is only reserved.
     setrlimit(Resource::Data, limit(bounds.memory_bytes_max)).context("cannot bound the memory")?;
     setrlimit(Resource::Core, limit(0)).context("cannot do without a core file")?;
-    // It ends with a host that is killed, too: its memory is the same control group's.
+    // It ends with a host that is killed, too: its memory is the same control group's. Linux means the thread that
+    // started it, which is one of the runtime's and lasts as long as the host.
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .context("cannot follow the host")?;

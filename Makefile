@@ -9,6 +9,8 @@ BROUGHT := $(CURDIR)/target/postgres
 # would be compiled twice.
 PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk -p simulation \
 	-p fuzz-functions -p fuzz-harness
+HOST := -p exagg-common -p exagg-app -p exagg-unpack -p exagg-clients -p exagg-runtime -p exagg-trigger-kafka \
+	-p exagg-trigger-cron -p exagg-trigger-http -p exagg-pipeline -p exagg
 TEST_THREADS ?= 3
 
 .PHONY: help
@@ -83,7 +85,7 @@ python-example: ## Builds the example function in Python, where Python 3.10 or n
 test: host functions guests postgres kafka python-example ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
-	cargo test --release -p exagg && \
+	cargo test --release $(HOST) && \
 	cargo test --release -p fuzz-host && \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS)
 
@@ -117,7 +119,7 @@ mutants: host functions postgres kafka ## Takes mechanisms out, one at a time, a
 .PHONY: sbom
 sbom: ## Writes the software bill of materials of the host (installs cargo-cyclonedx)
 	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --version 0.5.7 --locked
-	cargo cyclonedx --manifest-path host/Cargo.toml --format json --override-filename exagg.sbom
+	cargo cyclonedx --manifest-path host/exagg/Cargo.toml --format json --override-filename exagg.sbom
 
 .PHONY: plugin
 plugin: host ## Packs the host as Spin's plugins trigger-kafka and trigger-cron

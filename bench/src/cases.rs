@@ -100,7 +100,7 @@ impl Case {
             match self.batch_records_max {
                 Some(max) => setup.replace(
                     "start = \"earliest\"",
-                    &format!("start = \"earliest\"\nbatch_records_max = {max}\nbatch_wait_ms_max = 0"),
+                    &format!("start = \"earliest\"\nbatch_records_max = {max}\nbatch_interval_ms_min = 0"),
                 ),
                 None => setup,
             }

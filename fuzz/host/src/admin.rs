@@ -8,14 +8,14 @@ use std::error::Error;
 use std::sync::{Arc, LazyLock};
 
 use exagg::admin::{Admin, Through};
-use exagg::app::LoadedApp;
-use exagg::budget::{Account, Limits};
-use exagg::health::Health;
 use exagg::swap::Swaps;
-use exagg::telemetry::Metrics;
-use exagg::template::Secret;
-use exagg::triggers::Triggers;
-use exagg::triggers::http::HttpTrigger;
+use exagg::triggers::{Settings, Triggers};
+use exagg_common::clock::SystemClock;
+use exagg_common::template::Secret;
+use exagg_runtime::app::LoadedApp;
+use exagg_runtime::budget::{Account, Limits};
+use exagg_runtime::metrics::Metrics;
+use exagg_runtime::trigger::Context;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -39,13 +39,15 @@ static ADMIN: LazyLock<Admin> = LazyLock::new(|| {
         account: Account::root("the host", Limits::NONE),
     });
     let metrics = Arc::new(Metrics::new().unwrap());
+    let clock = Arc::new(SystemClock);
+    let context = Context { metrics: Arc::clone(&metrics), health: Arc::default(), clock };
     Admin {
         swaps: Arc::new(Swaps::new(Arc::clone(&app), Arc::clone(&metrics))),
         token: Some(Secret::new(TOKEN)),
         asking: Semaphore::new(2),
         hosts: Vec::new(),
-        triggers: Arc::new(Triggers { kafka: Vec::new(), cron: Vec::new(), http: Arc::new(HttpTrigger::default()) }),
-        health: Arc::new(Health::default()),
+        triggers: Arc::new(Triggers::new(&context, Settings::default())),
+        health: Arc::clone(&context.health),
         database: None,
         app,
         metrics,

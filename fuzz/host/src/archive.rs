@@ -6,5 +6,5 @@ use anyhow::Result;
 
 /// Unpacks an archive (tar, gzip) from a registry into a folder of blobs.
 pub(crate) fn unpack(archive: &[u8], folder: &Path) -> Result<()> {
-    exagg::oci::unpack_archive(archive, folder)
+    exagg_app::oci::unpack_archive(archive, folder)
 }

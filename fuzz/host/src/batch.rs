@@ -1,8 +1,9 @@
 //! A batch holds the records that were put into it, and its parts do: compared with plain lists.
 //! The first bytes are its limits.
 
-use exagg::bindings::kafka::exagg::kafka::types::Batch;
-use exagg::triggers::kafka::batch::{BatchBuilder, Contents, Place, RecordRef, records, split, without};
+use exagg_clients::kafka::{Offset, Partition, TopicId, TopicPartition};
+use exagg_trigger_kafka::batch::{BatchBuilder, BatchLimits, RecordRef, Source, records, split, without};
+use exagg_trigger_kafka::bindings::exagg::kafka::types::Batch;
 use fuzz_harness::columns::{self, Columns, Record};
 use fuzz_harness::input::Input;
 
@@ -13,25 +14,34 @@ pub fn check(bytes: &[u8]) {
     let headers = input.byte().is_multiple_of(2);
     let (from, offered) = columns::records(&mut input);
     let (batch, taken) =
-        build(from, &offered, Contents { records_max, bytes_max, headers, record_bytes_max: usize::MAX });
+        build(from, &offered, BatchLimits { records_max, bytes_max, headers, record_bytes_max: usize::MAX });
     assert_holds(&batch, &taken);
     assert_eq!((batch.from_offset, batch.end_offset), (from, batch.next_offset));
     assert_parts(&batch, &taken);
 }
 
+fn source() -> Source {
+    Source {
+        partition: TopicPartition { topic: "t".to_owned(), partition: Partition(0) },
+        topic_id: TopicId::default(),
+        partition_count: 1,
+        group: "g".to_owned(),
+    }
+}
+
 /// Fills a batch until it is full; the record that was taken last is offered again, as a fetch may do.
-fn build(from: i64, offered: &[Record], contents: Contents) -> (Batch, Vec<Record>) {
-    let mut builder = BatchBuilder::new(&Place::default(), from, contents);
+fn build(from: i64, offered: &[Record], limits: BatchLimits) -> (Batch, Vec<Record>) {
+    let mut builder = BatchBuilder::new(&source(), Offset(from), limits);
     let mut taken: Vec<Record> = Vec::new();
     for record in offered {
         let bytes: usize = taken.iter().map(size).sum();
-        let is_full = taken.len() >= contents.records_max || bytes >= contents.bytes_max;
+        let is_full = taken.len() >= limits.records_max || bytes >= limits.bytes_max;
         assert_eq!(builder.is_full(), is_full);
         if is_full {
             break;
         }
         let wants_headers = builder.push(&borrowed(record));
-        assert_eq!(wants_headers, contents.headers);
+        assert_eq!(wants_headers, limits.headers);
         let mut record = record.clone();
         if !wants_headers {
             record.headers.clear();
@@ -39,7 +49,7 @@ fn build(from: i64, offered: &[Record], contents: Contents) -> (Batch, Vec<Recor
         for (name, value) in &record.headers {
             builder.push_header(name, value.as_deref());
         }
-        assert!(!builder.push(&borrowed(&record)), "an offset that was there is passed over");
+        assert!(!builder.push(&borrowed(&record)), "an offset that was there is ignored");
         taken.push(record);
     }
     assert_eq!(builder.is_empty(), taken.is_empty());
@@ -54,7 +64,7 @@ fn size(record: &Record) -> usize {
 
 fn borrowed(record: &Record) -> RecordRef<'_> {
     let Record { offset, timestamp, key, value, .. } = record;
-    RecordRef { offset: *offset, timestamp: *timestamp, key: key.as_deref(), value: value.as_deref() }
+    RecordRef { offset: Offset(*offset), timestamp: *timestamp, key: key.as_deref(), value: value.as_deref() }
 }
 
 /// The batch is these records, by its columns (which functions read) and by its iterator.
@@ -70,7 +80,7 @@ fn assert_holds(batch: &Batch, expected: &[Record]) {
     };
     assert_eq!(columns, Columns::new(expected));
     let read = records(batch).map(|(record, headers)| Record {
-        offset: record.offset,
+        offset: record.offset.0,
         timestamp: record.timestamp,
         key: record.key.map(<[u8]>::to_vec),
         value: record.value.map(<[u8]>::to_vec),
@@ -92,7 +102,7 @@ fn assert_parts(batch: &Batch, held: &[Record]) {
     }
     for taken_out in held.iter().take(4) {
         let left: Vec<_> = held.iter().filter(|record| *record != taken_out).cloned().collect();
-        let rest = without(batch, taken_out.offset);
+        let rest = without(batch, Offset(taken_out.offset));
         assert_holds(&rest, &left);
         assert_eq!((rest.from_offset, rest.next_offset), (batch.from_offset, batch.next_offset));
     }

@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a target says by panicking what does not hold")]
 
 use exagg::config::runtime;
-use exagg::factors::outbound_networking::{AllowedHosts, Destination};
-use exagg::kafka::addresses;
-use exagg::postgres::Address;
-use exagg::template::{Secret, TemplateError, Variables};
+use exagg_clients::kafka::addresses;
+use exagg_clients::postgres::Address;
+use exagg_common::template::{Secret, TemplateError, Variables};
+use exagg_runtime::factors::outbound_networking::{AllowedHosts, Destination};
 use fuzz_harness::input::Input;
 
 use crate::permits;

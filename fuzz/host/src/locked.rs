@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
-use exagg::app::{App, Files};
-use exagg::locked::{ContentPath, ContentRef, Contents, Local, LockedApp};
+use exagg_app::locked::{ContentPath, ContentRef, Contents, Local, LockedApp};
+use exagg_app::{App, Files};
 
 pub fn check(bytes: &[u8]) {
     let read = |kind, contents: &dyn Fn(LockedApp, Option<&str>) -> Result<App>| {
@@ -52,7 +52,7 @@ impl Contents for InFolder {
 /// The path in the folder, which it does not leave.
 fn below(path: &Path) -> Result<PathBuf> {
     let folder = Path::new("/assets");
-    let below = folder.join(exagg::files::inside(path)?);
+    let below = folder.join(exagg_app::files::inside(path)?);
     assert!(below.starts_with(folder), "{}", below.display());
     let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::RootDir);
     assert!(below.components().all(is_plain), "{}", below.display());

@@ -5,8 +5,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use exagg::hex;
-use exagg::oci::looks_like_reference;
+use exagg_app::oci::looks_like_reference;
+use exagg_common::hex;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use fuzz_harness::input::Input;

@@ -42,7 +42,7 @@ fn wait_for_progress(database: &e2e::database::Database, next_offset: i64) {
     });
 }
 
-/// Take out: `rd_gz_decompress` or `rd_kafka_zstd_decompress` from `WRAPPED` in `host/build.rs`. Then librdkafka
+/// Take out: `rd_gz_decompress` or `rd_kafka_zstd_decompress` from `WRAPPED` in `host/exagg/build.rs`. Then librdkafka
 /// unpacks, and the peak of memory shows it.
 pub fn a_record_that_unpacks_to_more_than_its_limit_becomes_a_reject(world: &World) {
     let (database, name) = (world.postgres.database(), "bombs");

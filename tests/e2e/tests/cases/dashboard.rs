@@ -23,7 +23,7 @@ fn start(world: &World, name: &str) -> (Database, Host) {
              SELECT w, w + interval '1 minute', c, 'exchanges', 4, 10, 1, 4,
                  exagg_edge(0, 't', 0, 0, 1), exagg_edge(1, 't', 0, 1, 4){values}
              FROM (SELECT date_trunc('minute', now() AT TIME ZONE 'UTC') AS w) AS w, unnest(ARRAY['A', {}]) AS c;",
-            exagg::database::literal(HOSTILE)
+            exagg_clients::database::literal(HOSTILE)
         )
     };
     database.execute(&insert("aggregates", ", avg_vol, first_vol, last_vol", ", 2.5, 1, 4"));
@@ -90,7 +90,7 @@ pub fn pages_json_and_probes_answer(world: &World) {
 fn as_grafana(statement: &str) -> String {
     let mut text = statement
         .replace("${stream:sqlstring}", "'exchanges'")
-        .replace("${code:sqlstring}", &format!("'A', {}", exagg::database::literal(HOSTILE)));
+        .replace("${code:sqlstring}", &format!("'A', {}", exagg_clients::database::literal(HOSTILE)));
     while let Some((before, rest)) = text.split_once("$__timeFilter(") {
         let (column, after) = rest.split_once(')').unwrap();
         text = format!("{before}{column} BETWEEN now() - interval '1 hour' AND now() + interval '1 hour'{after}");

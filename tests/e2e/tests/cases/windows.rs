@@ -199,7 +199,7 @@ pub fn a_day_read_at_full_speed_equals_the_day_read_as_it_came(world: &World) {
         world.kafka().create_topic(&topic(name), PARTITIONS, &[]);
         let mut feed = Feed::new(world.kafka(), &topic(name), PARTITIONS);
         // Many small batches: partitions are minutes of event time apart whenever the closer looks.
-        let small = "start = \"earliest\"\nbatch_records_max = 200\nbatch_wait_ms_max = 100";
+        let small = "start = \"earliest\"\nbatch_records_max = 200\nbatch_interval_ms_min = 100";
         let setup = || {
             let setup = world.setup(&database, name).variable("late", "reject").components(&EXCHANGES);
             if as_it_came { setup } else { setup.replace("start = \"earliest\"", small) }

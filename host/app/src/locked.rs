@@ -1,0 +1,349 @@
+//! Locked apps: the JSON that `spin up` hands to a trigger, and that registries hold.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::spec::{App, ComponentSpec, Files, TriggerSpec, VariableSpec};
+
+/// What an app may list under `must_understand`, and this host does understand.
+const UNDERSTOOD: [&str; 2] = ["host_requirements", "component_host_requirements"];
+
+/// The largest locked app that is read.
+pub const LOCKED_APP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct LockedApp {
+    spin_lock_version: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    must_understand: Vec<String>,
+    #[serde(default)]
+    metadata: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    host_requirements: Map<String, Value>,
+    #[serde(default)]
+    variables: BTreeMap<String, Variable>,
+    triggers: Vec<Trigger>,
+    pub components: Vec<Component>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Variable {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    default: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    secret: bool,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the format")]
+struct Trigger {
+    id: String,
+    trigger_type: String,
+    trigger_config: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    trigger_dependencies: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Component {
+    pub id: String,
+    #[serde(default)]
+    metadata: Map<String, Value>,
+    pub source: Source,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ContentPath>,
+    #[serde(default)]
+    config: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    dependencies: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    host_requirements: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Source {
+    content_type: String,
+    #[serde(flatten)]
+    pub content: ContentRef,
+}
+
+/// Content and the path where a component sees it.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct ContentPath {
+    #[serde(flatten)]
+    pub content: ContentRef,
+    pub path: PathBuf,
+}
+
+/// Content: by address, in place (base64), or by digest (`sha256:…`).
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub struct ContentRef {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inline: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// Finds the file behind a component's source, and the folders or files that it mounts.
+pub trait Contents {
+    fn code(&self, component: &str, content: &ContentRef) -> Result<PathBuf>;
+    fn files(&self, component: &str, files: &[ContentPath]) -> Result<Vec<Files>>;
+}
+
+/// Content that stands on this machine, as `spin up` prepares it.
+pub struct Local;
+
+impl Contents for Local {
+    fn code(&self, _: &str, content: &ContentRef) -> Result<PathBuf> {
+        path(content)
+    }
+
+    fn files(&self, _: &str, files: &[ContentPath]) -> Result<Vec<Files>> {
+        let mount = |file: &ContentPath| {
+            Ok(Files::Mount { folder: path(&file.content)?, path: file.path.to_string_lossy().into_owned() })
+        };
+        files.iter().map(mount).collect()
+    }
+}
+
+/// The path of a `file://` URL.
+pub fn file_path(url: &str) -> Result<PathBuf> {
+    let parsed = url::Url::parse(url).with_context(|| format!("{url:?} is not a URL"))?;
+    parsed.to_file_path().map_err(|()| anyhow::anyhow!("{url:?} is not the URL of a file"))
+}
+
+fn path(content: &ContentRef) -> Result<PathBuf> {
+    let source = content.source.as_deref().context("the locked app names content that is not on this machine")?;
+    file_path(source)
+}
+
+impl LockedApp {
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        let bytes = json.len();
+        ensure!(bytes <= LOCKED_APP_BYTES_MAX, "it has {bytes} bytes: at most {LOCKED_APP_BYTES_MAX} are read");
+        let app: Self = serde_json::from_slice(json).context("it is not a locked app")?;
+        ensure!(app.spin_lock_version <= 1, "it is of lock version {}: 0 or 1 is wanted", app.spin_lock_version);
+        if let Some(field) = app.must_understand.iter().find(|field| !UNDERSTOOD.contains(&field.as_str())) {
+            bail!("it must be understood by {field:?}, which this host does not know");
+        }
+        Ok(app)
+    }
+
+    /// The triggers of one type (all where it is None) and the components that they call.
+    pub fn into_app(self, kind: Option<&str>, contents: &impl Contents) -> Result<App> {
+        refuse_required("the app", &self.host_requirements)?;
+        let shared = self.metadata.get("triggers").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut triggers = Vec::new();
+        for trigger in self.triggers.into_iter().filter(|t| kind.is_none_or(|kind| t.trigger_type == kind)) {
+            triggers.push(trigger.into_spec(&shared)?);
+        }
+        let used = |id: &String| kind.is_none() || triggers.iter().any(|trigger| trigger.component == *id);
+        let mut components = BTreeMap::new();
+        for component in self.components.into_iter().filter(|component| used(&component.id)) {
+            let id = component.id.clone();
+            let spec = component.into_spec(contents).with_context(|| format!("component {id}"))?;
+            components.insert(id, spec);
+        }
+        if let Some(trigger) = triggers.iter().find(|trigger| !components.contains_key(&trigger.component)) {
+            bail!("the trigger {} names the component {}, which the app does not have", trigger.id, trigger.component);
+        }
+        let text = |key: &str| self.metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let variables = self
+            .variables
+            .into_iter()
+            .map(|(name, variable)| (name, VariableSpec { default: variable.default, secret: variable.secret }));
+        Ok(App { name: text("name"), version: text("version"), variables: variables.collect(), triggers, components })
+    }
+
+    /// The app as registries hold it; content is put in by the caller.
+    pub fn new(app: &App) -> Self {
+        let trigger = |trigger: &TriggerSpec| Trigger {
+            id: trigger.id.clone(),
+            trigger_type: trigger.kind.clone(),
+            trigger_config: trigger
+                .config
+                .clone()
+                .into_iter()
+                .chain([("component".to_owned(), Value::from(trigger.component.as_str()))])
+                .collect(),
+            trigger_dependencies: Map::new(),
+        };
+        let variable = |(name, spec): (&String, &VariableSpec)| {
+            (name.clone(), Variable { default: spec.default.clone(), secret: spec.secret })
+        };
+        let metadata = json!({ "name": app.name, "version": app.version });
+        Self {
+            spin_lock_version: 0,
+            must_understand: Vec::new(),
+            metadata: metadata.as_object().cloned().unwrap_or_default(),
+            host_requirements: Map::new(),
+            variables: app.variables.iter().map(variable).collect(),
+            triggers: app.triggers.iter().map(trigger).collect(),
+            components: app.components.iter().map(|(id, spec)| Component::new(id, spec)).collect(),
+        }
+    }
+
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+}
+
+impl Trigger {
+    /// The settings that all triggers of a type share come first, its own win.
+    fn into_spec(mut self, shared: &Map<String, Value>) -> Result<TriggerSpec> {
+        ensure!(
+            self.trigger_dependencies.is_empty(),
+            "the trigger {} has dependencies (middleware), which this host does not compose",
+            self.id
+        );
+        let component = self.trigger_config.remove("component");
+        let component = component.as_ref().and_then(Value::as_str);
+        let component = component.with_context(|| format!("the trigger {} names no component", self.id))?.to_owned();
+        let mut config = shared.get(&self.trigger_type).and_then(Value::as_object).cloned().unwrap_or_default();
+        config.extend(self.trigger_config);
+        Ok(TriggerSpec { id: self.id, kind: self.trigger_type, component, config })
+    }
+}
+
+impl Component {
+    fn new(id: &str, spec: &ComponentSpec) -> Self {
+        let metadata = json!({
+            "allowed_outbound_hosts": spec.allowed_outbound_hosts,
+            "key_value_stores": spec.key_value_stores,
+        });
+        Self {
+            id: id.to_owned(),
+            metadata: metadata.as_object().cloned().unwrap_or_default(),
+            source: Source { content_type: "application/wasm".to_owned(), content: ContentRef::default() },
+            env: spec.environment.clone(),
+            files: Vec::new(),
+            config: spec.variables.clone(),
+            dependencies: Map::new(),
+            host_requirements: Map::new(),
+        }
+    }
+
+    fn into_spec(self, contents: &impl Contents) -> Result<ComponentSpec> {
+        refuse_required("it", &self.host_requirements)?;
+        ensure!(
+            self.dependencies.is_empty(),
+            "it has dependencies that are not composed in: compose them first (spin registry push does)"
+        );
+        let list = |key: &str| -> Result<Vec<String>> {
+            let value = self.metadata.get(key).cloned().unwrap_or_else(|| json!([]));
+            serde_json::from_value(value).with_context(|| format!("metadata {key}"))
+        };
+        Ok(ComponentSpec {
+            source: contents.code(&self.id, &self.source.content)?,
+            allowed_outbound_hosts: list("allowed_outbound_hosts")?,
+            key_value_stores: list("key_value_stores")?,
+            environment: self.env,
+            files: contents.files(&self.id, &self.files)?,
+            variables: self.config,
+            build: None,
+        })
+    }
+}
+
+fn refuse_required(what: &str, requirements: &Map<String, Value>) -> Result<()> {
+    let required: Vec<_> =
+        requirements.iter().filter(|(_, value)| *value != "optional").map(|(name, _)| name.as_str()).collect();
+    ensure!(required.is_empty(), "{what} requires {}, which this host does not have", required.join(", "));
+    Ok(())
+}
+
+/// Reads the locked app that `spin up` left at a `file://` URL.
+pub fn load(url: &str, kind: &str) -> Result<App> {
+    let read = |path: &Path| -> Result<App> {
+        let json = std::fs::read(path).context("it cannot be read")?;
+        LockedApp::parse(&json)?.into_app(Some(kind), &Local)
+    };
+    let path = file_path(url)?;
+    read(&path).with_context(|| format!("the locked app {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(components: Value, more: Value) -> Value {
+        let mut app = json!({
+            "spin_lock_version": 1,
+            "metadata": {"name": "x", "version": "1", "triggers": {"kafka": {"brokers": "b:1", "group": "shared"}}},
+            "variables": {"v": {"default": "1"}, "w": {"secret": true}},
+            "triggers": [
+                {"id": "k", "trigger_type": "kafka", "trigger_config": {"component": "c", "group": "own"}},
+                {"id": "h", "trigger_type": "http", "trigger_config": {"component": "d", "route": "/"}},
+            ],
+            "components": components,
+        });
+        app.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        app
+    }
+
+    fn component(more: Value) -> Value {
+        let mut component = json!({
+            "id": "c", "source": {"content_type": "application/wasm", "source": "file:///a/c.wasm"},
+            "metadata": {"allowed_outbound_hosts": ["kafka://b:1"]}, "config": {"p": "{{ v }}"},
+        });
+        component.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        component
+    }
+
+    fn read(app: &Value, kind: Option<&str>) -> Result<App> {
+        LockedApp::parse(app.to_string().as_bytes())?.into_app(kind, &Local)
+    }
+
+    fn refused(app: &Value) -> String {
+        format!("{:#}", read(app, Some("kafka")).unwrap_err())
+    }
+
+    #[test]
+    fn the_triggers_of_one_type_and_their_components_are_taken() {
+        let files = json!({"files": [{"source": "file:///assets/c", "path": "/"}]});
+        let app = read(&app(json!([component(files)]), json!({})), Some("kafka")).unwrap();
+        assert_eq!(app.triggers.len(), 1);
+        assert_eq!(
+            (&app.triggers[0].config["brokers"], &app.triggers[0].config["group"]),
+            (&json!("b:1"), &json!("own"))
+        );
+        let spec = &app.components["c"];
+        assert_eq!(spec.source, Path::new("/a/c.wasm"));
+        assert_eq!(spec.variables["p"], "{{ v }}");
+        assert_eq!(spec.files, [Files::Mount { folder: "/assets/c".into(), path: "/".into() }]);
+        assert!(app.variables["w"].secret && app.variables["w"].default.is_none());
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused() {
+        let required = component(json!({"host_requirements": {"local_service_chaining": "required", "x": "optional"}}));
+        let error = refused(&app(json!([required]), json!({})));
+        assert!(error.contains("local_service_chaining") && !error.contains("x,"), "{error}");
+        let fine = component(json!({}));
+        assert!(refused(&app(json!([fine]), json!({"must_understand": ["quantum"]}))).contains("quantum"));
+        assert!(refused(&app(json!([fine]), json!({"spin_lock_version": 2}))).contains("lock version 2"));
+        assert!(refused(&app(json!([fine]), json!({"host_requirements": {"y": "required"}}))).contains('y'));
+        let composed = component(json!({"dependencies": {"a:b/c": {"source": {}}}}));
+        assert!(refused(&app(json!([composed]), json!({}))).contains("dependencies"));
+        assert!(refused(&app(json!([]), json!({}))).contains("component c"));
+        let large = app(json!([fine]), json!({"metadata": {"name": "x".repeat(LOCKED_APP_BYTES_MAX)}}));
+        assert!(refused(&large).contains("at most 4194304"));
+    }
+
+    #[test]
+    fn an_app_survives_the_way_there_and_back() {
+        let there = read(&app(json!([component(json!({"env": {"A": "b"}}))]), json!({})), Some("kafka")).unwrap();
+        let mut locked = LockedApp::new(&there);
+        locked.components[0].source.content.source = Some("file:///a/c.wasm".to_owned());
+        let back = LockedApp::parse(&locked.to_json().unwrap()).unwrap().into_app(None, &Local).unwrap();
+        assert_eq!(back, there);
+    }
+}

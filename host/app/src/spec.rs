@@ -1,0 +1,257 @@
+//! The app as it is written: what a manifest, a registry or Spin says.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use exagg_common::printable::printable;
+use exagg_common::template::{Secret, Variables};
+
+/// What the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    pub name: String,
+    pub version: String,
+    pub variables: BTreeMap<String, VariableSpec>,
+    pub triggers: Vec<TriggerSpec>,
+    pub components: BTreeMap<String, ComponentSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariableSpec {
+    /// None: somebody has to give a value.
+    pub default: Option<String>,
+    pub secret: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TriggerSpec {
+    pub id: String,
+    /// `kafka`, `cron` or `http`.
+    pub kind: String,
+    pub component: String,
+    /// With templates, until the app is resolved.
+    pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentSpec {
+    pub source: PathBuf,
+    pub allowed_outbound_hosts: Vec<String>,
+    pub key_value_stores: Vec<String>,
+    pub environment: BTreeMap<String, String>,
+    pub files: Vec<Files>,
+    pub variables: BTreeMap<String, String>,
+    pub build: Option<Build>,
+}
+
+/// Files that a component sees, read-only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// A folder (before it is staged also a file), and the path where the component sees it.
+    Mount { folder: PathBuf, path: String },
+    /// Files below `base` that match, at their paths from there.
+    Pattern { base: PathBuf, pattern: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    pub commands: Vec<String>,
+    pub workdir: PathBuf,
+}
+
+impl App {
+    /// Keeps the triggers of these components only (`--component-id`), and the components that
+    /// are left with one.
+    pub fn retain(&mut self, ids: &[String]) -> Result<()> {
+        if let Some(unknown) = ids.iter().find(|id| !self.components.contains_key(*id)) {
+            bail!("--component-id {unknown}: the app has {}", list(self.components.keys()));
+        }
+        if !ids.is_empty() {
+            self.triggers.retain(|trigger| ids.contains(&trigger.component));
+        }
+        let used: BTreeSet<_> = self.triggers.iter().map(|trigger| trigger.component.clone()).collect();
+        self.components.retain(|id, _| used.contains(id));
+        Ok(())
+    }
+
+    /// Ids become names of files and labels of metrics, and names stand in logs and answers: an app may come
+    /// from anywhere.
+    pub fn check_names(&self) -> Result<()> {
+        for id in self.components.keys() {
+            check_id("component", id)?;
+        }
+        for trigger in &self.triggers {
+            check_id("trigger", &trigger.id)?;
+            check_id("component", &trigger.component)?;
+        }
+        for name in self.variables.keys() {
+            check_id("variable", name)?;
+        }
+        for (what, text) in [("name", &self.name), ("version", &self.version)] {
+            ensure!(
+                text.len() <= NAME_BYTES_MAX && matches!(printable(text), Cow::Borrowed(_)),
+                "the app's {what} \"{}\" is too long, or has characters that cannot be shown",
+                printable(&text.chars().take(NAME_BYTES_MAX).collect::<String>())
+            );
+        }
+        Ok(())
+    }
+
+    /// Kinds of the triggers that call a component.
+    pub fn kinds(&self, component: &str) -> BTreeSet<&str> {
+        let calling = self.triggers.iter().filter(|trigger| trigger.component == component);
+        calling.map(|trigger| trigger.kind.as_str()).collect()
+    }
+
+    /// How many components each kind of trigger calls.
+    pub fn components_by_kind(&self) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for kind in self.components.keys().flat_map(|id| self.kinds(id)) {
+            *counts.entry(kind.to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Gives each variable the first value that a provider has, else its default, and puts the values into the
+    /// triggers' settings.
+    pub fn resolve(mut self, providers: &[Provider]) -> Result<Resolved> {
+        let variables = self.values(providers)?;
+        for trigger in &mut self.triggers {
+            for (key, value) in &mut trigger.config {
+                variables.expand_json(value).with_context(|| format!("trigger {}: {key}", trigger.id))?;
+            }
+        }
+        Ok(Resolved { app: self, variables })
+    }
+
+    fn values(&self, providers: &[Provider]) -> Result<Variables> {
+        let mut values = Vec::new();
+        let mut missing = Vec::new();
+        for (name, spec) in &self.variables {
+            let given = providers.iter().find_map(|provider| provider.get(name));
+            match given.or_else(|| spec.default.clone().map(Secret::new)) {
+                Some(value) => values.push((name.clone(), value)),
+                None => missing.push(name.as_str()),
+            }
+        }
+        if !missing.is_empty() {
+            bail!(
+                "no value for the variable {}: give one with --variable {}=…, or in the environment as SPIN_VARIABLE_{}",
+                list(missing.iter()),
+                missing[0],
+                missing[0].to_uppercase()
+            );
+        }
+        Ok(Variables::new(values))
+    }
+}
+
+/// An app whose variables have values; its triggers' settings have them in the places of their names. The
+/// components' own templates are expanded when they are compiled.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub app: App,
+    pub variables: Variables,
+}
+
+/// The longest id or name.
+const NAME_BYTES_MAX: usize = 128;
+
+fn check_id(what: &str, id: &str) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    ensure!(
+        !id.is_empty() && !id.starts_with('.') && id.len() <= NAME_BYTES_MAX && id.chars().all(fine),
+        "the {what} \"{}\" is no id: letters, digits, -, _ and . make one, {NAME_BYTES_MAX} at the most, and it does \
+         not begin with .",
+        printable(&id.chars().take(NAME_BYTES_MAX).collect::<String>())
+    );
+    Ok(())
+}
+
+fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
+    names.map(|name| name.as_ref().to_owned()).collect::<Vec<_>>().join(", ")
+}
+
+/// Where values of variables come from.
+#[derive(Clone, Debug)]
+pub enum Provider {
+    Static(BTreeMap<String, Secret>),
+    /// Environment variables by upper-case name behind a prefix, as they were at the start.
+    Env {
+        prefix: String,
+        variables: BTreeMap<String, Secret>,
+    },
+}
+
+impl Provider {
+    fn get(&self, name: &str) -> Option<Secret> {
+        match self {
+            Self::Static(values) => values.get(name).cloned(),
+            Self::Env { prefix, variables } => variables.get(&format!("{prefix}_{}", name.to_uppercase())).cloned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(variables: &[(&str, Option<&str>)]) -> App {
+        let spec = |default: Option<&str>| VariableSpec { default: default.map(str::to_owned), secret: false };
+        App {
+            name: "x".into(),
+            version: String::new(),
+            variables: variables.iter().map(|(name, default)| ((*name).to_owned(), spec(*default))).collect(),
+            triggers: Vec::new(),
+            components: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_first_provider_wins_and_the_default_comes_last() {
+        let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), Secret::new(value))]);
+        let providers = [
+            Provider::Static(one("a", "flag")),
+            Provider::Env {
+                prefix: "SPIN_VARIABLE".into(),
+                variables: one("SPIN_VARIABLE_A", "env").into_iter().chain(one("SPIN_VARIABLE_B", "env")).collect(),
+            },
+        ];
+        let app = app(&[("a", None), ("b", None), ("c", Some("default"))]);
+        let variables = app.resolve(&providers).unwrap().variables;
+        let get = |name| variables.get(name).unwrap().expose().to_owned();
+        assert_eq!((get("a"), get("b"), get("c")), ("flag".into(), "env".into(), "default".into()));
+    }
+
+    /// `../../x` left `--log-dir`, and quotes forged lines of the metrics.
+    #[test]
+    fn ids_and_names_that_mean_something_elsewhere_are_refused() {
+        let named = |name: &str| App { name: name.to_owned(), ..app(&[]) };
+        assert!(named("my app, ünïcode").check_names().is_ok());
+        assert!(named("a\nreadyz: OK").check_names().is_err() && named("\u{1b}[2J").check_names().is_err());
+        let trigger = |id: &str, component: &str| App {
+            triggers: vec![TriggerSpec {
+                id: id.to_owned(),
+                kind: "http".to_owned(),
+                component: component.to_owned(),
+                config: serde_json::Map::new(),
+            }],
+            ..app(&[])
+        };
+        assert!(trigger("a-http-trigger", "a_b.c-D9").check_names().is_ok());
+        for wrong in ["", ".", "../../x", "a/b", "a\"} 1\nup 1", "a b", "a\u{202e}b", &"x".repeat(129)] {
+            for app in [trigger(wrong, "c"), trigger("t", wrong)] {
+                let error = app.check_names().unwrap_err().to_string();
+                assert!(!error.contains('\n') && error.len() < 500, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_missing_variable_is_named() {
+        let error = app(&[("a", None), ("b", None)]).resolve(&[]).unwrap_err().to_string();
+        assert!(error.contains("a, b") && error.contains("SPIN_VARIABLE_A"), "{error}");
+    }
+}

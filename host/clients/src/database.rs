@@ -1,0 +1,88 @@
+//! The host's own use of PostgreSQL: migrations, status, metrics, leases. Functions go through
+//! `factors::outbound_pg`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, SimpleQueryRow};
+
+use crate::postgres::{Address, Authorities};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An address; every use is a connection of its own, for they are rare.
+#[derive(Clone)]
+pub struct Database(Address);
+
+impl Database {
+    pub fn parse(url: &str, authorities: Option<&Authorities>) -> Result<Self> {
+        let mut address = Address::parse(url, authorities).context("the address of PostgreSQL (postgres_url)")?;
+        let config = &mut address.config;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        config.application_name("exagg host");
+        Ok(Self(address))
+    }
+
+    /// Host and port, for messages: the address itself holds a password. Hosts were checked: what cannot be
+    /// one is refused before.
+    pub fn place(&self) -> String {
+        let config = &self.0.config;
+        let host = match (config.get_hosts().first(), config.get_hostaddrs().first()) {
+            (Some(tokio_postgres::config::Host::Tcp(name)), _) => name.clone(),
+            (_, Some(address)) => address.to_string(),
+            _ => "?".to_owned(),
+        };
+        format!("{host}:{}", config.get_ports().first().copied().unwrap_or(5432))
+    }
+
+    /// A connection whose notices are logged.
+    pub async fn connect(&self) -> Result<Client> {
+        let (client, mut connection) = self.0.config.connect(self.0.tls.clone()).await.map_err(|error| {
+            anyhow::anyhow!("PostgreSQL at {} does not answer: {}", self.place(), crate::postgres::describe(&error))
+        })?;
+        tokio::spawn(async move {
+            let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
+            futures::pin_mut!(messages);
+            while let Some(Ok(message)) = futures::StreamExt::next(&mut messages).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    tracing::info!("PostgreSQL: {}", notice.message());
+                }
+            }
+        });
+        Ok(client)
+    }
+
+    /// Runs statements and gives the rows of all of them, as text.
+    pub async fn rows(&self, statements: &str) -> Result<Vec<SimpleQueryRow>> {
+        let client = self.connect().await?;
+        let messages = client
+            .simple_query(statements)
+            .await
+            .map_err(|error| anyhow::anyhow!("PostgreSQL: {}", crate::postgres::describe(&error)))?;
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
+    }
+}
+
+/// A text as an SQL literal.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_errors_tell_nothing_of_the_password() {
+        let database = Database::parse("postgres://u:geheim@h:5433/d", None).unwrap();
+        assert_eq!(database.place(), "h:5433");
+        let error = Database::parse("postgres://u:geheim@geheim@h/d", None).err().unwrap();
+        assert!(!format!("{error:#} {error:?}").contains("geheim"), "{error:#}");
+    }
+}

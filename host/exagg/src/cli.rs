@@ -1,0 +1,315 @@
+//! The command line: the flags and meanings of `spin up`, and what a pipeline needs beside it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Parser, Subcommand};
+
+/// Where the admin interface listens unless told otherwise.
+pub const ADMIN_DEFAULT: &str = "127.0.0.1:9464";
+
+#[derive(Debug, Parser)]
+#[command(name = "exagg", version, about = "Runs Spin apps with kafka, cron and http triggers")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs an app
+    Up(Up),
+    /// Applies the migrations to the database of the variable `postgres_url`
+    Migrate(AppArgs),
+    /// Shows what a running host does: stages, lag, watermarks and what holds them
+    Status(Status),
+    /// Lets other code run in a component's place, without a stop and without losing a record
+    Swap(Swap),
+    /// Lets a topic that was deleted and recreated start afresh for a stream
+    Reset(Topic),
+    /// Retires a stream's progress in a topic that is gone
+    Forget(Topic),
+    /// Computes a stream's closed windows anew from Kafka, while the pipeline runs
+    Replay(Replay),
+    /// Lists a stream's rejected and late records
+    Rejects(Rejects),
+    /// Apps in OCI registries
+    #[command(subcommand)]
+    Registry(Registry),
+    /// Compiles a component from standard input to standard output, within bounds (the host starts it)
+    #[command(hide = true)]
+    Compile(Compile),
+    /// Runs as a trigger that spin up starts (also by the name trigger-kafka or trigger-cron)
+    #[command(hide = true)]
+    Trigger {
+        kind: String,
+        #[command(flatten)]
+        plugin: Plugin,
+    },
+}
+
+/// Which app, and the values of its variables.
+#[derive(Args, Clone, Debug)]
+pub struct AppArgs {
+    /// A spin.toml, the folder of one, or an app in a registry
+    #[arg(short = 'f', long, value_name = "FILE|DIR|OCI-REFERENCE", default_value = ".")]
+    pub from: String,
+    /// Value of a variable; K=@FILE reads it from a file
+    #[arg(long = "variable", value_name = "K=V")]
+    pub variables: Vec<String>,
+    /// Runtime configuration (TOML); a file that is not there is ignored
+    #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
+    pub runtime_config_file: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct Up {
+    /// A spin.toml, the folder of one, or an app in a registry
+    #[arg(short = 'f', long, value_name = "FILE|DIR|OCI-REFERENCE", default_value = ".")]
+    pub from: String,
+    /// Speaks to the registry without TLS
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Where http triggers and the probes listen [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDR", env = "SPIN_HTTP_LISTEN_ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where /livez, /readyz, /metrics and /status listen [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Runs only the stages of this component; may be given several times
+    #[arg(short = 'c', long = "component-id", value_name = "ID")]
+    pub component_ids: Vec<String>,
+    /// Builds the components first
+    #[arg(long)]
+    pub build: bool,
+    /// Starts a broker (in memory, for trying out) and a PostgreSQL of its own
+    #[arg(long)]
+    pub embedded: bool,
+    /// Does not apply the migrations
+    #[arg(long)]
+    pub no_migrate: bool,
+    /// Swaps a component when its file changes
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// The flags that every trigger of Spin's takes.
+#[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct RunFlags {
+    /// Value of a variable; K=@FILE reads it from a file
+    #[arg(long = "variable", value_name = "K=V")]
+    pub variables: Vec<String>,
+    /// Runtime configuration (TOML); a file that is not there is ignored
+    #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
+    pub runtime_config_file: Option<PathBuf>,
+    /// State of the host: key-value store, embedded database, compiled code [default: .spin beside the manifest]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Writes each component's output to files there as well
+    #[arg(short = 'L', long, value_name = "DIR", env = "SPIN_LOG_DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Empties the files of --log-dir first
+    #[arg(long)]
+    pub truncate_logs: bool,
+    /// Prints the output of these components only; may be given several times
+    #[arg(long, value_name = "ID", conflicts_with = "quiet")]
+    pub follow: Vec<String>,
+    /// Prints warnings and errors only, and no component's output
+    #[arg(short, long, aliases = ["sh", "shush"])]
+    pub quiet: bool,
+    /// Compiles components anew instead of using the cache
+    #[arg(long, env = "DISABLE_WASMTIME_CACHE", value_parser = clap::builder::BoolishValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub disable_cache: bool,
+    /// wasmtime's own configuration of the cache of compiled code
+    #[arg(long, value_name = "FILE", env = "WASMTIME_CACHE_FILE", conflicts_with = "disable_cache")]
+    pub cache: Option<PathBuf>,
+    /// Makes instances without a pool: slower, with less memory held
+    #[arg(long)]
+    pub disable_pooling: bool,
+    /// Keeps what a debugger needs of the components' code
+    #[arg(long)]
+    pub debug_info: bool,
+    /// Sets a key of the default key-value store; may be given several times
+    #[arg(long = "key-value", value_name = "K=V")]
+    pub key_values: Vec<String>,
+    /// Memory of one instance in bytes
+    #[arg(long, value_name = "BYTES", env = "SPIN_MAX_INSTANCE_MEMORY")]
+    pub max_instance_memory: Option<usize>,
+}
+
+/// A trigger as `spin up` starts it: `trigger-kafka` and `trigger-cron`.
+#[derive(Debug, Parser)]
+#[command(version, about = "A trigger of Spin's, started by spin up", override_usage = "spin up [OPTIONS]")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct Plugin {
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Where /livez, /readyz, /metrics and /status listen [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "EXAGG_ADMIN_ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Applies the pipeline's migrations to the database of the variable `postgres_url`
+    #[arg(long, env = "EXAGG_MIGRATE", action = clap::ArgAction::SetTrue)]
+    pub migrate: bool,
+    #[arg(long, hide = true)]
+    pub help_args_only: bool,
+    #[arg(long, hide = true)]
+    pub launch_metadata_only: bool,
+    #[arg(long, hide = true)]
+    pub precompose_only: bool,
+    #[arg(long, hide = true)]
+    pub precompose_component_id: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Compile {
+    #[arg(long)]
+    pub seconds_max: u64,
+    #[arg(long)]
+    pub memory_bytes_max: u64,
+    /// Gives way to everything else
+    #[arg(long)]
+    pub beside: bool,
+    #[arg(long)]
+    pub debug_info: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Registry {
+    /// Pushes an app, as spin registry push does
+    Push(RegistryPush),
+}
+
+#[derive(Args, Debug)]
+pub struct RegistryPush {
+    /// Where to: registry/name:tag
+    pub reference: String,
+    /// A spin.toml, or the folder of one
+    #[arg(short = 'f', long, value_name = "FILE|DIR", default_value = ".")]
+    pub from: String,
+    /// Speaks to the registry without TLS
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
+    /// Another host that gives this registry's tokens; may be given several times
+    #[arg(long = "registry-realm", value_name = "REGISTRY=HOST")]
+    pub registry_realms: Vec<String>,
+    /// Builds the components first
+    #[arg(long)]
+    pub build: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Status {
+    /// The host's admin address
+    #[arg(long, value_name = "ADDR", default_value = ADMIN_DEFAULT)]
+    pub admin: SocketAddr,
+    /// Prints the JSON as it came
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Swap {
+    /// The component's id in the manifest
+    pub component: String,
+    /// The new code: a component (.wasm), or the reference of an app in a registry that has it
+    #[arg(value_name = "FILE|OCI-REFERENCE", required_unless_present = "back", conflicts_with = "back")]
+    pub code: Option<String>,
+    /// Lets the version before run again
+    #[arg(long)]
+    pub back: bool,
+    /// Speaks to the registry without TLS
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
+    /// Another host that gives this registry's tokens; may be given several times
+    #[arg(long = "registry-realm", value_name = "REGISTRY=HOST")]
+    pub registry_realms: Vec<String>,
+    #[command(flatten)]
+    pub endpoint: AdminEndpoint,
+}
+
+/// Where a running host can be told to change something.
+#[derive(Args, Debug)]
+pub struct AdminEndpoint {
+    /// The host's state directory, with its admin socket
+    #[arg(long, value_name = "DIR", default_value = ".spin")]
+    pub state_dir: PathBuf,
+    /// The host's admin address instead; its token is taken from `EXAGG_ADMIN_TOKEN`
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+pub struct Topic {
+    #[command(flatten)]
+    pub app: AppArgs,
+    #[arg(long)]
+    pub stream: String,
+    #[arg(long)]
+    pub topic: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Replay {
+    /// A spin.toml, or the folder of one
+    #[arg(short = 'f', long, value_name = "FILE|DIR", default_value = ".")]
+    pub app: String,
+    /// Value of a variable; K=@FILE reads it from a file
+    #[arg(long = "variable", value_name = "K=V")]
+    pub variables: Vec<String>,
+    /// Runtime configuration (TOML); a file that is not there is ignored
+    #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
+    pub runtime_config_file: Option<PathBuf>,
+    #[arg(long)]
+    pub stream: String,
+    /// Windows that start then or later (RFC 3339), or all that the log holds
+    #[arg(long, value_name = "TIME|earliest", value_parser = moment)]
+    pub from: Moment,
+    /// Windows that end by then (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub to: Option<Moment>,
+}
+
+impl Replay {
+    pub fn app_args(&self) -> AppArgs {
+        AppArgs {
+            from: self.app.clone(),
+            variables: self.variables.clone(),
+            runtime_config_file: self.runtime_config_file.clone(),
+        }
+    }
+}
+
+/// A point in time, or as early as there is anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Earliest,
+    At(DateTime<Utc>),
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    if text == "earliest" {
+        return Ok(Moment::Earliest);
+    }
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| Moment::At(time.to_utc())).map_err(|error| format!("{error} (2026-01-31T12:00:00Z is wanted)"))
+}
+
+#[derive(Args, Debug)]
+pub struct Rejects {
+    #[command(flatten)]
+    pub app: AppArgs,
+    #[arg(long)]
+    pub stream: String,
+    /// Only those of this reason
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// The youngest so many
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+}

@@ -1,0 +1,105 @@
+//! `exagg status`: what a running host says of itself, for people.
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::cli::Status;
+use crate::client::{AdminEndpoint, request};
+use crate::usage;
+use exagg_common::printable::printable;
+
+/// Asks the host and prints.
+pub async fn run(args: &Status) -> Result<()> {
+    let answer = request(&AdminEndpoint::Address(args.admin, None), "GET", "/status", Bytes::new()).await?;
+    ensure!(answer.status == 200, "the host answers {}: {}", answer.status, printable(answer.body.trim_end()));
+    if args.json {
+        println!("{}", answer.body);
+        return Ok(());
+    }
+    let status: Value = serde_json::from_str(&answer.body).context("the host's answer is not JSON")?;
+    print!("{}", render(&status));
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => printable(text).into_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn render(status: &Value) -> String {
+    let mut out =
+        format!("{} ({})\n", text(&status["app"]), if status["ready"] == true { "ready" } else { "not ready" });
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for stage in list(&status["stages"]) {
+        out += &format!(
+            "stage {} ({} -> {}, {:.12})\n",
+            text(&stage["id"]),
+            text(&stage["trigger"]),
+            text(&stage["component"]),
+            text(&stage["digest"])
+        );
+        if let Some(reason) = stage["rolled_back"].as_str() {
+            out += &format!("  a new version was taken back: {}\n", printable(reason));
+        }
+        if stage["on_trial"] == true {
+            out += &format!("  swapped in lately; before it ran {:.12}\n", text(&stage["previous"]));
+        }
+        if let Some(held) = stage["held"].as_object().filter(|held| !held.is_empty()) {
+            out += &format!("  holds {}\n", usage::in_words(held));
+        }
+        for p in list(&stage["partitions"]) {
+            let lag = p["end_offset"].as_i64().unwrap_or(0) - p["next_offset"].as_i64().unwrap_or(0);
+            out += &format!(
+                "  {}/{} at {}, lag {}, {} {}\n",
+                text(&p["topic"]),
+                text(&p["partition"]),
+                text(&p["next_offset"]),
+                lag.max(0),
+                text(&p["state"]),
+                printable(p["reason"].as_str().unwrap_or_default())
+            );
+        }
+    }
+    if let Some(error) = status["streams"]["error"].as_str() {
+        out += &format!("streams: {}\n", printable(error));
+    }
+    for s in list(&status["streams"]) {
+        out += &format!(
+            "stream {}: watermark {} (held by {}), lag {}, {} open windows, {} rejected records, {} gaps\n",
+            text(&s["stream"]),
+            text(&s["watermark"]),
+            text(&s["watermark_held_by"]),
+            text(&s["lag_records"]),
+            text(&s["open_windows"]),
+            text(&s["rejected_records"]),
+            text(&s["gaps"])
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_in_lines() {
+        let status = serde_json::json!({
+            "app": "x", "ready": false,
+            "stages": [{"id": "k", "trigger": "kafka", "component": "c", "digest": "0123456789abcdef",
+                        "held": {"connections": 2},
+                        "partitions": [{"topic": "t", "partition": 1, "next_offset": 5, "end_offset": 8,
+                                        "state": "stopped", "reason": "why"}]}],
+            "streams": [{"stream": "s", "watermark": null, "watermark_held_by": "nobody", "lag_records": 3,
+                         "open_windows": 1, "rejected_records": 0, "gaps": 0}],
+        });
+        let text = render(&status);
+        assert!(text.contains("x (not ready)"));
+        assert!(text.contains("t/1 at 5, lag 3, stopped why") && text.contains("  holds connections 2\n"));
+        assert!(text.contains("stream s: watermark - (held by nobody), lag 3, 1 open windows"));
+    }
+}

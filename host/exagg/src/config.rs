@@ -1,0 +1,288 @@
+//! What a run is to be: flags first, then `[exagg]` of the runtime configuration, then defaults.
+//!
+//! # Layout
+//! - here: the validated settings of a run.
+//! - [`app`]: what every command needs of an app.
+//! - [`runtime`]: the runtime configuration file.
+//! - [`errors`]: its errors, which show no secret.
+//! - [`values`]: where values of variables come from.
+
+mod app;
+mod errors;
+pub mod runtime;
+mod values;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+pub use self::app::AppSettings;
+use self::runtime::{RuntimeConfig, Shared};
+use crate::cli::{ADMIN_DEFAULT, Plugin, RunFlags, Up};
+use crate::server::ConnectionLimits;
+use exagg_app::oci::{Insecure, Trust};
+use exagg_app::source::Source;
+use exagg_common::template::Secret;
+use exagg_runtime::budget::plan::ComponentLimits;
+use exagg_runtime::engine::compiler::{Bounds, Place};
+use exagg_runtime::engine::{Cache, Limits, Settings};
+use exagg_runtime::factors::wasi::Output;
+
+const LISTEN_DEFAULT: &str = "127.0.0.1:3000";
+const DRAIN_SECONDS_MAX: u64 = 30;
+const POSTGRES_CONNECTIONS_MAX: usize = 16;
+/// Below this nothing works well: code and buffers alone take as much.
+const BUDGET_BYTES_MIN: u64 = 128 << 20;
+/// What compiling the functions of the pipeline takes, and something more.
+const COMPILE_BYTES_MIN: u64 = 96 << 20;
+/// The variable of the environment with the token that may change things at the admin address.
+pub const ADMIN_TOKEN: &str = "EXAGG_ADMIN_TOKEN";
+/// What the SpinKube operator says by the environment.
+const COMPONENTS_TO_RETAIN: &str = "SPIN_COMPONENTS_TO_RETAIN";
+/// What `spin up` says by the environment.
+const LOCKED_URL: &str = "SPIN_LOCKED_URL";
+const LOCAL_APP_DIR: &str = "SPIN_LOCAL_APP_DIR";
+/// A file with `[exagg]` beside the one that Spin's own triggers read: they refuse that section.
+const OWN_CONFIG_FILE: &str = "EXAGG_CONFIG_FILE";
+
+/// The validated settings of a run.
+#[expect(clippy::struct_excessive_bools, reason = "settings, each of its own")]
+pub struct HostConfig {
+    pub app: AppSettings,
+    /// Where http triggers and the operator's probes listen; nowhere under `spin up`.
+    pub listen: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    /// Name of the admin socket in the state directory: hosts may share that.
+    pub admin_socket: &'static str,
+    /// Name of the key-value store's file there, likewise.
+    pub key_value_file: &'static str,
+    /// Who has it may change things at the admin address; a template.
+    pub admin_token: Option<Secret>,
+    pub component_ids: Vec<String>,
+    pub output: Output,
+    pub build: bool,
+    pub embedded: bool,
+    pub watch: bool,
+    pub migrate: bool,
+    pub engine: Settings,
+    /// How many clients may be connected.
+    pub connection_limits: ConnectionLimits,
+    /// Names under which the admin address may be asked, beside IP addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
+    /// Address of the database that cron ticks are leased in; a template.
+    pub cron_lease: Option<String>,
+    pub key_value_stores: Vec<String>,
+    /// Set in the default store at the start.
+    pub key_values: Vec<(String, String)>,
+    pub drain_max: Duration,
+    pub postgres_connections_max: usize,
+    /// What one component may make the host hold.
+    pub component_limits: ComponentLimits,
+}
+
+/// The environment as it was at the start.
+pub type Environment = BTreeMap<OsString, OsString>;
+
+impl HostConfig {
+    /// `exagg up`.
+    pub fn new(flags: Up, environment: &Environment) -> Result<Self> {
+        let runtime = runtime::load(flags.run.runtime_config_file.as_deref(), Shared::No)?;
+        let insecure = if flags.insecure {
+            Insecure::Flag(true)
+        } else {
+            Insecure::Registries(runtime.exagg.insecure_registries.clone())
+        };
+        let source = Source::find(&flags.from, Trust::new(insecure, &runtime.exagg.registry_realms)?)?;
+        let default = |text: &str| text.parse().context("a default that cannot be read");
+        let listen = flags.listen.or(runtime.exagg.listen).map_or_else(|| default(LISTEN_DEFAULT), Ok)?;
+        let admin = flags.admin.or(runtime.exagg.admin).map_or_else(|| default(ADMIN_DEFAULT), Ok)?;
+        let own = &runtime.exagg;
+        let (build, embedded, watch) =
+            (flags.build || own.build, flags.embedded || own.embedded, flags.watch || own.watch);
+        let migrate = !flags.no_migrate && !own.no_migrate;
+        let ids = [flags.component_ids, own.component_ids.clone(), components_to_retain(environment)];
+        Ok(Self {
+            listen: Some(listen),
+            admin: Some(admin),
+            admin_socket: "socket",
+            component_ids: ids.into_iter().find(|ids| !ids.is_empty()).unwrap_or_default(),
+            build,
+            embedded,
+            watch,
+            migrate,
+            ..Self::shared(source, flags.run, runtime, environment)?
+        })
+    }
+
+    /// A trigger of one type under `spin up`.
+    pub fn plugin(kind: &'static str, flags: Plugin, environment: &Environment) -> Result<Self> {
+        let url = text(environment, LOCKED_URL).with_context(|| {
+            format!("{LOCKED_URL} is not set: spin up starts this program; to run an app without spin: exagg up")
+        })?;
+        // In the app's own folder it is set, and empty; for an app from a registry it is not set.
+        let folder = text(environment, LOCAL_APP_DIR).unwrap_or_default().into();
+        let source = Source::Locked { url: url.to_owned(), kind, folder };
+        let mut runtime = runtime::load(flags.run.runtime_config_file.as_deref(), Shared::WithSpin)?;
+        if let Some(path) = text(environment, OWN_CONFIG_FILE) {
+            runtime.exagg = runtime::load(Some(Path::new(path)), Shared::No)?.exagg;
+        }
+        let admin = flags.admin.or(runtime.exagg.admin);
+        let (watch, migrate) = (runtime.exagg.watch, flags.migrate);
+        Ok(Self {
+            admin,
+            admin_socket: kind,
+            key_value_file: if kind == "kafka" { "key_value_kafka" } else { "key_value_cron" },
+            watch,
+            migrate,
+            ..Self::shared(source, flags.run, runtime, environment)?
+        })
+    }
+
+    /// What both have; the rest is off.
+    fn shared(source: Source, flags: RunFlags, runtime: RuntimeConfig, environment: &Environment) -> Result<Self> {
+        let app = AppSettings::new(source, &flags.variables, flags.state_dir.clone(), &runtime, environment)?;
+        let exagg = runtime.exagg;
+        let engine = engine(&flags, &exagg, &app.state_dir)?;
+        let connection_limits = connection_limits(&exagg);
+        let log_dir = flags.log_dir.or(exagg.log_dir).filter(|folder| !folder.as_os_str().is_empty());
+        let connections = exagg.postgres_connections_max.unwrap_or(POSTGRES_CONNECTIONS_MAX).max(1);
+        let default = ComponentLimits::default();
+        let stores = runtime.key_value_store.into_iter().filter(|(_, store)| store.r#type == "spin");
+        Ok(Self {
+            app,
+            listen: None,
+            admin: None,
+            admin_socket: "",
+            key_value_file: "key_value",
+            admin_token: exagg.admin_token.as_deref().or(text(environment, ADMIN_TOKEN)).map(Secret::new),
+            component_ids: Vec::new(),
+            output: Output { log_dir, truncate: flags.truncate_logs, follow: flags.follow },
+            build: false,
+            embedded: false,
+            watch: false,
+            migrate: false,
+            engine,
+            connection_limits,
+            admin_hosts: exagg.admin_hosts,
+            cron_lease: exagg.cron.lease,
+            key_value_stores: stores.map(|(label, _)| label).collect(),
+            key_values: flags.key_values.iter().map(|pair| key_value(pair)).collect::<Result<_>>()?,
+            drain_max: Duration::from_secs(exagg.drain_seconds_max.unwrap_or(DRAIN_SECONDS_MAX)),
+            postgres_connections_max: connections,
+            component_limits: ComponentLimits {
+                connections_max: connections as u64,
+                stored_bytes_max: exagg.key_value_bytes_max.unwrap_or(default.stored_bytes_max),
+                ..default
+            },
+        })
+    }
+}
+
+fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<Settings> {
+    let default = Limits::default();
+    let memory = exagg.instance_memory_bytes_max.or(flags.max_instance_memory);
+    let limits = Limits {
+        memory_bytes_max: memory.unwrap_or(default.memory_bytes_max),
+        call_time_max: exagg.call_seconds_max.map_or(default.call_time_max, Duration::from_secs),
+        instances_max: exagg.instances_max.unwrap_or(default.instances_max),
+    };
+    ensure!(limits.instances_max > 0, "[exagg] instances_max is 0");
+    ensure!(!limits.call_time_max.is_zero(), "[exagg] call_seconds_max is 0");
+    let cache = match &flags.cache {
+        _ if flags.disable_cache || exagg.disable_cache => Cache::Off,
+        Some(file) => Cache::ConfiguredBy(file.clone()),
+        None => Cache::Folder(state_dir.join("compiled")),
+    };
+    let budget_bytes =
+        exagg.memory_bytes_max.unwrap_or_else(|| exagg_common::memory::default_budget().max(BUDGET_BYTES_MIN));
+    ensure!(
+        budget_bytes >= BUDGET_BYTES_MIN,
+        "[exagg] memory_bytes_max is {budget_bytes}: at least {BUDGET_BYTES_MIN} are needed"
+    );
+    let bounds = Bounds::default();
+    let bounds = Bounds {
+        seconds_max: exagg.compile_seconds_max.unwrap_or(bounds.seconds_max),
+        // In a small container the compiler gets what the budget leaves of it.
+        memory_bytes_max: exagg
+            .compile_memory_bytes_max
+            .unwrap_or(bounds.memory_bytes_max.min((budget_bytes / 3).max(COMPILE_BYTES_MIN))),
+    };
+    Ok(Settings {
+        limits,
+        cache,
+        compile: Place::Apart(bounds),
+        pooling: !flags.disable_pooling,
+        debug_info: flags.debug_info,
+        budget_bytes,
+        ..Settings::default()
+    })
+}
+
+fn connection_limits(exagg: &runtime::Exagg) -> ConnectionLimits {
+    let default = ConnectionLimits::default();
+    ConnectionLimits {
+        connections_max: exagg.http_connections_max.unwrap_or(default.connections_max).max(1),
+        per_address_max: exagg.http_connections_per_address_max.unwrap_or(default.per_address_max).max(1),
+        ..default
+    }
+}
+
+fn key_value(pair: &str) -> Result<(String, String)> {
+    let (key, value) = pair.split_once('=').with_context(|| format!("--key-value {pair:?} is not of the form K=V"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn text<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+    environment.iter().find(|(key, _)| *key == name).and_then(|(_, value)| value.to_str())
+}
+
+fn components_to_retain(environment: &Environment) -> Vec<String> {
+    let ids = text(environment, COMPONENTS_TO_RETAIN).unwrap_or_default();
+    ids.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn up(arguments: &[&str], environment: &[(&str, &str)]) -> HostConfig {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spin.toml");
+        let cli = Cli::parse_from([&["exagg", "up", "-f", manifest], arguments].concat());
+        let Command::Up(flags) = cli.command else { panic!("not up") };
+        let pairs = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        HostConfig::new(flags, &pairs.collect()).unwrap()
+    }
+
+    #[test]
+    fn the_operator_names_components_by_the_environment_and_flags_win() {
+        let environment = [("SPIN_COMPONENTS_TO_RETAIN", "a, b")];
+        assert_eq!(up(&[], &environment).component_ids, ["a", "b"]);
+        assert_eq!(up(&["--component-id", "c"], &environment).component_ids, ["c"]);
+        assert_eq!(up(&[], &[]).component_ids, [""; 0]);
+    }
+
+    #[test]
+    fn a_runtime_configuration_that_is_not_there_is_ignored() {
+        let config = up(&["--runtime-config-file", "/does/not/exist.toml", "--max-instance-memory", "1048576"], &[]);
+        assert_eq!(config.engine.limits.memory_bytes_max, 1_048_576);
+        assert_eq!(config.listen.unwrap().port(), 3000);
+    }
+
+    #[test]
+    fn under_spin_there_is_no_listener_and_the_state_is_the_apps() {
+        let environment = [("SPIN_LOCKED_URL", "file:///x/spin.lock"), ("SPIN_LOCAL_APP_DIR", "/app")];
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let config = HostConfig::plugin("cron", Plugin::parse_from(["trigger-cron"]), &environment).unwrap();
+        assert!(config.listen.is_none() && config.admin.is_none() && !config.migrate);
+        assert_eq!(config.app.state_dir, Path::new("/app/.spin"));
+        let missing = HostConfig::plugin("cron", Plugin::parse_from(["trigger-cron"]), &Environment::new());
+        assert!(missing.err().unwrap().to_string().contains("SPIN_LOCKED_URL"));
+    }
+}

@@ -1,0 +1,108 @@
+//! What every command needs of an app: where it comes from, and its variables' values.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use exagg_app::oci::{Insecure, Trust};
+use exagg_app::source::{STATE_DIR_DEFAULT, Source};
+use exagg_app::{App, Provider};
+use exagg_clients::database::Database;
+use exagg_clients::postgres::Authorities;
+use exagg_common::template::{Secret, Variables};
+
+use super::Environment;
+use super::runtime::{self, RuntimeConfig, Shared, VariablesProvider, variable_prefix};
+use super::values::{dotenv, env_provider, flags, secrets};
+use crate::cli::AppArgs;
+use crate::triggers;
+
+/// What every command needs of an app.
+pub struct AppSettings {
+    source: Source,
+    /// State of the host: key-value store, embedded database, compiled code, what registries gave.
+    pub state_dir: PathBuf,
+    /// Where its variables' values come from.
+    pub providers: Vec<Provider>,
+    /// librdkafka's properties of all consumers and producers (`[exagg.kafka]`); templates.
+    pub kafka: BTreeMap<String, String>,
+    /// Whom to believe of PostgreSQL servers.
+    pub authorities: Option<Authorities>,
+    /// The host's own address of the pipeline's database, for migrations and status; a template. Without it the
+    /// variable `postgres_url` is used, which components may share.
+    pub postgres_url: Option<Secret>,
+}
+
+/// The variable with the address of the pipeline's database.
+const POSTGRES_URL: &str = "postgres_url";
+
+impl AppSettings {
+    pub fn load(args: &AppArgs, environment: &Environment) -> Result<Self> {
+        let runtime = runtime::load(args.runtime_config_file.as_deref(), Shared::No)?;
+        let insecure = Insecure::Registries(runtime.exagg.insecure_registries.clone());
+        let source = Source::find(&args.from, Trust::new(insecure, &runtime.exagg.registry_realms)?)?;
+        Self::new(source, &args.variables, None, &runtime, environment)
+    }
+
+    /// Reads the app.
+    pub async fn app(&self) -> Result<App> {
+        let app = self.source.load(&self.state_dir).await?;
+        triggers::check_types(&app)?;
+        Ok(app)
+    }
+
+    pub(super) fn new(
+        source: Source,
+        variables: &[String],
+        state_dir: Option<PathBuf>,
+        runtime: &RuntimeConfig,
+        environment: &Environment,
+    ) -> Result<Self> {
+        let folder = source.folder().to_owned();
+        let given = state_dir.or_else(|| runtime.exagg.state_dir.clone()).or_else(|| runtime.state_dir.clone());
+        let given = given.filter(|folder| !folder.as_os_str().is_empty());
+        let mut providers = vec![Provider::Static(flags(variables)?), env_provider(&variable_prefix(), environment)];
+        providers.push(dotenv(&variable_prefix(), &folder.join(".env"))?);
+        providers.push(Provider::Static(secrets(runtime.exagg.variables.clone())));
+        for provider in &runtime.variables_provider {
+            match provider {
+                VariablesProvider::Static { values } => providers.push(Provider::Static(secrets(values.clone()))),
+                VariablesProvider::Env { prefix, dotenv_path } => {
+                    providers.push(env_provider(prefix, environment));
+                    if let Some(path) = dotenv_path {
+                        providers.push(dotenv(prefix, &folder.join(path))?);
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            source,
+            // Absolute: the cache of compiled code and PostgreSQL both want it so.
+            state_dir: std::path::absolute(given.unwrap_or_else(|| folder.join(STATE_DIR_DEFAULT)))?,
+            providers,
+            kafka: runtime.exagg.kafka.clone(),
+            authorities: runtime.exagg.postgres_ca_file.as_deref().map(authorities).transpose()?,
+            postgres_url: runtime.exagg.postgres_url.as_deref().map(Secret::new),
+        })
+    }
+
+    /// The pipeline's database as the host itself uses it, where one is named.
+    pub fn database(&self, variables: &Variables) -> Result<Option<Database>> {
+        let url = match &self.postgres_url {
+            Some(template) => Some(variables.expand(template.expose()).context("[exagg] postgres_url")?),
+            None => variables.get(POSTGRES_URL).map(|url| url.expose().to_owned()),
+        };
+        url.map(|url| Database::parse(&url, self.authorities.as_ref())).transpose()
+    }
+
+    /// The same for a command that cannot do without.
+    pub fn database_needed(&self, variables: &Variables) -> Result<Database> {
+        self.database(variables)?.context("the app has no variable postgres_url")
+    }
+}
+
+fn authorities(path: &Path) -> Result<Authorities> {
+    let pem = std::fs::read_to_string(path)
+        .with_context(|| format!("[exagg] postgres_ca_file: cannot read {}", path.display()))?;
+    Ok(pem.into())
+}

@@ -1,0 +1,179 @@
+//! The runtime configuration file: Spin's sections that this host serves, and `[exagg]`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::errors;
+
+/// Sections that this host reads.
+const OURS: [&str; 5] = ["variables_provider", "config_provider", "key_value_store", "state_dir", "exagg"];
+
+/// The runtime configuration: Spin's sections that this host serves, and its own.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RuntimeConfig {
+    #[serde(default, alias = "config_provider")]
+    pub(super) variables_provider: Vec<VariablesProvider>,
+    #[serde(default)]
+    pub(super) key_value_store: BTreeMap<String, KeyValueStore>,
+    pub(super) state_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) exagg: Exagg,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum VariablesProvider {
+    Env {
+        #[serde(default = "variable_prefix")]
+        prefix: String,
+        dotenv_path: Option<PathBuf>,
+    },
+    Static {
+        values: BTreeMap<String, String>,
+    },
+}
+
+pub(super) fn variable_prefix() -> String {
+    "SPIN_VARIABLE".to_owned()
+}
+
+/// Stores of other types have settings of their own; they are ignored here, and refused where a
+/// component wants one.
+#[derive(Deserialize)]
+pub(super) struct KeyValueStore {
+    pub(super) r#type: String,
+}
+
+/// `[exagg]`: everything that a flag sets, because in a pod the arguments are fixed.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "settings, each of its own")]
+pub(super) struct Exagg {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin_token: Option<String>,
+    /// Names under which the admin address may be asked, beside IP addresses and `localhost`.
+    pub(super) admin_hosts: Vec<String>,
+    pub(super) http_connections_max: Option<usize>,
+    pub(super) http_connections_per_address_max: Option<usize>,
+    /// Who gives a registry's tokens where that is another host: `registry=host`.
+    pub(super) registry_realms: Vec<String>,
+    pub(super) component_ids: Vec<String>,
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) log_dir: Option<PathBuf>,
+    pub(super) build: bool,
+    pub(super) embedded: bool,
+    pub(super) watch: bool,
+    pub(super) no_migrate: bool,
+    pub(super) disable_cache: bool,
+    /// Registries (host:port) that are spoken to without TLS.
+    pub(super) insecure_registries: Vec<String>,
+    pub(super) instance_memory_bytes_max: Option<usize>,
+    pub(super) call_seconds_max: Option<u64>,
+    pub(super) instances_max: Option<u32>,
+    /// What the host may use of the machine's memory.
+    pub(super) memory_bytes_max: Option<u64>,
+    pub(super) compile_seconds_max: Option<u64>,
+    pub(super) compile_memory_bytes_max: Option<u64>,
+    /// Keys and values of one component.
+    pub(super) key_value_bytes_max: Option<u64>,
+    pub(super) drain_seconds_max: Option<u64>,
+    pub(super) postgres_connections_max: Option<usize>,
+    /// Certificates of authorities (PEM): whom to believe of PostgreSQL servers.
+    pub(super) postgres_ca_file: Option<PathBuf>,
+    /// The host's own address of the pipeline's database.
+    pub(super) postgres_url: Option<String>,
+    pub(super) kafka: BTreeMap<String, String>,
+    pub(super) cron: Cron,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Cron {
+    pub(super) lease: Option<String>,
+}
+
+/// Who else reads the same file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// Nobody: a section that this host does not know is a mistake.
+    No,
+    /// Spin's own triggers, whose sections these may be.
+    WithSpin,
+}
+
+/// Reads the file; one that is not there is ignored.
+pub(super) fn load(path: Option<&Path>, shared: Shared) -> Result<RuntimeConfig> {
+    let Some(path) = path else { return Ok(RuntimeConfig::default()) };
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, shared).with_context(|| format!("{} is not a runtime configuration", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::info!("the runtime configuration {} is not there: ignored", path.display());
+            Ok(RuntimeConfig::default())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Whether a text is a runtime configuration: of this host alone, or of Spin's own triggers as well.
+pub fn check(text: &str, with_spin: bool) -> Result<()> {
+    parse(text, if with_spin { Shared::WithSpin } else { Shared::No }).map(|_| ())
+}
+
+fn parse(text: &str, shared: Shared) -> Result<RuntimeConfig> {
+    if shared == Shared::No {
+        return toml::from_str(text).map_err(|error| errors::of_toml(text, &error));
+    }
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| errors::of_toml(text, &error))?;
+    table.retain(|section: &str, _| OURS.contains(&section));
+    for list in ["variables_provider", "config_provider"] {
+        if let Some(providers) = table.get_mut(list).and_then(toml::Value::as_array_mut) {
+            providers.retain(is_served);
+        }
+    }
+    table.try_into().map_err(|error| errors::of_toml("", &error))
+}
+
+/// Spin has more providers of variables than this host.
+fn is_served(provider: &toml::Value) -> bool {
+    let kind = provider.get("type").and_then(toml::Value::as_str).unwrap_or_default();
+    let served = matches!(kind, "env" | "static");
+    if !served {
+        tracing::warn!("variables_provider of type {kind:?} is ignored: this host has env and static");
+    }
+    served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_of_the_runtime_configuration_are_refused() {
+        assert!(toml::from_str::<RuntimeConfig>("[exagg]\ninstances = 3").is_err());
+        assert!(toml::from_str::<RuntimeConfig>("[[variables_provider]]\ntype = \"vault\"").is_err());
+        let config: RuntimeConfig = toml::from_str(
+            "[[config_provider]]\ntype = \"static\"\nvalues = { a = \"1\" }\n[exagg.cron]\nlease = \"x\"",
+        )
+        .unwrap();
+        assert_eq!(config.variables_provider.len(), 1);
+    }
+
+    #[test]
+    fn sections_of_spin_are_ignored_where_it_reads_the_file_as_well() {
+        let text = "[sqlite_database.default]\ntype = \"spin\"\n[exagg]\nno_migrate = true";
+        assert!(parse(text, Shared::No).is_err());
+        assert!(parse(text, Shared::WithSpin).unwrap().exagg.no_migrate);
+        assert!(parse("[exagg]\nx = 1", Shared::WithSpin).is_err());
+        let stores = "[key_value_store.a]\ntype = \"redis\"\nurl = \"redis://x\"";
+        assert_eq!(parse(stores, Shared::WithSpin).unwrap().key_value_store["a"].r#type, "redis");
+        let vault = "[[variables_provider]]\ntype = \"vault\"\nurl = \"x\"\n[[variables_provider]]\ntype = \"env\"";
+        assert_eq!(parse(vault, Shared::WithSpin).unwrap().variables_provider.len(), 1);
+    }
+}

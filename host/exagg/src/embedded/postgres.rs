@@ -1,0 +1,267 @@
+//! A PostgreSQL in the state directory: found, initialised once, started, and ended with the
+//! host, whatever ends the host. Where its files are, and whose: [`super::place`].
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use super::place::{Place, SystemUser};
+use super::sys;
+use exagg_common::private;
+
+const MAJOR_MIN: u32 = 14;
+const START_MAX: Duration = Duration::from_mins(1);
+const STOP_MAX: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
+const USER: &str = "exagg";
+const DATABASE: &str = "postgres";
+/// Where to look beside `PG_BIN` and the `PATH`.
+const USUAL_FOLDERS: [&str; 4] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt", "/usr/local/opt"];
+
+/// Where it will run.
+#[derive(Clone)]
+pub struct Plan {
+    bin: PathBuf,
+    place: Place,
+    port: u16,
+    password: String,
+}
+
+impl Plan {
+    /// Finds the programs and chooses folder, port and password.
+    pub fn new(state_dir: &Path) -> Result<Self> {
+        let bin = find_bin()?;
+        let user = if sys::is_root() { Some(SystemUser::unprivileged()?) } else { None };
+        let place = Place::open(state_dir, user)?;
+        // Free now; PostgreSQL says so if somebody is quicker.
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        Ok(Self { bin, password: password(&place)?, place, port })
+    }
+
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://{USER}:{}@127.0.0.1:{}/{DATABASE}", self.password, self.port)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(&self.place.folder);
+        if let Some(user) = &self.place.user {
+            command.uid(user.uid).gid(user.gid);
+        }
+        command
+    }
+}
+
+/// A running PostgreSQL. It ends when this is stopped or dropped, or the host is killed.
+pub struct Postgres {
+    pid: u32,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl Postgres {
+    /// Initialises the folder the first time, and starts.
+    pub fn start(plan: &Plan) -> Result<Self> {
+        let lock = lock(&plan.place)?;
+        if !plan.place.data().join("PG_VERSION").exists() {
+            initialise(plan)?;
+        }
+        let log = plan.place.folder.join("postgres.log");
+        // Removed first: it is made anew, and a link in its place is not written through.
+        let _ = fs::remove_file(&log);
+        let output = private::create_new(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = plan.command("postgres");
+        command
+            .arg("-D")
+            .arg(plan.place.data())
+            .args(["-p", &plan.port.to_string()])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(["-c", "max_connections=100", "-c", "shared_buffers=64MB", "-c", "max_wal_size=512MB"])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        sys::end_with_parent(&mut command);
+        let (pid, ended) = keep(command, lock)?;
+        let postgres = Self { pid, ended };
+        postgres.wait_until_ready(plan, &log)?;
+        Ok(postgres)
+    }
+
+    fn wait_until_ready(&self, plan: &Plan, log: &Path) -> Result<()> {
+        let deadline = Instant::now() + START_MAX;
+        let pid_file = plan.place.data().join("postmaster.pid");
+        loop {
+            let text = fs::read_to_string(&pid_file).unwrap_or_default();
+            let is_ours = text.lines().next() == Some(self.pid.to_string().as_str());
+            if is_ours && text.lines().nth(7).is_some_and(|state| state.trim() == "ready") {
+                return Ok(());
+            }
+            let ended = !matches!(self.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+            if ended || Instant::now() > deadline {
+                let said = fs::read_to_string(log).unwrap_or_default();
+                let tail: Vec<_> = said.lines().rev().take(5).collect();
+                bail!(
+                    "the embedded PostgreSQL did not start: {}",
+                    tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
+                );
+            }
+            pause();
+        }
+    }
+
+    /// Ends it: open transactions are rolled back, what is committed is on disk.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Once it has ended by itself its pid may be somebody else's.
+        if self.ended.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty) {
+            return;
+        }
+        sys::signal(self.pid, libc::SIGINT);
+        if self.ended.recv_timeout(STOP_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            sys::signal(self.pid, libc::SIGQUIT);
+            let _ = self.ended.recv_timeout(STOP_MAX);
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a thread that may wait")]
+fn pause() {
+    std::thread::sleep(LOOK);
+}
+
+/// Starts the command on a thread that lives as long as the child: the child ends with the
+/// *thread* that started it.
+fn keep(mut command: Command, lock: fs::File) -> Result<(u32, std::sync::mpsc::Receiver<()>)> {
+    let (started, pid) = std::sync::mpsc::channel();
+    let (ending, ended) = std::sync::mpsc::channel();
+    let run = move || {
+        let mut child: Child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let _ = started.send(Ok(child.id()));
+        let _ = child.wait();
+        drop(lock);
+        let _ = ending.send(());
+    };
+    std::thread::Builder::new().name("postgres".to_owned()).spawn(run)?;
+    let pid = pid.recv().context("the thread of the embedded PostgreSQL ended")?;
+    Ok((pid.context("the embedded PostgreSQL cannot be started")?, ended))
+}
+
+/// One host a folder; a host that was killed has its lock taken from it by the system.
+fn lock(place: &Place) -> Result<fs::File> {
+    let path = place.folder.join("lock");
+    if let Err(error) = private::create_new(&path)
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        return Err(error).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let file = private::open(&path)?;
+    let deadline = Instant::now() + STOP_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => pause(),
+            Err(fs::TryLockError::WouldBlock) => {
+                bail!("another host uses {}: give this one a --state-dir of its own", place.folder.display())
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
+    // The PostgreSQL of a host that was killed may need a moment to end.
+    while place.data().join("postmaster.pid").exists() && Instant::now() < deadline {
+        pause();
+    }
+    Ok(file)
+}
+
+fn initialise(plan: &Plan) -> Result<()> {
+    tracing::info!("the embedded PostgreSQL is set up in {}", plan.place.folder.display());
+    let password_file = plan.place.folder.join("password.tmp");
+    let _ = fs::remove_file(&password_file);
+    private::write(&password_file, plan.password.as_bytes())?;
+    plan.place.give(&password_file)?;
+    // A set-up that was cut off left a folder that initdb refuses.
+    let _ = fs::remove_dir_all(plan.place.data());
+    plan.place.make_data()?;
+    let output = plan
+        .command("initdb")
+        .arg("-D")
+        .arg(plan.place.data())
+        .args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--pwfile"])
+        .arg(&password_file)
+        .output()
+        .with_context(|| format!("cannot run {}", plan.bin.join("initdb").display()));
+    fs::remove_file(&password_file)?;
+    let output = output?;
+    ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+/// The password of this folder's database, made the first time.
+fn password(place: &Place) -> Result<String> {
+    let path = place.folder.join("password");
+    if path.exists() {
+        let mut password = String::new();
+        private::open(&path)?.read_to_string(&mut password)?;
+        return Ok(password);
+    }
+    ensure!(
+        !place.data().join("PG_VERSION").exists(),
+        "{} is gone: the embedded database cannot be opened without it",
+        path.display()
+    );
+    let password: String = (0..4).map(|_| uuid::Uuid::new_v4().simple().to_string()[..8].to_owned()).collect();
+    private::write(&path, password.as_bytes())?;
+    Ok(password)
+}
+
+fn find_bin() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("PG_BIN") {
+        let bin = PathBuf::from(given);
+        check(&bin).with_context(|| format!("PG_BIN is {}", bin.display()))?;
+        return Ok(bin);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut candidates: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    for folder in USUAL_FOLDERS {
+        let mut versions: Vec<_> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path().join("bin")).collect();
+        versions.sort();
+        candidates.extend(versions.into_iter().rev());
+        candidates.push(Path::new(folder).join("bin"));
+    }
+    candidates.into_iter().find(|bin| check(bin).is_ok()).ok_or_else(|| {
+        anyhow!(
+            "--embedded needs PostgreSQL {MAJOR_MIN} or newer (the programs initdb and postgres): install it \
+             (Debian: apt-get install postgresql; macOS: brew install postgresql), or name its folder in PG_BIN"
+        )
+    })
+}
+
+fn check(bin: &Path) -> Result<()> {
+    ensure!(bin.join("initdb").exists() && bin.join("postgres").exists(), "it has no initdb or no postgres");
+    let output = Command::new(bin.join("postgres")).arg("--version").output().context("postgres does not run")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let major = text.split_whitespace().find_map(|word| word.split('.').next()?.parse::<u32>().ok());
+    ensure!(major.is_some_and(|major| major >= MAJOR_MIN), "{} is older than {MAJOR_MIN}", text.trim());
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! Parses the command line, sets logging up, and runs.
+
+#[cfg(target_os = "linux")]
+mod sys;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use exagg::cli::{Cli, Command, Plugin, Registry};
+use exagg::config::Environment;
+use exagg::{commands, plugin, run, telemetry};
+use exagg_common::memory;
+use exagg_common::printable::printable_lines;
+use exagg_runtime::engine::compiler;
+
+fn main() -> ExitCode {
+    let environment: Environment = std::env::vars_os().collect();
+    let program = std::env::args().next().unwrap_or_default();
+    let command = match plugin::type_of_program(&program) {
+        Some(kind) => Command::Trigger { kind: kind.to_owned(), plugin: Plugin::parse() },
+        None => Cli::parse().command,
+    };
+    let quiet = match &command {
+        Command::Up(up) => up.run.quiet,
+        Command::Trigger { kind, plugin: flags } => {
+            if let Some(answered) = plugin::answer(kind, flags, &environment) {
+                return exit_code(answered);
+            }
+            flags.run.quiet
+        }
+        // No logging and no threads: it does one thing, within its bounds.
+        Command::Compile(flags) => {
+            let bounds = compiler::Bounds { seconds_max: flags.seconds_max, memory_bytes_max: flags.memory_bytes_max };
+            let pace = if flags.beside { compiler::Pace::Beside } else { compiler::Pace::Full };
+            return exit_code(compiler::run(bounds, pace, flags.debug_info));
+        }
+        _ => false,
+    };
+    memory::give_back();
+    let tracing = telemetry::init(quiet, &environment);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("Error: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run_command(command, &environment));
+    // A thread that waits for a broker must not hold the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    drop(tracing);
+    exit_code(result)
+}
+
+async fn run_command(command: Command, environment: &Environment) -> anyhow::Result<()> {
+    match command {
+        Command::Up(flags) => run::up(flags, environment).await,
+        Command::Migrate(args) => commands::migrate::run(&args, environment).await,
+        Command::Status(args) => commands::status::run(&args).await,
+        Command::Swap(args) => commands::swap::run(&args, environment).await,
+        Command::Reset(args) => commands::topics::reset(&args, environment).await,
+        Command::Forget(args) => commands::topics::forget(&args, environment).await,
+        Command::Replay(args) => commands::replay::run(&args, environment).await,
+        Command::Rejects(args) => commands::rejects::run(&args, environment).await,
+        Command::Registry(Registry::Push(args)) => commands::push::run(&args).await,
+        Command::Compile(_) => Ok(()),
+        Command::Trigger { kind, plugin: flags } => match plugin::trigger_type(&kind) {
+            Some(kind) => plugin::run(kind, flags, environment).await,
+            None => Err(anyhow::anyhow!("there is no trigger {kind}: there is kafka and cron")),
+        },
+    }
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {}", printable_lines(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}

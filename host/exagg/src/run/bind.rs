@@ -1,0 +1,216 @@
+//! The app, checked, with everything it needs, and its addresses taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use exagg_app::Resolved;
+use exagg_clients::database::Database;
+use exagg_clients::kafka::Properties;
+use exagg_common::clock::SystemClock;
+use exagg_common::template::{Secret, Variables};
+use exagg_pipeline::lease::Leases;
+use exagg_runtime::app::Compiled;
+use exagg_runtime::metrics::Metrics;
+use exagg_runtime::trigger::Context;
+use exagg_trigger_cron::stage::TickLease;
+use exagg_trigger_kafka::Settings as KafkaSettings;
+use exagg_trigger_kafka::partition::AppliedObserver;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Local;
+use super::stages::Stages;
+use crate::admin::{ASKING_MAX, Admin};
+use crate::config::HostConfig;
+use crate::embedded::postgres::Postgres;
+use crate::server::{AdminSocket, Guests, serve_admin, serve_admin_socket, serve_app};
+use crate::shutdown::Shutdown;
+use crate::swap::Swaps;
+use crate::triggers::{Settings, Triggers};
+use crate::{client, server};
+
+/// How long producers may take to deliver what is queued when the host stops.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Ready to run.
+pub struct Bound {
+    config: HostConfig,
+    compiled: Compiled,
+    context: Context,
+    triggers: Arc<Triggers>,
+    admin: Arc<Admin>,
+    database: Option<Database>,
+    listeners: Listeners,
+    local: Option<Local>,
+}
+
+/// Where the host is reached.
+struct Listeners {
+    /// The app's own address; under `spin up` there is none.
+    app: Option<TcpListener>,
+    admin: Option<TcpListener>,
+    socket: Option<AdminSocket>,
+}
+
+impl Listeners {
+    /// Takes the addresses, before anything runs.
+    async fn bind(config: &HostConfig) -> Result<Self> {
+        let app = match config.listen {
+            Some(address) => Some(server::bind("--listen", address).await?),
+            None => None,
+        };
+        let admin = match config.admin {
+            Some(address) => Some(server::bind("--admin", address).await?),
+            None => None,
+        };
+        let path = client::socket(&config.app.state_dir, config.admin_socket);
+        let socket = AdminSocket::bind(&path)
+            .inspect_err(|error| tracing::warn!("exagg swap reaches this host by its admin address only: {error:#}"))
+            .ok();
+        Ok(Self { app, admin, socket })
+    }
+}
+
+impl Bound {
+    /// Sets up the triggers and the host's clients, and takes the addresses.
+    pub async fn new(
+        config: HostConfig,
+        resolved: &Resolved,
+        compiled: Compiled,
+        properties: Properties,
+        local: Option<Local>,
+    ) -> Result<Self> {
+        let variables = &resolved.variables;
+        let context = Context {
+            metrics: Arc::new(Metrics::new().context("the metrics cannot be set up")?),
+            health: Arc::default(),
+            clock: Arc::new(SystemClock),
+        };
+        let settings = Settings { kafka: kafka(properties, local.as_ref()), lease: lease(&config, variables)? };
+        let mut triggers = Triggers::new(&context, settings);
+        triggers.add(&compiled.app)?;
+        let triggers = Arc::new(triggers);
+        let database = config.app.database(variables)?;
+        let listeners = Listeners::bind(&config).await?;
+        let token = config.admin_token.as_ref().map(|token| variables.expand(token.expose())).transpose()?;
+        let admin = Arc::new(Admin {
+            swaps: Arc::new(Swaps::new(Arc::clone(&compiled.app), Arc::clone(&context.metrics))),
+            token: token.filter(|token| !token.is_empty()).map(Secret::new),
+            asking: Semaphore::new(ASKING_MAX),
+            hosts: config.admin_hosts.clone(),
+            app: Arc::clone(&compiled.app),
+            triggers: Arc::clone(&triggers),
+            health: Arc::clone(&context.health),
+            metrics: Arc::clone(&context.metrics),
+            database: database.clone(),
+        });
+        Ok(Self { config, compiled, context, triggers, admin, database, listeners, local })
+    }
+
+    /// Runs the stages until they end or are told to stop, and what serves beside them.
+    pub async fn run(self, shutdown: &Shutdown) -> Result<()> {
+        let postgres = match &self.local {
+            Some(local) => {
+                local.embedded.broker.create(&local.topics)?;
+                Some(local.embedded.start_postgres().await?)
+            }
+            None => None,
+        };
+        self.banner()?;
+        let closing = CancellationToken::new();
+        let Self { config, compiled, context, triggers, admin, database, listeners, local } = self;
+        let servers = serve(listeners, &triggers, &admin, &config, &compiled, &closing);
+        let stages = Stages {
+            triggers,
+            health: context.health,
+            database,
+            migrate: config.migrate,
+            // The broker ends with `local`, which is kept until everything has ended.
+            local: local.as_ref().map(|local| (Arc::clone(&local.guard), local.topics.clone())),
+            drain_max: config.drain_max,
+        };
+        let result = stages.run(shutdown).await;
+        compiled.factors.kafka.flush(FLUSH).await;
+        closing.cancel();
+        for server in servers {
+            let _ = server.await;
+        }
+        if let Some(postgres) = postgres {
+            tokio::task::spawn_blocking(|| Postgres::stop(postgres)).await?;
+        }
+        result
+    }
+
+    /// Says where the host is reached.
+    fn banner(&self) -> Result<()> {
+        if let Some(listener) = &self.listeners.app {
+            let address = listener.local_addr()?;
+            for (stage, route) in self.triggers.http.stages() {
+                println!("{stage}: http://{address}{}", route.trim_end_matches("..."));
+            }
+        }
+        if let Some(listener) = &self.listeners.admin {
+            println!("admin: http://{}/status (exagg status), /metrics, /livez, /readyz", listener.local_addr()?);
+        }
+        if let Some(local) = &self.local {
+            println!(
+                "embedded: a broker in memory at {} (for trying out: its records go with this process) and a \
+                 PostgreSQL in the state directory; for a real cluster leave --embedded out and set kafka_brokers, \
+                 kafka_host, postgres_url, postgres_host",
+                local.embedded.broker.address()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What the kafka trigger is set to.
+fn kafka(mut properties: Properties, local: Option<&Local>) -> KafkaSettings {
+    let Some(local) = local else { return KafkaSettings { properties, ..KafkaSettings::default() } };
+    // The mock cluster rebalances a second before the session would end.
+    properties.insert("session.timeout.ms".to_owned(), Secret::new("6000"));
+    KafkaSettings {
+        properties,
+        topics_are: Some(local.embedded.broker.description()),
+        from_earliest: true,
+        observer: Some(Arc::clone(&local.guard) as Arc<dyn AppliedObserver>),
+    }
+}
+
+/// Who runs a cron tick, where several replicas would.
+fn lease(config: &HostConfig, variables: &Variables) -> Result<Option<Arc<dyn TickLease>>> {
+    let Some(template) = &config.cron_lease else { return Ok(None) };
+    let database = Database::parse(&variables.expand(template)?, config.app.authorities.as_ref())?;
+    Ok(Some(Arc::new(Leases::new(database))))
+}
+
+/// Serves all listeners, and watches files where that is asked for, until told to stop.
+fn serve(
+    listeners: Listeners,
+    triggers: &Arc<Triggers>,
+    admin: &Arc<Admin>,
+    config: &HostConfig,
+    compiled: &Compiled,
+    closing: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let limits = config.connection_limits;
+    let mut servers = Vec::new();
+    if let Some(listener) = listeners.app {
+        let guests = Guests { triggers: Arc::clone(triggers), runtime: compiled.engine.lanes.http() };
+        servers.push(tokio::spawn(serve_app(listener, guests, Arc::clone(admin), limits, closing.clone())));
+    }
+    if let Some(listener) = listeners.admin {
+        servers.push(tokio::spawn(serve_admin(listener, Arc::clone(admin), limits, closing.clone())));
+    }
+    if let Some(socket) = listeners.socket {
+        servers.push(tokio::spawn(serve_admin_socket(socket, Arc::clone(admin), limits, closing.clone())));
+    }
+    if config.watch {
+        let (swaps, closing) = (Arc::clone(&admin.swaps), closing.clone());
+        servers.push(tokio::spawn(async move { swaps.watch(closing).await }));
+    }
+    servers
+}

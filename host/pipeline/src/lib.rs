@@ -1,0 +1,15 @@
+//! What the host knows of the pipeline's tables (`migrations/`). Functions have their own SQL, in their stores.
+//!
+//! - [`migrate`]: brings a database to this layout.
+//! - [`status`]: what the views say of streams, for status and metrics.
+//! - [`lease`]: of several replicas, which runs a cron tick.
+//! - [`replay`]: closed windows computed anew from Kafka.
+//! - [`topics`]: topics that were recreated, and topics that are gone.
+//! - [`rejects`]: records that are not counted, and why.
+
+pub mod lease;
+pub mod migrate;
+pub mod rejects;
+pub mod replay;
+pub mod status;
+pub mod topics;

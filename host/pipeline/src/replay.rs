@@ -1,0 +1,231 @@
+//! A stream's closed windows computed anew from Kafka, by the same function that computed them first, while the
+//! pipeline runs.
+//!
+//! The function is given the records up to where the live progress was at the beginning, under a
+//! stream name of its own (`<stream>@replay`): so it writes rows of its own, behind a fence of its
+//! own. What may be replaced, and is, `exagg_replay_end` decides (`migrations/0004_edges_and_batches.sql`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use chrono::{DateTime, Utc};
+use exagg_app::{App, Resolved};
+use exagg_clients::database::Database;
+use exagg_clients::kafka::{Offset, Partition, Properties, TopicId, TopicPartition};
+use exagg_clients::postgres::Authorities;
+use exagg_common::template::Variables;
+use exagg_runtime::app::Compiled;
+use exagg_runtime::budget::plan::ComponentLimits;
+use exagg_runtime::engine;
+use exagg_runtime::engine::compiler::{Bounds, Place};
+use exagg_runtime::factors::Factors;
+use exagg_runtime::factors::key_value::KeyValueFactor;
+use exagg_runtime::factors::outbound_http::OutboundHttpFactor;
+use exagg_runtime::factors::outbound_kafka::OutboundKafkaFactor;
+use exagg_runtime::factors::outbound_pg::OutboundPgFactor;
+use exagg_runtime::factors::wasi::WasiFactor;
+use exagg_runtime::instance::Component;
+use exagg_runtime::metrics::Metrics;
+use exagg_trigger_kafka::backlog::{Backlog, Range};
+use exagg_trigger_kafka::config::Subscription;
+use exagg_trigger_kafka::dispatch::{Dispatched, Dispatcher};
+use exagg_trigger_kafka::{KafkaWorld, TYPE};
+use futures::{StreamExt, TryStreamExt};
+use tokio_postgres::{Client, Row};
+use tokio_util::sync::CancellationToken;
+
+/// Partitions that are read at a time.
+const PARTITIONS_AT_ONCE: usize = 4;
+/// Connections of the function.
+const CONNECTIONS_MAX: usize = 8;
+
+/// What the host's settings say to a replay.
+pub struct Settings {
+    /// librdkafka's properties of all clients (`[exagg.kafka]`); templates.
+    pub kafka: BTreeMap<String, String>,
+    /// Whom to believe of PostgreSQL servers.
+    pub authorities: Option<Authorities>,
+}
+
+/// What is to be computed anew: a stream's windows from `since` on, up to `until`; without a bound, all of them.
+pub struct Span<'a> {
+    pub stream: &'a str,
+    pub since: Option<DateTime<Utc>>,
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// What a replay did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    pub rebuilt: usize,
+    pub unchanged: usize,
+    /// Rows that were left as they are, each with the reason.
+    pub left: Vec<String>,
+}
+
+/// How far the live pipeline was in a partition when the replay began.
+struct Seen {
+    partition: TopicPartition,
+    topic_id: TopicId,
+    next_offset: Offset,
+    max_future_seconds: i64,
+}
+
+impl Seen {
+    fn of(row: &Row) -> Result<Self> {
+        Ok(Self {
+            partition: TopicPartition { topic: row.try_get("topic")?, partition: Partition(row.try_get("partition")?) },
+            topic_id: TopicId(row.try_get("topic_id")?),
+            next_offset: Offset(row.try_get("next_offset")?),
+            max_future_seconds: row.try_get("max_future_seconds")?,
+        })
+    }
+}
+
+/// Computes the windows anew. `app` is the one that made them.
+pub async fn replay(app: Resolved, settings: &Settings, database: &Database, span: Span<'_>) -> Result<Replayed> {
+    let Span { stream, since, until } = span;
+    let name = format!("{stream}@replay");
+    let stage = Stage::load(app, settings, stream, &name).await?;
+    let client = begin(database, stream, &name).await?;
+    let seen = client
+        .query(
+            "SELECT * FROM public.exagg_replay_begin($1, $2, coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
+                                                     coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
+            &[&stream, &name, &since, &until],
+        )
+        .await?;
+    let seen = seen.iter().map(Seen::of).collect::<Result<Vec<_>>>()?;
+    ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
+    let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since)))
+        .buffer_unordered(PARTITIONS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let log_begins = begins.into_iter().flatten().max();
+    let rows = client
+        .query(
+            "SELECT outcome, window_start::text, code FROM public.exagg_replay_end($1, $2,
+                 coalesce($5::timestamptz AT TIME ZONE 'UTC', '-infinity'),
+                 coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
+                 coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
+            &[&stream, &name, &since, &until, &log_begins],
+        )
+        .await?;
+    client.execute("SELECT public.exagg_replay_forget($1)", &[&name]).await?;
+    replayed(&rows)
+}
+
+fn replayed(rows: &[Row]) -> Result<Replayed> {
+    let mut replayed = Replayed::default();
+    for row in rows {
+        let (outcome, start, code): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        match outcome.as_str() {
+            "rebuilt" => replayed.rebuilt += 1,
+            "unchanged" => replayed.unchanged += 1,
+            _ => replayed.left.push(format!("{start} {code}: {outcome}")),
+        }
+    }
+    Ok(replayed)
+}
+
+/// A connection that holds the stream's replay lock, with what an earlier replay left forgotten.
+async fn begin(database: &Database, stream: &str, name: &str) -> Result<Client> {
+    let client = database.connect().await?;
+    let locked =
+        client.query_one("SELECT pg_try_advisory_lock(hashtextextended('exagg replay ' || $1, 0))", &[&stream]).await?;
+    if !locked.try_get::<_, bool>(0)? {
+        bail!("another replay of the stream {stream} is under way");
+    }
+    client.execute("SELECT public.exagg_replay_forget($1)", &[&name]).await.context("run exagg migrate first")?;
+    Ok(client)
+}
+
+/// The stream's kafka stage, its function set to write under another name.
+struct Stage {
+    subscription: Arc<Subscription>,
+    dispatcher: Dispatcher<Component>,
+    kafka: Properties,
+    _compiled: Compiled,
+    /// Files that the component sees stand there as long as the stage does.
+    _scratch: Scratch,
+}
+
+/// A folder of one replay's own.
+struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Most components have no files, and then it was never made.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Stage {
+    async fn load(resolved: Resolved, settings: &Settings, stream: &str, name: &str) -> Result<Self> {
+        let Resolved { mut app, variables } = resolved;
+        let component = component(&app, &variables, stream)?;
+        app.retain(std::slice::from_ref(&component))?;
+        let spec = app.components.get_mut(&component).context("a component without a specification")?;
+        for (variable, value) in [("stream", name), ("late", "revise")] {
+            spec.variables.insert(variable.to_owned(), value.to_owned());
+        }
+        let kafka = exagg_clients::kafka::properties(&variables, &settings.kafka)?;
+        let scratch = Scratch(std::env::temp_dir().join(format!("exagg-replay-{}", uuid::Uuid::new_v4())));
+        exagg_app::files::stage(&mut app, &scratch.0)?;
+        let factors = Arc::new(Factors {
+            wasi: WasiFactor::default(),
+            http: OutboundHttpFactor,
+            pg: OutboundPgFactor::new(CONNECTIONS_MAX, settings.authorities.clone()),
+            kafka: OutboundKafkaFactor::new(kafka.clone(), None),
+            key_value: KeyValueFactor::new(&scratch.0, "key_value", std::iter::empty()),
+        });
+        let compile = Place::Apart(Bounds::default());
+        let engine = engine::Settings { compile, ..engine::Settings::default() };
+        let limits = ComponentLimits { connections_max: CONNECTIONS_MAX as u64, ..ComponentLimits::default() };
+        let resolved = Resolved { app, variables };
+        let compiled = Compiled::new(&resolved, &engine, limits, factors, &[Arc::new(KafkaWorld)]).await?;
+        let trigger = compiled.app.triggers.first().context("the component has no trigger")?;
+        let subscription = Arc::new(Subscription::new(trigger)?);
+        let component = compiled.app.components.get(&component).context("the component was not loaded")?;
+        let metrics = Arc::new(Metrics::new().context("the metrics cannot be set up")?);
+        let dispatcher = Dispatcher::new(Arc::clone(component), Arc::clone(&subscription), None, metrics);
+        Ok(Self { subscription, dispatcher, kafka, _compiled: compiled, _scratch: scratch })
+    }
+
+    /// Gives one partition to the function. Where the log has lost its beginning: the time of the
+    /// first record that it still holds.
+    async fn read(&self, seen: &Seen, since: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>> {
+        let place = seen.partition.to_string();
+        let range = Range {
+            partition: seen.partition.clone(),
+            topic_id: seen.topic_id.clone(),
+            // A record is at most so much older than its event.
+            since: since.map(|time| time - chrono::Duration::seconds(seen.max_future_seconds)),
+            next_offset: seen.next_offset,
+        };
+        let mut backlog = Backlog::open(&self.subscription, &self.kafka, range).with_context(|| place.clone())?;
+        let cancel = CancellationToken::new();
+        while let Some(batch) = backlog.next().await.with_context(|| place.clone())? {
+            match self.dispatcher.dispatch(batch, &cancel, &|_| {}).await {
+                Dispatched::Applied => {}
+                Dispatched::ResumeAt(_) => bail!("{place}: something else writes under this replay's name"),
+                Dispatched::Stopped(reason) => bail!("{place}: {reason}"),
+                Dispatched::Cancelled => bail!("{place}: cancelled"),
+            }
+        }
+        Ok(backlog.log_begins())
+    }
+}
+
+/// The component whose variable `stream` is this stream.
+fn component(app: &App, variables: &Variables, stream: &str) -> Result<String> {
+    let is_of = |id: &String| {
+        let template = app.components.get(id).and_then(|spec| spec.variables.get("stream"));
+        template.is_some_and(|template| variables.expand(template).is_ok_and(|name| name == stream))
+    };
+    let found = app.triggers.iter().filter(|trigger| trigger.kind == TYPE).map(|trigger| &trigger.component);
+    found.clone().find(|id| is_of(id)).cloned().with_context(|| {
+        format!("no kafka stage of the app has the stream {stream} (their variable \"stream\" names it)")
+    })
+}

@@ -1,0 +1,355 @@
+//! Connections, and how they are cleaned before another call gets them.
+//!
+//! A call that trapped or ran out of time may leave an open transaction, a lock, a setting or a
+//! running statement behind. A connection goes back to the pool only after `DISCARD ALL` has
+//! succeeded on it, which PostgreSQL refuses inside a transaction; else it is closed, and
+//! PostgreSQL rolls back. That happens behind the call's back, not in its time.
+//!
+//! A component has as many connections as its limit says, over all its addresses: they are charged to its account
+//! until they are really closed, and one that is idle makes room for one that is wanted.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::config::Host;
+use tokio_postgres::{Client, Config};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::idle::{IDLE_MAX, Idle};
+use super::query::Failure;
+use crate::budget::{Account, Held, Limits, Resource};
+use crate::factors::outbound_networking::{AllowedHosts, Destination};
+use exagg_clients::postgres::{Address, AddressError, Authorities, Target};
+
+/// How long a connection may take to open, where the address does not say.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call waits for a connection while all are in use.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long cleaning may take before the connection is given up.
+const CLEAN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent network is noticed within about this time.
+const TCP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a call that waits for room looks, beside being told.
+const ROOM_INTERVAL: Duration = Duration::from_millis(100);
+
+impl From<AddressError> for Failure {
+    fn from(error: AddressError) -> Self {
+        Self::Connection(error.to_string())
+    }
+}
+
+/// One address of a component, in all its spellings.
+pub struct Pool {
+    target: Target,
+    authorities: Option<Authorities>,
+    address: Address,
+}
+
+impl Pool {
+    /// Checks the address against the allow-list; nothing connects yet.
+    pub fn new(address: &str, authorities: Option<&Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
+        let target = Target::parse(address, authorities.is_some())?;
+        Self::of(target, authorities.cloned(), allowed)
+    }
+
+    fn of(target: Target, authorities: Option<Authorities>, allowed: &AllowedHosts) -> Result<Self, Failure> {
+        check(&target.config, allowed)?;
+        let mut config = target.config.clone();
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        config.keepalives_idle(TCP_TIMEOUT).tcp_user_timeout(TCP_TIMEOUT);
+        if config.get_application_name().is_none() {
+            config.application_name("exagg");
+        }
+        let address = Address { config, tls: target.connector(authorities.as_ref())? };
+        Ok(Self { target, authorities, address })
+    }
+}
+
+/// All connections of one component.
+pub struct Pools {
+    allowed: Arc<AllowedHosts>,
+    /// One permit a connection in use.
+    permits: Arc<Semaphore>,
+    /// One unit a connection, used or idle.
+    account: Arc<Account>,
+    closed: Arc<Notify>,
+    state: Mutex<State>,
+    /// Where connections are driven: the host's own threads, also for a call that runs behind others.
+    runtime: Option<Handle>,
+}
+
+#[derive(Default)]
+struct State {
+    pools: Vec<Arc<Pool>>,
+    idle: Idle<Pool, Client>,
+    /// Whether a task closes what stays idle.
+    is_swept: bool,
+}
+
+impl State {
+    /// Closes what has been idle for too long; a pool without connections goes.
+    fn sweep(&mut self) {
+        self.idle.sweep(Instant::now(), |client| !client.is_closed());
+        self.pools.retain(|pool| Arc::strong_count(pool) > 1);
+    }
+
+    fn pool(
+        &mut self,
+        target: Target,
+        authorities: Option<Authorities>,
+        allowed: &AllowedHosts,
+    ) -> Result<Arc<Pool>, Failure> {
+        self.sweep();
+        let known = self.pools.iter().find(|pool| pool.target == target && pool.authorities == authorities);
+        if let Some(pool) = known {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(Pool::of(target, authorities, allowed)?);
+        self.pools.push(Arc::clone(&pool));
+        Ok(pool)
+    }
+}
+
+impl Pools {
+    pub fn new(connections_max: usize, account: &Arc<Account>, allowed: Arc<AllowedHosts>) -> Self {
+        let limits = Limits::NONE.with(Resource::Connections, connections_max as u64);
+        Self {
+            allowed,
+            permits: Arc::new(Semaphore::new(connections_max)),
+            account: account.below(&format!("the connections of {}", account.owner()), limits),
+            closed: Arc::default(),
+            state: Mutex::default(),
+            runtime: Handle::try_current().ok(),
+        }
+    }
+
+    /// A clean connection: an idle one, or a new one.
+    pub async fn get(
+        self: &Arc<Self>,
+        address: &str,
+        authorities: Option<Authorities>,
+    ) -> Result<PooledClient, Failure> {
+        let target = Target::parse(address, authorities.is_some())?;
+        let pool = self.state().pool(target, authorities, &self.allowed)?;
+        let deadline = tokio::time::Instant::now() + WAIT_MAX;
+        let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| Failure::Connection(format!("all connections were in use for {} s", WAIT_MAX.as_secs())))?;
+        let idle = self.take_idle(&pool);
+        let client = match idle {
+            Some(client) => client,
+            None => self.connect(&pool, self.room(deadline).await?).await?,
+        };
+        Ok(PooledClient {
+            client: Some(client),
+            permit: Some(permit),
+            pool,
+            pools: Arc::clone(self),
+            in_flight: AtomicUsize::new(0),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self, pool: &Arc<Pool>) -> Option<Client> {
+        let mut state = self.state();
+        // The call holds this pool, so sweeping does not drop it.
+        state.sweep();
+        state.idle.take(pool)
+    }
+
+    /// Leave to open one more connection: an idle one is closed where all are open.
+    async fn room(&self, deadline: tokio::time::Instant) -> Result<Held, Failure> {
+        loop {
+            if self.account.used(Resource::Connections) >= self.account.limit(Resource::Connections) {
+                let oldest = self.state().idle.take_oldest();
+                drop(oldest);
+            }
+            let refused = match self.account.hold(Resource::Connections, 1) {
+                Ok(held) => return Ok(held),
+                Err(refused) => refused,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Failure::Connection(refused.to_string()));
+            }
+            // What was told to close is charged until it is closed.
+            let _ = tokio::time::timeout(ROOM_INTERVAL, self.closed.notified()).await;
+        }
+    }
+
+    async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Failure> {
+        let Address { config, tls } = pool.address.clone();
+        let opening = async move { config.connect(tls).await };
+        let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
+        let opened = AbortOnDropHandle::new(runtime.spawn(opening)).await;
+        let (client, connection) = opened
+            .map_err(|error| Failure::Other(error.to_string()))?
+            .map_err(|error| Failure::Connection(exagg_clients::postgres::describe(&error)))?;
+        let closed = Arc::clone(&self.closed);
+        runtime.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("a connection to PostgreSQL ended: {error}");
+            }
+            drop(held);
+            closed.notify_one();
+        });
+        Ok(client)
+    }
+
+    fn put_idle(self: &Arc<Self>, pool: Arc<Pool>, client: Client) {
+        let mut state = self.state();
+        state.sweep();
+        state.idle.put(pool, client, Instant::now());
+        if !std::mem::replace(&mut state.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+}
+
+/// Closes what stays idle, as long as anything is.
+async fn sweep(pools: Weak<Pools>) {
+    loop {
+        tokio::time::sleep(IDLE_MAX / 4).await;
+        let Some(pools) = pools.upgrade() else { return };
+        let mut state = pools.state();
+        state.sweep();
+        if state.idle.is_empty() {
+            state.is_swept = false;
+            return;
+        }
+    }
+}
+
+fn check(config: &Config, allowed: &AllowedHosts) -> Result<(), Failure> {
+    let refuse = |error: String| Err(Failure::Connection(error));
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return refuse("the address names no host".to_owned());
+    }
+    let ports = config.get_ports();
+    let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+    let mut names = Vec::new();
+    for (index, host) in config.get_hosts().iter().enumerate() {
+        match host {
+            Host::Tcp(name) => names.push((name.clone(), port(index))),
+            #[cfg(unix)]
+            Host::Unix(_) => return refuse("unix sockets are not served: name a host".to_owned()),
+        }
+    }
+    // An address given beside the name is where the connection really goes.
+    names.extend(config.get_hostaddrs().iter().enumerate().map(|(index, ip)| (ip.to_string(), port(index))));
+    for (host, port) in &names {
+        allowed
+            .check(Destination { scheme: "postgres", host, port: *port })
+            .or_else(|error| refuse(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// A connection that one call holds.
+pub struct PooledClient {
+    /// Some until it is dropped.
+    client: Option<Client>,
+    permit: Option<OwnedSemaphorePermit>,
+    pool: Arc<Pool>,
+    pools: Arc<Pools>,
+    /// Statements begun and not seen to end: not 0 at the end of a call that was cut off.
+    in_flight: AtomicUsize,
+}
+
+impl PooledClient {
+    /// Runs one statement and notes whether its end was seen.
+    pub async fn run<R>(&self, statement: impl AsyncFnOnce(&Client) -> R) -> Option<R> {
+        let client = self.client.as_ref()?;
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let result = statement(client).await;
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        Some(result)
+    }
+
+    /// Ends the statement that runs; its stream of rows then ends with an error.
+    pub async fn end(&self, client: &Client) {
+        end(client, &self.pool).await;
+    }
+}
+
+async fn end(client: &Client, pool: &Pool) {
+    let token = client.cancel_token();
+    // Where that cannot be said, the statement's end is waited for.
+    let _ = tokio::time::timeout(CLEAN_TIMEOUT, token.cancel_query(pool.address.tls.clone())).await;
+}
+
+impl Drop for PooledClient {
+    fn drop(&mut self) {
+        let (Some(client), permit) = (self.client.take(), self.permit.take()) else { return };
+        let cut_off = self.in_flight.load(Ordering::Relaxed) > 0;
+        let (pool, pools) = (Arc::clone(&self.pool), Arc::clone(&self.pools));
+        let Some(runtime) = self.pools.runtime.clone().or_else(|| Handle::try_current().ok()) else { return };
+        runtime.spawn(async move {
+            if cut_off {
+                // The statement must not go on holding locks; closing alone does not end it.
+                end(&client, &pool).await;
+            } else if let Ok(Ok(())) = tokio::time::timeout(CLEAN_TIMEOUT, client.batch_execute("DISCARD ALL")).await {
+                pools.put_idle(pool, client);
+            }
+            drop(permit);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exagg_common::template::Variables;
+
+    fn allowed() -> Arc<AllowedHosts> {
+        Arc::new(AllowedHosts::parse(&["postgres://db".to_owned()], &Variables::default()).unwrap())
+    }
+
+    /// Take out: the comparison of targets (compare the texts).
+    #[test]
+    fn spellings_of_one_address_share_a_pool_and_pools_without_connections_go() {
+        let (mut state, allowed) = (State::default(), allowed());
+        let mut pool = |text: &str, own: Option<&str>| {
+            let authorities = own.map(Authorities::from);
+            let target = Target::parse(text, authorities.is_some()).unwrap();
+            state.pool(target, authorities, &allowed).map(|pool| (pool, state.pools.len()))
+        };
+        let (first, _) = pool("host=db user=u password=p", None).unwrap();
+        let (second, count) = pool(" password = 'p'  user=u host=db ", None).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(count, 1);
+        let (other, count) = pool("host=db user=u password=q", None).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other));
+        assert_eq!(count, 2);
+        drop((first, second));
+        // The one without a user went when the next was asked for.
+        assert_eq!(pool("host=db user=u password=r", None).unwrap().1, 2);
+        assert!(pool("host=elsewhere", None).is_err());
+    }
+
+    /// Take out: the account in `room`.
+    #[tokio::test]
+    async fn a_component_that_has_all_its_connections_waits_and_gets_the_next_that_closes() {
+        let component = Account::root("component a", Limits::NONE);
+        let pools = Arc::new(Pools::new(2, &component, allowed()));
+        let deadline = tokio::time::Instant::now();
+        let first = pools.room(deadline).await.unwrap();
+        let _second = pools.room(deadline).await.unwrap();
+        assert_eq!(component.used(Resource::Connections), 2);
+        assert!(matches!(pools.room(deadline).await, Err(Failure::Connection(_))));
+        let waiting = Arc::clone(&pools);
+        let third = tokio::spawn(async move { waiting.room(deadline + WAIT_MAX).await.is_ok() });
+        tokio::time::sleep(ROOM_INTERVAL / 10).await;
+        drop(first);
+        assert!(third.await.unwrap());
+    }
+}

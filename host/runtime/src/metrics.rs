@@ -1,0 +1,149 @@
+//! The host's own metrics, and the spans of calls. Names carry their units.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// From a quarter of a millisecond to half a minute.
+const SECONDS: [f64; 12] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// The target of spans that are for a collector, not for the log.
+pub const SPANS: &str = "spans";
+
+/// A call of a function, as a span for a collector.
+#[macro_export]
+macro_rules! call_span {
+    ($stage:expr, $kind:literal) => {
+        tracing::debug_span!(target: $crate::metrics::SPANS, "call", otel.name = $kind, stage = $stage)
+    };
+}
+
+/// The host's own metrics.
+pub struct Metrics {
+    registry: Registry,
+    records: IntCounterVec,
+    batches: IntCounterVec,
+    in_flight: IntGaugeVec,
+    calls: HistogramVec,
+    lag: IntGaugeVec,
+    dead_letters: IntCounterVec,
+    ticks: IntCounterVec,
+    requests: IntCounterVec,
+    swaps: IntCounterVec,
+}
+
+impl Metrics {
+    pub fn new() -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            registry: Registry::new(),
+            records: counter("exagg_kafka_records_total", "Records in batches that were applied.", &["stage"])?,
+            batches: counter("exagg_kafka_batches_total", "Batches by the function's answer.", &["stage", "outcome"])?,
+            in_flight: IntGaugeVec::new(
+                Opts::new("exagg_kafka_batches_in_flight", "Batches given to the function and not answered yet."),
+                &["stage"],
+            )?,
+            calls: HistogramVec::new(
+                HistogramOpts::new("exagg_call_seconds", "Time of a call, instance and waiting included.")
+                    .buckets(SECONDS.to_vec()),
+                &["stage"],
+            )?,
+            lag: IntGaugeVec::new(
+                Opts::new("exagg_kafka_lag_records", "Records between the position and the end of the partition."),
+                &["stage", "topic", "partition"],
+            )?,
+            dead_letters: counter(
+                "exagg_kafka_dead_letters_total",
+                "Records that went to the dead letters.",
+                &["stage"],
+            )?,
+            ticks: counter("exagg_cron_ticks_total", "Cron ticks by result.", &["stage", "result"])?,
+            requests: counter("exagg_http_requests_total", "Requests by status.", &["stage", "status"])?,
+            swaps: counter("exagg_component_swaps_total", "Swaps by result.", &["component", "result"])?,
+        };
+        let counters = [
+            &metrics.records,
+            &metrics.batches,
+            &metrics.dead_letters,
+            &metrics.ticks,
+            &metrics.requests,
+            &metrics.swaps,
+        ];
+        for collector in counters {
+            metrics.registry.register(Box::new(collector.clone()))?;
+        }
+        metrics.registry.register(Box::new(metrics.in_flight.clone()))?;
+        metrics.registry.register(Box::new(metrics.calls.clone()))?;
+        metrics.registry.register(Box::new(metrics.lag.clone()))?;
+        Ok(metrics)
+    }
+
+    /// A batch is given to the function, until the guard goes.
+    pub fn in_flight(&self, stage: &str) -> InFlight {
+        let gauge = self.in_flight.with_label_values(&[stage]);
+        gauge.inc();
+        InFlight(gauge)
+    }
+
+    /// A batch was answered.
+    pub fn batch(&self, stage: &str, outcome: &str, records: usize, time: Duration) {
+        self.batches.with_label_values(&[stage, outcome]).inc();
+        self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
+        if outcome == "applied" {
+            self.records.with_label_values(&[stage]).inc_by(records as u64);
+        }
+    }
+
+    pub fn lag(&self, stage: &str, topic: &str, partition: i32, records: i64) {
+        self.lag.with_label_values(&[stage, topic, &partition.to_string()]).set(records);
+    }
+
+    /// The partition is not ours any more.
+    pub fn forget_lag(&self, stage: &str, topic: &str, partition: i32) {
+        // A partition that never reported has no series.
+        let _ = self.lag.remove_label_values(&[stage, topic, &partition.to_string()]);
+    }
+
+    pub fn dead_letter(&self, stage: &str) {
+        self.dead_letters.with_label_values(&[stage]).inc();
+    }
+
+    pub fn tick(&self, stage: &str, ok: bool, time: Duration) {
+        self.ticks.with_label_values(&[stage, if ok { "ok" } else { "failed" }]).inc();
+        self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
+    }
+
+    pub fn ticks_skipped(&self, stage: &str, ticks: usize) {
+        self.ticks.with_label_values(&[stage, "passed"]).inc_by(ticks as u64);
+    }
+
+    pub fn request(&self, stage: &str, status: u16, time: Duration) {
+        self.requests.with_label_values(&[stage, &status.to_string()]).inc();
+        self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
+    }
+
+    /// A component was swapped (`swapped`, `refused`, `back`).
+    pub fn swap(&self, component: &str, result: &str) {
+        self.swaps.with_label_values(&[component, result]).inc();
+    }
+
+    /// The Prometheus text form.
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!("metrics cannot be written: {error}");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// One batch in flight.
+pub struct InFlight(IntGauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

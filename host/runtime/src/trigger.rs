@@ -1,0 +1,102 @@
+//! What starts calls: a type of trigger, the world that it calls, and the stages that an app has of it.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use async_trait::async_trait;
+use exagg_app::TriggerSpec;
+use exagg_common::clock::Clock;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+use wasmtime::component::InstancePre;
+
+use crate::health::Health;
+use crate::instance::State;
+use crate::metrics::Metrics;
+use crate::slot::Slot;
+
+/// What a type of trigger calls of a component.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// The type of trigger, as a manifest writes it: `[[trigger.<type>]]`.
+    fn trigger_type(&self) -> &'static str;
+
+    /// The name of the world, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Whether the component exports what is called.
+    fn check(&self, pre: &InstancePre<State>) -> wasmtime::Result<()>;
+
+    /// Makes an instance and looks up what is called. Code that traps at its start shows here, and exports of the right
+    /// names with the wrong types.
+    async fn instantiate(&self, pre: &InstancePre<State>, store: &mut Store<State>) -> wasmtime::Result<()>;
+}
+
+/// A type of trigger, with the stages that the app has of it.
+#[async_trait]
+pub trait Trigger: Send + Sync {
+    /// What it calls.
+    fn world(&self) -> Arc<dyn World>;
+
+    /// Adds a stage, templates expanded. Its settings are checked, and nothing runs yet.
+    fn add(&mut self, spec: &TriggerSpec, slot: Arc<Slot>) -> Result<()>;
+
+    /// Whether it has any stage.
+    fn is_empty(&self) -> bool;
+
+    /// Runs the stages until told to stop; calls in flight end first.
+    async fn run(&self, stop: Stop) -> Result<()>;
+
+    /// Its stages as they are now.
+    fn status(&self) -> Vec<StageStatus>;
+}
+
+/// A stage as it is now.
+#[derive(Clone, Debug)]
+pub struct StageStatus {
+    /// The trigger's id.
+    pub stage: String,
+    /// What keeps it from doing its work, if anything does; [`Health`] has what triggers note there themselves.
+    pub not_ready: Option<String>,
+    /// What it reads and how far it is; null where it reads nothing.
+    pub partitions: Value,
+}
+
+/// What every trigger may use.
+#[derive(Clone)]
+pub struct Context {
+    pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// When to stop: what makes records stops before what reads them.
+#[derive(Clone, Default)]
+pub struct Stop {
+    pub sources: CancellationToken,
+    pub readers: CancellationToken,
+}
+
+impl Stop {
+    /// Stops everything.
+    pub fn all(&self) {
+        self.sources.cancel();
+        self.readers.cancel();
+    }
+}
+
+/// Waits for all of them. One that fails stops the others: half a pipeline looks like a whole one. The first error
+/// is given.
+pub async fn join_all(mut running: JoinSet<Result<()>>, stop: &Stop) -> Result<()> {
+    let mut result = Ok(());
+    while let Some(ended) = running.join_next().await {
+        let ended = ended.map_err(|error| anyhow!("a stage panicked: {error}")).and_then(|ended| ended);
+        if let Err(error) = ended {
+            stop.all();
+            result = result.and(Err(error));
+        }
+    }
+    result
+}

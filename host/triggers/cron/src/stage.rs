@@ -1,0 +1,131 @@
+//! One `[[trigger.cron]]`: its schedule, and the loop that follows it.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use cron::Schedule;
+use exagg_app::TriggerSpec;
+use exagg_runtime::instance::CallError;
+use exagg_runtime::slot::{CallResult, Slot, Version};
+use exagg_runtime::trigger::Context;
+use serde::Deserialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// A time of day, as functions are given it.
+pub type UnixSeconds = u64;
+
+/// What a tick calls.
+pub trait Function: Version + Sized {
+    /// Runs one tick. The inner error is the function's own.
+    fn tick(
+        self: Arc<Self>,
+        stage: &str,
+        time: UnixSeconds,
+    ) -> impl Future<Output = Result<Result<(), String>, CallError>> + Send;
+}
+
+/// Says which of several replicas runs a tick.
+#[async_trait]
+pub trait TickLease: Send + Sync {
+    /// True when the tick is ours.
+    async fn take(&self, stage: &str, time: DateTime<Utc>) -> Result<bool>;
+}
+
+/// The settings as they are written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    cron_expression: String,
+}
+
+/// One `[[trigger.cron]]`, checked.
+pub struct CronStage<F> {
+    id: String,
+    schedule: Schedule,
+    slot: Arc<Slot<F>>,
+}
+
+impl<F: Function> CronStage<F> {
+    /// Checks the settings.
+    pub fn new(spec: &TriggerSpec, slot: Arc<Slot<F>>) -> Result<Self> {
+        let in_trigger = || format!("[[trigger.cron]] {}", spec.id);
+        let settings: Settings =
+            serde_json::from_value(serde_json::Value::Object(spec.config.clone())).with_context(in_trigger)?;
+        let schedule = Schedule::from_str(&settings.cron_expression)
+            .map_err(|error| {
+                anyhow!("cron_expression {:?}: {error} (six fields, seconds first)", settings.cron_expression)
+            })
+            .with_context(in_trigger)?;
+        Ok(Self { id: spec.id.clone(), schedule, slot })
+    }
+
+    /// Calls the function at each scheduled time until told to stop; a tick in progress ends first.
+    /// Times that pass while a tick runs are skipped, and counted.
+    pub async fn run(&self, context: &Context, lease: Option<&dyn TickLease>, stop: CancellationToken) -> Result<()> {
+        let mut last = context.clock.now();
+        while let Some(next) = self.schedule.after(&last).next() {
+            let wait = (next - context.clock.now()).to_std().unwrap_or_default();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+            if self.is_ours(next, lease).await {
+                self.tick(next, context).await;
+            }
+            // A clock set back must not run ticks again.
+            let now = context.clock.now().max(next);
+            let skipped = self.schedule.after(&next).take_while(|time| *time <= now).count();
+            if skipped > 0 {
+                context.metrics.ticks_skipped(&self.id, skipped);
+                tracing::debug!(stage = %self.id, "{skipped} ticks were skipped while one ran");
+            }
+            last = now;
+        }
+        Ok(())
+    }
+
+    /// With leases, a tick belongs to the replica that has its lease.
+    async fn is_ours(&self, time: DateTime<Utc>, lease: Option<&dyn TickLease>) -> bool {
+        let Some(lease) = lease else { return true };
+        match lease.take(&self.id, time).await {
+            Ok(ours) => ours,
+            Err(error) => {
+                tracing::warn!(stage = %self.id, "the tick is skipped, its lease cannot be had: {error:#}");
+                false
+            }
+        }
+    }
+
+    async fn tick(&self, time: DateTime<Utc>, context: &Context) {
+        let started = Instant::now();
+        let component = self.slot.current();
+        let unix = u64::try_from(time.timestamp()).unwrap_or_default();
+        let result = Arc::clone(&component).tick(&self.id, unix).await;
+        self.slot.record(&component, call_result(&result));
+        let failure = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(reason)) => Some(reason),
+            Err(error) => Some(error.to_string()),
+        };
+        context.metrics.tick(&self.id, failure.is_none(), started.elapsed());
+        context.health.note(&self.id, failure.clone());
+        if let Some(reason) = failure {
+            tracing::warn!(stage = %self.id, "tick failed: {reason}");
+        }
+    }
+}
+
+/// A tick that fails may be a dependency's fault or the function's: for a version that was just
+/// swapped in it counts as its own.
+fn call_result(result: &Result<Result<(), String>, CallError>) -> CallResult<'_> {
+    match result {
+        Ok(Ok(())) => CallResult::Good,
+        Ok(Err(reason)) => CallResult::Bad(reason),
+        Err(CallError::Stalled(_) | CallError::NoRoom(_)) => CallResult::Neutral,
+        Err(_) => CallResult::Bad("it has no answer"),
+    }
+}

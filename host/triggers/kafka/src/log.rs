@@ -1,0 +1,117 @@
+//! The log that a stage reads, as the stage's loops see it. [`crate::consumer`] is librdkafka's; the tests have one
+//! in memory.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use anyhow::Result;
+use exagg_clients::kafka::{Offset, OffsetRange, TopicDescription, TopicId, TopicPartition};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::batch::{BatchBuilder, Source};
+use crate::config::Start;
+use crate::fetch::Fetch;
+
+/// The cluster did not answer a question, for this reason. Who asks asks again: it may be away.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unanswered(pub String);
+
+/// Came in the place of records. Whatever it is, the partition's position is validated anew: an offset that is out
+/// of range is a gap, a topic that was recreated has another id, anything else passes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FetchError(pub String);
+
+/// A partition that is assigned to this host now.
+pub struct Assignment<Q> {
+    pub partition: TopicPartition,
+    pub queue: Q,
+}
+
+/// What happens to a member of a group.
+pub enum Event<Q> {
+    Assigned(Vec<Assignment<Q>>),
+    /// The partitions go when the sender is dropped.
+    Revoked(Vec<TopicPartition>, mpsc::Sender<()>),
+    /// No broker can be reached, or one can again.
+    Reachable(bool),
+    /// Partitions came or went, and librdkafka could not follow: they may be nobody's until the next rebalance.
+    RebalanceFailed(String),
+    /// The client is of no use any more (another member has its instance id, say).
+    Failed(String),
+}
+
+/// Where a group is in a partition, by what it committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    pub next_offset: Option<Offset>,
+    /// The least number of partitions that the topic had when the group first committed any.
+    pub first_partition_count: Option<i32>,
+}
+
+/// What is committed of a partition, once it is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub partition: TopicPartition,
+    pub topic_id: TopicId,
+    pub next_offset: Offset,
+    pub first_partition_count: i32,
+}
+
+/// Where a stage's records are.
+pub trait Cluster: Send + Sync + 'static {
+    type Log: Log;
+
+    /// Joins the stage's group; what happens to the member is told to `events`.
+    fn join(&self, fetch: &Fetch, events: UnboundedSender<Event<<Self::Log as Log>::Queue>>) -> Result<Self::Log>;
+}
+
+/// One member's view of the log. Questions to the cluster have a time-out of their own.
+pub trait Log: Send + Sync + Sized + 'static {
+    /// Where fetched records of one partition wait.
+    type Queue: Queue;
+
+    /// What the topic is now.
+    fn describe(&self, topic: &str) -> impl Future<Output = Result<TopicDescription, Unanswered>> + Send;
+
+    /// The offsets that the partition has now: the first record's, and the end.
+    fn bounds(&self, partition: &TopicPartition) -> impl Future<Output = Result<OffsetRange, Unanswered>> + Send;
+
+    /// The end of the partition as the last fetch saw it; nobody is asked.
+    fn known_end(&self, partition: &TopicPartition) -> Option<Offset>;
+
+    /// Where the group is, by what it committed of this very topic.
+    fn committed(&self, source: &Source) -> impl Future<Output = Result<Committed, Unanswered>> + Send;
+
+    /// The offset that a policy begins at.
+    fn offset_of(
+        &self,
+        partition: &TopicPartition,
+        start: Start,
+        bounds: OffsetRange,
+    ) -> impl Future<Output = Result<Offset, Unanswered>> + Send;
+
+    /// Fetches from this offset on.
+    fn seek(&self, partition: &TopicPartition, offset: Offset) -> impl Future<Output = Result<(), Unanswered>> + Send;
+
+    /// Notes what is applied; it is committed soon, and before the partition goes.
+    fn commit(&self, applied: Applied);
+
+    /// Commits what is applied and leaves the group.
+    fn leave(log: Arc<Self>) -> impl Future<Output = ()> + Send;
+}
+
+/// Fetched records of one partition.
+pub trait Queue: Send + Sync + 'static {
+    /// Has [`Queue::ready`] notified from now on. An earlier holder of the partition's queue must be gone.
+    fn arm(&mut self);
+
+    /// Notified when the queue has become non-empty.
+    fn ready(&self) -> &Notify;
+
+    /// Moves what is there into the batch, without waiting, until the batch is full; gives the error behind the
+    /// records, where there is one.
+    fn fetch(&self, batch: &mut BatchBuilder) -> Option<FetchError>;
+}

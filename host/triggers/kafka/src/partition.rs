@@ -1,0 +1,391 @@
+//! One partition: where it goes on, its batches in order, one in flight.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use exagg_clients::kafka::{Offset, OffsetRange, TopicId, TopicPartition};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::batch::{BatchBuilder, Size, Source, empty};
+use crate::bindings::exagg::kafka::types::{Batch, LostRange};
+use crate::config::{OnGap, Subscription};
+use crate::dispatch::{Dispatched, Dispatcher, Function};
+use crate::log::{Applied, Assignment, FetchError, Log, Queue, Unanswered};
+use crate::status::{PartitionState, StageState};
+
+/// How often a quiet partition says where it stands: what closes windows may trust it no longer.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often the topic is asked for, to see that it is still the same.
+const DESCRIBE: Duration = Duration::from_secs(4);
+/// A batch of so many records is worth its call: the next one is not waited for.
+const LARGE_BATCH_RECORDS: usize = 1_000;
+/// Heartbeats in a row that may find records which do not come.
+const STALLED_MAX: u32 = 2;
+
+/// Observes each partition's applied offsets; the embedded broker's guard does.
+pub trait AppliedObserver: Send + Sync {
+    /// Everything below `next_offset` is applied.
+    fn applied(&self, partition: &TopicPartition, next_offset: Offset);
+}
+
+/// What the partitions of a stage share.
+pub struct Shared<L, F> {
+    pub log: Arc<L>,
+    pub dispatcher: Arc<Dispatcher<F>>,
+    pub subscription: Arc<Subscription>,
+    pub state: Arc<StageState>,
+    pub observer: Option<Arc<dyn AppliedObserver>>,
+}
+
+/// Why a partition's loop ends or begins again.
+enum Interrupted {
+    Cancelled,
+    Stopped(String),
+    /// The position must be validated anew, from this offset on.
+    Reposition(Offset),
+    /// The same, after a pause: an error came in the place of records.
+    Failed(FetchError),
+}
+
+/// The loop of one partition.
+pub struct PartitionTask<L: Log, F> {
+    /// Fields are dropped in this order: the queue must go before the log that the stage holds.
+    queue: L::Queue,
+    /// An error that came behind the last batch's records.
+    error: Option<FetchError>,
+    stage: Arc<Shared<L, F>>,
+    source: Source,
+    /// The next batch's first offset.
+    position: Offset,
+    /// What the last batch held: the next one is like it.
+    last_size: Size,
+    /// By it a partition that was added later is known.
+    first_partition_count: i32,
+    /// True until the partition is read: it is paused till then.
+    is_initialising: bool,
+    /// When the topic was last asked for.
+    described_at: Instant,
+    /// Heartbeats in a row that found records behind the position, and none came.
+    stalled: u32,
+    /// Pauses after errors that came in the place of records.
+    errors: Backoff,
+    cancel: CancellationToken,
+}
+
+impl<L: Log, F: Function> PartitionTask<L, F> {
+    /// A task that does not run yet.
+    pub fn new(stage: Arc<Shared<L, F>>, assignment: Assignment<L::Queue>, cancel: CancellationToken) -> Self {
+        let Assignment { partition, queue } = assignment;
+        let group = stage.subscription.group.clone();
+        let source = Source { partition, topic_id: TopicId::default(), partition_count: 0, group };
+        Self {
+            queue,
+            error: None,
+            errors: Backoff::new(&stage.subscription),
+            stage,
+            source,
+            position: Offset(0),
+            last_size: Size::default(),
+            first_partition_count: 1,
+            is_initialising: true,
+            described_at: Instant::now(),
+            stalled: 0,
+            cancel,
+        }
+    }
+
+    /// Runs until the partition goes or stops. `lock` is the partition's: a task that had it
+    /// before must have ended.
+    pub async fn run(mut self, lock: Arc<Mutex<()>>) {
+        let _lock = lock.lock().await;
+        self.queue.arm();
+        let mut from = None;
+        loop {
+            let interrupted = match self.initialise(from).await {
+                Ok(()) => self.read().await,
+                Err(interrupted) => interrupted,
+            };
+            match interrupted {
+                Interrupted::Cancelled => break,
+                Interrupted::Reposition(offset) => from = Some(offset),
+                Interrupted::Failed(error) => {
+                    from = Some(self.position);
+                    let pause = self.errors.pause();
+                    self.note(PartitionState::Waiting(error.to_string()));
+                    tokio::select! {
+                        () = self.cancel.cancelled() => break,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+                Interrupted::Stopped(reason) => {
+                    tracing::error!(
+                        stage = %self.stage.subscription.trigger_id, partition = %self.source.partition,
+                        "the partition is stopped: {reason}"
+                    );
+                    self.note(PartitionState::Stopped(reason));
+                    self.cancel.cancelled().await;
+                    break;
+                }
+            }
+        }
+        self.stage.state.remove(&self.source.partition);
+    }
+
+    fn note(&self, state: PartitionState) {
+        self.stage.state.note(&self.source.partition, self.position, state);
+    }
+
+    /// Asks until there is an answer: the cluster may be away.
+    async fn until<R, A>(&self, what: &str, ask: impl Fn() -> A + Send) -> Result<R, Interrupted>
+    where
+        A: Future<Output = Result<R, Unanswered>> + Send,
+    {
+        let mut backoff = Backoff::new(&self.stage.subscription);
+        loop {
+            let error = tokio::select! {
+                () = self.cancel.cancelled() => return Err(Interrupted::Cancelled),
+                answer = ask() => match answer {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                },
+            };
+            let pause = backoff.pause();
+            tracing::warn!(
+                stage = %self.stage.subscription.trigger_id, partition = %self.source.partition,
+                "{what}: {error}; next try in {pause:?}"
+            );
+            self.note(PartitionState::Waiting(format!("{what}: {error}")));
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(Interrupted::Cancelled),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn bounds(&self) -> Result<OffsetRange, Interrupted> {
+        let (log, partition) = (Arc::clone(&self.stage.log), self.source.partition.clone());
+        self.until("cannot ask for offsets", || log.bounds(&partition)).await
+    }
+
+    /// Finds out where to go on: the function is asked by an empty batch, and its own progress
+    /// wins over Kafka's. Then the partition is read from there.
+    async fn initialise(&mut self, from: Option<Offset>) -> Result<(), Interrupted> {
+        self.error = None;
+        self.is_initialising = true;
+        let (log, partition) = (Arc::clone(&self.stage.log), self.source.partition.clone());
+        let described = self.until("cannot describe the topic", || log.describe(&partition.topic)).await?;
+        self.source.topic_id = described.id;
+        self.source.partition_count = described.partitions;
+        let bounds = self.bounds().await?;
+        let from = match from {
+            Some(from) => from,
+            None => self.first_offset(bounds).await?,
+        };
+        self.position = from;
+        self.described_at = Instant::now();
+        self.dispatch(empty(&self.source, from, bounds.next)).await?;
+        self.validate_position().await?;
+        let position = self.position;
+        self.until("cannot go on reading", || log.seek(&partition, position)).await?;
+        self.is_initialising = false;
+        self.note(PartitionState::Reading);
+        Ok(())
+    }
+
+    /// What the group committed; without that the policy, or the log's start for a partition that
+    /// was added after the topic was first seen.
+    async fn first_offset(&mut self, bounds: OffsetRange) -> Result<Offset, Interrupted> {
+        let (log, source) = (Arc::clone(&self.stage.log), self.source.clone());
+        let committed = self.until("cannot ask for the group's offsets", || log.committed(&source)).await?;
+        self.first_partition_count = committed.first_partition_count.unwrap_or(source.partition_count);
+        if let Some(offset) = committed.next_offset {
+            return Ok(offset);
+        }
+        if source.partition.partition.0 >= self.first_partition_count {
+            return Ok(bounds.from);
+        }
+        let start = self.stage.subscription.start;
+        self.until("cannot find the start", || log.offset_of(&source.partition, start, bounds)).await
+    }
+
+    /// The log must hold the position: what was deleted unread is a gap, and a position behind
+    /// the end means that the log lost what was applied.
+    async fn validate_position(&mut self) -> Result<(), Interrupted> {
+        loop {
+            // Asked after the function has spoken: what it knows may be younger than an older answer.
+            let bounds = self.bounds().await?;
+            if self.position > bounds.next {
+                return Err(Interrupted::Stopped(format!(
+                    "the next offset is {}, but the log ends at {}: it lost records that were applied",
+                    self.position, bounds.next
+                )));
+            }
+            if self.position >= bounds.from {
+                return Ok(());
+            }
+            self.report_gap(bounds).await?;
+        }
+    }
+
+    /// Tells the function of offsets that were deleted unread, and goes on behind them where that is accepted.
+    async fn report_gap(&mut self, bounds: OffsetRange) -> Result<(), Interrupted> {
+        let accepted = self.stage.subscription.on_gap == OnGap::Continue;
+        tracing::error!(
+            stage = %self.stage.subscription.trigger_id, partition = %self.source.partition,
+            "offsets {} to {} were deleted before they were read", self.position, bounds.from.0 - 1
+        );
+        let mut batch = empty(&self.source, bounds.from, bounds.next);
+        batch.lost = Some(LostRange { from_offset: self.position.0, next_offset: bounds.from.0, accepted });
+        if !accepted {
+            return Err(self.stop_at_gap(batch).await);
+        }
+        self.position = bounds.from;
+        self.dispatch(batch).await
+    }
+
+    /// Tells the function of the gap and stops: nothing is applied or committed past it.
+    async fn stop_at_gap(&mut self, batch: Batch) -> Interrupted {
+        match self.stage.dispatcher.dispatch(batch, &self.cancel, &|_| {}).await {
+            Dispatched::Cancelled => Interrupted::Cancelled,
+            Dispatched::Stopped(reason) => Interrupted::Stopped(reason),
+            Dispatched::ResumeAt(offset) => Interrupted::Reposition(offset),
+            Dispatched::Applied => {
+                Interrupted::Stopped("records were deleted before they were read (on_gap = \"stop\")".to_owned())
+            }
+        }
+    }
+
+    /// Reads batches until something is in the way.
+    async fn read(&mut self) -> Interrupted {
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // Also under steady flow: a topic that was recreated must not be read on as the old one.
+            if self.described_at.elapsed() >= DESCRIBE
+                && let Err(interrupted) = self.describe_again().await
+            {
+                return interrupted;
+            }
+            let next = match self.next_batch() {
+                Ok(next) => next,
+                Err(interrupted) => return interrupted,
+            };
+            let result = if let Some(batch) = next {
+                heartbeat.reset();
+                self.stalled = 0;
+                self.errors = Backoff::new(&self.stage.subscription);
+                let (began, records) = (Instant::now(), batch.offsets.len());
+                let dispatched = self.dispatch(batch).await;
+                if records < LARGE_BATCH_RECORDS {
+                    // Under a steady trickle a call for each record would cost more than the records.
+                    tokio::time::sleep_until(began + self.stage.subscription.batch_interval_min).await;
+                }
+                dispatched
+            } else {
+                tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => Err(Interrupted::Cancelled),
+                    () = self.queue.ready().notified() => Ok(()),
+                    _ = heartbeat.tick() => self.heartbeat().await,
+                }
+            };
+            if let Err(interrupted) = result {
+                return interrupted;
+            }
+            if self.cancel.is_cancelled() {
+                return Interrupted::Cancelled;
+            }
+        }
+    }
+
+    /// What is there now as a batch; none when there is nothing.
+    fn next_batch(&mut self) -> Result<Option<Batch>, Interrupted> {
+        if let Some(error) = self.error.take() {
+            return Err(self.failed(error));
+        }
+        let limits = self.stage.subscription.batch;
+        let mut batch = BatchBuilder::new(&self.source, self.position, limits).reserve(self.last_size);
+        self.error = self.queue.fetch(&mut batch);
+        if batch.is_empty() {
+            return self.error.take().map_or(Ok(None), |error| Err(self.failed(error)));
+        }
+        self.last_size = batch.size();
+        let end = self.stage.log.known_end(&self.source.partition);
+        Ok(Some(batch.finish(end)))
+    }
+
+    fn failed(&self, error: FetchError) -> Interrupted {
+        let stage = &self.stage.subscription.trigger_id;
+        tracing::warn!(stage = %stage, partition = %self.source.partition, "kafka: {error}");
+        Interrupted::Failed(error)
+    }
+
+    /// Gives a batch to the function and follows its answer.
+    async fn dispatch(&mut self, batch: Batch) -> Result<(), Interrupted> {
+        let (next, end) = (Offset(batch.next_offset), Offset(batch.end_offset));
+        let stage = Arc::clone(&self.stage);
+        let partition = &self.source.partition;
+        let note = |waiting: Option<&str>| {
+            if let Some(reason) = waiting {
+                stage.state.note(partition, self.position, PartitionState::Waiting(reason.to_owned()));
+            }
+        };
+        match stage.dispatcher.dispatch(batch, &self.cancel, &note).await {
+            Dispatched::Applied => {
+                self.position = next;
+                stage.log.commit(Applied {
+                    partition: partition.clone(),
+                    topic_id: self.source.topic_id.clone(),
+                    next_offset: next,
+                    first_partition_count: self.first_partition_count,
+                });
+                if let Some(observer) = &stage.observer {
+                    observer.applied(partition, next);
+                }
+                stage.state.applied(partition, next, end);
+                Ok(())
+            }
+            // While the partition is paused the position is only a number: no seek is needed yet.
+            Dispatched::ResumeAt(offset) if self.is_initialising => {
+                self.position = offset;
+                Ok(())
+            }
+            Dispatched::ResumeAt(offset) => Err(Interrupted::Reposition(offset)),
+            Dispatched::Stopped(reason) => Err(Interrupted::Stopped(reason)),
+            Dispatched::Cancelled => Err(Interrupted::Cancelled),
+        }
+    }
+
+    /// Looks whether the topic is still the same, and how many partitions it has.
+    async fn describe_again(&mut self) -> Result<(), Interrupted> {
+        let (log, topic) = (Arc::clone(&self.stage.log), self.source.partition.topic.clone());
+        let described = self.until("cannot describe the topic", || log.describe(&topic)).await?;
+        self.described_at = Instant::now();
+        if described.id != self.source.topic_id {
+            return Err(Interrupted::Reposition(self.position));
+        }
+        self.source.partition_count = described.partitions;
+        Ok(())
+    }
+
+    /// Tells the function where a quiet partition is, by what the broker says now: a consumer
+    /// that cannot reach its broker must not look idle.
+    async fn heartbeat(&mut self) -> Result<(), Interrupted> {
+        let bounds = self.bounds().await?;
+        self.stalled = if bounds.next > self.position { self.stalled + 1 } else { 0 };
+        if self.stalled > STALLED_MAX {
+            tracing::warn!(
+                stage = %self.stage.subscription.trigger_id, partition = %self.source.partition,
+                "there are records behind offset {}, and none came: the position is validated anew", self.position
+            );
+            self.stalled = 0;
+            return Err(Interrupted::Reposition(self.position));
+        }
+        let end = bounds.next.max(self.stage.log.known_end(&self.source.partition).unwrap_or_default());
+        self.note(PartitionState::Reading);
+        self.dispatch(empty(&self.source, self.position, end)).await
+    }
+}

@@ -1,0 +1,204 @@
+//! One `[[trigger.kafka]]`: it joins its group, runs a task for each partition that is assigned to it, and lets
+//! batches in flight end before a partition goes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use exagg_clients::kafka::TopicPartition;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Subscription;
+use crate::dispatch::{Dispatcher, Function};
+use crate::fetch::{self, Fetch, PARTITIONS, Share, Wanted};
+use crate::log::{Assignment, Cluster, Event, Log};
+use crate::partition::{AppliedObserver, PartitionTask, Shared};
+use crate::status::StageState;
+
+/// How long batches in flight may take when the host stops: below the host's own deadline.
+const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+/// A stage, ready to join its group.
+pub struct Stage<C: Cluster, F> {
+    pub cluster: C,
+    pub dispatcher: Arc<Dispatcher<F>>,
+    pub subscription: Arc<Subscription>,
+    pub state: Arc<StageState>,
+    pub observer: Option<Arc<dyn AppliedObserver>>,
+    /// Its part of the host's memory.
+    pub share: Share,
+    /// Whether the operator sets the size of a partition's queue, which then holds, whatever it takes.
+    pub is_queue_fixed: bool,
+}
+
+/// Why a member leaves its group.
+enum Ended {
+    Stopped,
+    /// So many partitions came that their queues would take more than the stage's share.
+    Crowded(usize),
+}
+
+/// A partition's lock is held by the task that runs for it: one that outlived its revocation keeps its successor
+/// waiting.
+type Locks = HashMap<TopicPartition, Arc<Mutex<()>>>;
+
+impl<C: Cluster, F: Function> Stage<C, F> {
+    /// Reads until told to stop, then lets batches in flight end and commits.
+    pub async fn run(&self, stop: CancellationToken) -> Result<()> {
+        let properties = &self.subscription.properties;
+        let wanted = Wanted::new(self.subscription.batch.bytes_max, |name| properties.get(name)?.expose().parse().ok());
+        let (mut partitions, mut locks) = (PARTITIONS, Locks::new());
+        loop {
+            let fetch = Fetch::new(wanted, self.share, partitions);
+            let partitions_max = if self.is_queue_fixed { usize::MAX } else { fetch.partitions_max };
+            match self.read(&fetch, partitions_max, &mut locks, &stop).await? {
+                Ended::Crowded(assigned) if !stop.is_cancelled() => {
+                    // Room for some more: as hosts go, partitions come one by one.
+                    partitions = assigned.next_power_of_two();
+                    // Who assigned them can be reached, whatever the consumer said last.
+                    self.state.reachable(true);
+                }
+                _ => return Ok(()),
+            }
+            tracing::info!(
+                stage = %self.subscription.trigger_id,
+                "joins the group again, with queues for {partitions} partitions: the host's memory is shared among them"
+            );
+        }
+    }
+
+    /// Reads as one member.
+    async fn read(
+        &self,
+        fetch: &Fetch,
+        partitions_max: usize,
+        locks: &mut Locks,
+        stop: &CancellationToken,
+    ) -> Result<Ended> {
+        let (sender, events) = unbounded_channel();
+        let log = Arc::new(self.cluster.join(fetch, sender)?);
+        let shared = Arc::new(Shared {
+            log: Arc::clone(&log),
+            dispatcher: Arc::clone(&self.dispatcher),
+            subscription: Arc::clone(&self.subscription),
+            state: Arc::clone(&self.state),
+            observer: self.observer.clone(),
+        });
+        let mut partitions = Partitions { stage: shared, tasks: HashMap::new(), locks };
+        let result = partitions.follow(partitions_max, events, stop).await;
+        drop(partitions);
+        Log::leave(log).await;
+        result
+    }
+}
+
+/// The partitions that are ours, each with its task.
+struct Partitions<'a, L: Log, F> {
+    stage: Arc<Shared<L, F>>,
+    tasks: HashMap<TopicPartition, (CancellationToken, JoinHandle<()>)>,
+    locks: &'a mut Locks,
+}
+
+impl<L: Log, F: Function> Partitions<'_, L, F> {
+    fn id(&self) -> &str {
+        &self.stage.subscription.trigger_id
+    }
+
+    /// Follows the group until told to stop; then lets every batch in flight end.
+    async fn follow(
+        &mut self,
+        partitions_max: usize,
+        mut events: UnboundedReceiver<Event<L::Queue>>,
+        stop: &CancellationToken,
+    ) -> Result<Ended> {
+        let mut result = Ok(Ended::Stopped);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = events.recv() => match event {
+                    Some(Event::Assigned(assignments)) => {
+                        let partitions = self.tasks.len() + assignments.len();
+                        if partitions > partitions_max {
+                            result = Ok(Ended::Crowded(partitions));
+                            break;
+                        }
+                        self.assigned(assignments);
+                    }
+                    Some(Event::Revoked(partitions, done)) => self.revoked(&partitions, done),
+                    Some(Event::Reachable(reachable)) => self.stage.state.reachable(reachable),
+                    Some(Event::RebalanceFailed(reason)) => self.stage.state.rebalanced(Err(reason)),
+                    Some(Event::Failed(reason)) => {
+                        result = Err(anyhow!("the consumer has failed for good: {reason}"));
+                        break;
+                    }
+                    None => break,
+                },
+            }
+        }
+        let all: Vec<_> = self.tasks.keys().cloned().collect();
+        let mut ended = std::pin::pin!(self.end(&all));
+        if let Ok(Ended::Crowded(_)) = result {
+            // The next consumer waits for them; only a host that stops does not.
+            tokio::select! {
+                () = &mut ended => return result,
+                () = stop.cancelled() => {}
+            }
+        }
+        if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
+            tracing::warn!(stage = %self.id(), "a batch in flight did not end within {DRAIN_MAX:?}");
+        }
+        result
+    }
+
+    fn assigned(&mut self, assignments: Vec<Assignment<L::Queue>>) {
+        let list: Vec<_> = assignments.iter().map(|assignment| assignment.partition.to_string()).collect();
+        tracing::info!(stage = %self.id(), "assigned {}", list.join(" "));
+        self.stage.state.rebalanced(Ok(()));
+        for assignment in assignments {
+            let partition = assignment.partition.clone();
+            let cancel = CancellationToken::new();
+            let task = PartitionTask::new(Arc::clone(&self.stage), assignment, cancel.clone());
+            let lock = Arc::clone(self.locks.entry(partition.clone()).or_default());
+            let before = self.tasks.insert(partition, (cancel, tokio::spawn(task.run(lock))));
+            // It was never revoked; it ends, and the new task waits for its lock.
+            if let Some((cancel, _)) = before {
+                cancel.cancel();
+            }
+        }
+    }
+
+    fn revoked(&mut self, partitions: &[TopicPartition], done: mpsc::Sender<()>) {
+        tracing::info!(stage = %self.id(), "{} partitions go", partitions.len());
+        self.stage.state.rebalanced(Ok(()));
+        let ended = self.end(partitions);
+        // Without waiting here: the next events may come meanwhile.
+        tokio::spawn(async move {
+            ended.await;
+            drop(done);
+        });
+    }
+
+    /// Cancels the tasks of these partitions; the future ends when they have.
+    fn end(&mut self, partitions: &[TopicPartition]) -> impl Future<Output = ()> + use<L, F> {
+        let tasks: Vec<_> = partitions.iter().filter_map(|partition| self.tasks.remove(partition)).collect();
+        for (cancel, _) in &tasks {
+            cancel.cancel();
+        }
+        async move {
+            for (_, task) in tasks {
+                if let Err(error) = task.await {
+                    tracing::error!("a partition's task failed: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Whether the operator's properties fix the size of a partition's queue.
+pub fn is_queue_fixed(properties: &exagg_clients::kafka::Properties) -> bool {
+    properties.contains_key(fetch::QUEUE)
+}

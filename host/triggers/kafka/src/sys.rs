@@ -1,0 +1,225 @@
+//! The part of librdkafka that the safe binding does not have: a queue a partition, read many
+//! records at a time.
+#![allow(unsafe_code, reason = "librdkafka's C interface; each use says why it is sound")]
+
+use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use exagg_clients::kafka::{Offset, TopicPartition};
+use rdkafka::client::NativeClient;
+use rdkafka_sys as sys;
+use tokio::sync::Notify;
+
+use crate::batch::{BatchBuilder, RecordRef};
+use crate::log::{FetchError, Queue};
+
+/// A partition's own queue of fetched records. It must not outlive the client that it was split
+/// from: whoever holds one holds the consumer as well.
+pub struct PartitionQueue {
+    queue: NonNull<sys::rd_kafka_queue_t>,
+    ready: Arc<Notify>,
+    /// The reference that librdkafka holds for its callback, once armed.
+    lent: Option<*const Notify>,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread, by its documentation; the pointer to
+// the Notify is only turned back into an Arc on drop.
+unsafe impl Send for PartitionQueue {}
+// SAFETY: as above.
+unsafe impl Sync for PartitionQueue {}
+
+unsafe extern "C" fn wake(_: *mut sys::rd_kafka_t, notify: *mut c_void) {
+    // SAFETY: the pointer is the one that `arm` lent, and `drop` takes the callback back before
+    // it releases it.
+    unsafe { &*notify.cast::<Notify>() }.notify_one();
+}
+
+impl PartitionQueue {
+    /// Splits the partition's queue off the consumer's. Must be called before the partition is
+    /// assigned: the split then holds for the assignment.
+    pub fn split(client: &NativeClient, partition: &TopicPartition) -> Option<Self> {
+        let topic = CString::new(partition.topic.as_str()).ok()?;
+        // SAFETY: the client is alive (the caller is in one of its callbacks) and the name ends
+        // in a NUL; the queue that comes back is a reference of our own.
+        let queue = unsafe { sys::rd_kafka_queue_get_partition(client.ptr(), topic.as_ptr(), partition.partition.0) };
+        let queue = NonNull::new(queue)?;
+        // SAFETY: the queue is valid; a null destination means "read by the application alone".
+        unsafe { sys::rd_kafka_queue_forward(queue.as_ptr(), ptr::null_mut()) };
+        Some(Self { queue, ready: Arc::new(Notify::new()), lent: None })
+    }
+
+    fn notify_from_now_on(&mut self) {
+        let lent = *self.lent.get_or_insert_with(|| Arc::into_raw(Arc::clone(&self.ready)));
+        // SAFETY: the queue is valid; the callback's argument stays valid until `drop` takes the
+        // callback back.
+        unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), Some(wake), lent.cast_mut().cast()) };
+        // Of what came before nobody was notified.
+        self.ready.notify_one();
+    }
+
+    /// Shows what is there now, without waiting, until `each` says that it has enough.
+    ///
+    /// Not by `rd_kafka_consume_batch_queue`: that one counts the end of a partition as a record,
+    /// so that after a rebalance librdkafka (2.12) went on one offset too far.
+    fn visit<'a>(&'a self, mut each: impl FnMut(Message<'_>) -> Taken + 'a) {
+        let mut visitor: Visitor<'_> = &mut each;
+        let opaque = (&raw mut visitor).cast::<c_void>();
+        // SAFETY: the queue is valid, and the visitor lives until the call returns; librdkafka
+        // calls back on this thread, within the call.
+        unsafe { sys::rd_kafka_consume_callback_queue(self.queue.as_ptr(), 0, Some(show), opaque) };
+    }
+}
+
+impl Queue for PartitionQueue {
+    fn arm(&mut self) {
+        self.notify_from_now_on();
+    }
+
+    fn ready(&self) -> &Notify {
+        &self.ready
+    }
+
+    fn fetch(&self, batch: &mut BatchBuilder) -> Option<FetchError> {
+        let mut error = None;
+        self.visit(|mut message| match message.error() {
+            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                let record = RecordRef {
+                    offset: Offset(message.offset()),
+                    timestamp: message.timestamp(),
+                    key: message.key(),
+                    value: message.value(),
+                };
+                if batch.push(&record) {
+                    message.headers(|name, value| batch.push_header(name, value));
+                }
+                if batch.is_full() { Taken::Enough } else { Taken::More }
+            }
+            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                batch.end_at(Offset(message.offset()));
+                Taken::More
+            }
+            code => {
+                let text = message.value().map(String::from_utf8_lossy).unwrap_or_default();
+                error = Some(FetchError(format!("{code:?}: {text}")));
+                Taken::Enough
+            }
+        });
+        error
+    }
+}
+
+/// Whether there is room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    More,
+    Enough,
+}
+
+type Visitor<'a> = &'a mut dyn FnMut(Message<'_>) -> Taken;
+
+unsafe extern "C" fn show(message: *mut sys::rd_kafka_message_t, visitor: *mut c_void) {
+    let Some(message) = NonNull::new(message) else { return };
+    // SAFETY: it is the visitor that `visit` lends for the time of the call.
+    let visitor = unsafe { &mut *visitor.cast::<Visitor<'_>>() };
+    if visitor(Message(message, PhantomData)) == Taken::Enough {
+        // SAFETY: it marks this thread only, and does not look at the client.
+        unsafe { sys::rd_kafka_yield(ptr::null_mut()) };
+    }
+}
+
+impl Drop for PartitionQueue {
+    fn drop(&mut self) {
+        // SAFETY: the callback is taken back first, under the queue's lock, so that nobody uses
+        // the lent reference when it is released; the queue is ours and not used again.
+        unsafe {
+            if let Some(lent) = self.lent.take() {
+                sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
+                drop(Arc::from_raw(lent));
+            }
+            sys::rd_kafka_queue_destroy(self.queue.as_ptr());
+        }
+    }
+}
+
+/// A record, the end of the partition, or an error; valid while it is shown.
+struct Message<'a>(NonNull<sys::rd_kafka_message_t>, PhantomData<&'a ()>);
+
+fn bytes<'a>(start: *mut c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: librdkafka gives either a null pointer or one to `length` bytes that live as long
+    // as their message; the callers bind the lifetime to the message's.
+    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
+}
+
+impl Message<'_> {
+    fn raw(&self) -> &sys::rd_kafka_message_t {
+        // SAFETY: the pointer is valid while the message is shown.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn error(&self) -> sys::rd_kafka_resp_err_t {
+        self.raw().err
+    }
+
+    /// The record's offset; of the end of the partition, the position there.
+    fn offset(&self) -> i64 {
+        self.raw().offset
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        bytes(self.raw().key, self.raw().key_len)
+    }
+
+    /// The value; of an error, its text.
+    fn value(&self) -> Option<&[u8]> {
+        bytes(self.raw().payload, self.raw().len)
+    }
+
+    /// Unix milliseconds, or -1.
+    fn timestamp(&self) -> i64 {
+        // SAFETY: the message is valid; a null pointer means that the kind is not wanted.
+        unsafe { sys::rd_kafka_message_timestamp(self.0.as_ptr(), ptr::null_mut()) }
+    }
+
+    /// Calls `each` with every header's name and value.
+    fn headers(&mut self, mut each: impl FnMut(&str, Option<&[u8]>)) {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is valid and the place for the answer is ours; the headers stay
+        // the message's.
+        let found = unsafe { sys::rd_kafka_message_headers(self.0.as_ptr(), &raw mut headers) };
+        if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return;
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: the headers are valid as long as the message; past the last one the call
+            // says so and writes nothing.
+            let found =
+                unsafe { sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size) };
+            if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return;
+            }
+            // SAFETY: a header's name is a C string that lives as long as the message.
+            let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+            each(&name, bytes(value.cast_mut(), size));
+        }
+    }
+}
+
+/// The end of the partition as the last fetch saw it, without asking the broker.
+pub fn known_end(client: &NativeClient, partition: &TopicPartition) -> Option<Offset> {
+    let topic = CString::new(partition.topic.as_str()).ok()?;
+    let (mut low, mut high) = (0, 0);
+    // SAFETY: the client is alive (the caller holds it) and the places for the answers are ours.
+    let error = unsafe {
+        sys::rd_kafka_get_watermark_offsets(
+            client.ptr(),
+            topic.as_ptr(),
+            partition.partition.0,
+            &raw mut low,
+            &raw mut high,
+        )
+    };
+    (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(Offset(high))
+}

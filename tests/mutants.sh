@@ -40,7 +40,10 @@ trap restore EXIT
 
 # Built again and again, and not for speed. What is left in target/ is built anew by the next make.
 export CARGO_INCREMENTAL=1
-quick=(--config profile.release.package.exagg.opt-level=1 --config profile.release.package.e2e.opt-level=1)
+quick=(--config profile.release.package.e2e.opt-level=1)
+for package in exagg exagg-pipeline exagg-trigger-{kafka,cron,http} exagg-runtime exagg-clients exagg-app; do
+    quick+=(--config "profile.release.package.$package.opt-level=1")
+done
 
 build() {
     cargo build --quiet --profile function --target wasm32-wasip2 -p aggregator -p window-closer -p fetcher -p dashboard -p guest

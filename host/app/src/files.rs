@@ -7,9 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component as Part, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use exagg_common::private;
 
 use crate::spec::{App, Files};
-use exagg_common::private;
 
 /// Copies what the manifest's `files` name below `assets`, one folder a component, so that each
 /// component has mounts only.

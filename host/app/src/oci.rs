@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::Bytes;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
+use exagg_common::template::Secret;
 use oci_client::Reference;
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use reqwest::Response;
@@ -36,7 +37,6 @@ pub use self::trust::{Insecure, Trust};
 use crate::CODE_BYTES_MAX;
 use crate::locked::{LOCKED_APP_BYTES_MAX, LockedApp};
 use crate::spec::App;
-use exagg_common::template::Secret;
 
 const APP_TYPE: &str = "application/vnd.fermyon.spin.application.v1+config";
 const WASM_TYPE: &str = "application/vnd.wasm.content.layer.v1+wasm";

@@ -1,10 +1,10 @@
 //! The app as it is written: what a manifest, a registry or Spin says.
 
-use anyhow::{Context, Result, bail, ensure};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use anyhow::{Context, Result, bail, ensure};
 use exagg_common::printable::printable;
 use exagg_common::template::{Secret, Variables};
 

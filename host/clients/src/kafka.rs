@@ -7,6 +7,7 @@ mod types;
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use exagg_common::template::{Secret, Variables};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
@@ -15,7 +16,6 @@ use rdkafka::error::KafkaError;
 pub use self::error::ClientError;
 pub use self::sys::describe_topic;
 pub use self::types::{Offset, OffsetRange, Partition, TopicDescription, TopicId, TopicPartition};
-use exagg_common::template::{Secret, Variables};
 
 /// librdkafka properties, of which any may be a secret.
 pub type Properties = BTreeMap<String, Secret>;

@@ -11,6 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use exagg_app::CODE_BYTES_MAX;
+use exagg_app::TriggerSpec;
+use exagg_clients::database::Database;
+use exagg_common::printable::{printable, printable_lines};
+use exagg_common::template::Secret;
+use exagg_runtime::app::LoadedApp;
+use exagg_runtime::health::Health;
+use exagg_runtime::metrics::Metrics;
+use exagg_runtime::trigger::StageStatus;
+use exagg_trigger_http::plain;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -24,16 +34,6 @@ use self::exposition::{gauges, label};
 use crate::swap::Swaps;
 use crate::triggers::Triggers;
 use crate::usage;
-use exagg_app::CODE_BYTES_MAX;
-use exagg_app::TriggerSpec;
-use exagg_clients::database::Database;
-use exagg_common::printable::{printable, printable_lines};
-use exagg_common::template::Secret;
-use exagg_runtime::app::LoadedApp;
-use exagg_runtime::health::Health;
-use exagg_runtime::metrics::Metrics;
-use exagg_runtime::trigger::StageStatus;
-use exagg_trigger_http::plain;
 
 /// How long a component may take to arrive.
 const CODE_TIME_MAX: Duration = Duration::from_secs(60);

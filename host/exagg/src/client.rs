@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use exagg_common::template::Secret;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::{ADMIN_TOKEN, Environment};
-use exagg_common::template::Secret;
 
 /// A swap compiles: that takes seconds on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);

@@ -19,11 +19,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-
-pub use self::app::AppSettings;
-use self::runtime::{RuntimeConfig, Shared};
-use crate::cli::{ADMIN_DEFAULT, Plugin, RunFlags, Up};
-use crate::server::ConnectionLimits;
 use exagg_app::oci::{Insecure, Trust};
 use exagg_app::source::Source;
 use exagg_common::template::Secret;
@@ -31,6 +26,11 @@ use exagg_runtime::budget::plan::ComponentLimits;
 use exagg_runtime::engine::compiler::{Bounds, Place};
 use exagg_runtime::engine::{Cache, Limits, Settings};
 use exagg_runtime::factors::wasi::Output;
+
+pub use self::app::AppSettings;
+use self::runtime::{RuntimeConfig, Shared};
+use crate::cli::{ADMIN_DEFAULT, Plugin, RunFlags, Up};
+use crate::server::ConnectionLimits;
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:3000";
 const DRAIN_SECONDS_MAX: u64 = 30;

@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use exagg_app::Provider;
+use exagg_common::template::Secret;
 
 use self::broker::Broker;
 use self::postgres::{Plan, Postgres};
-use exagg_app::Provider;
-use exagg_common::template::Secret;
 
 /// The pair: the broker runs, PostgreSQL is planned.
 pub struct Embedded {

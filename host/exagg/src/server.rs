@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use exagg_trigger_http::{busy, plain};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -31,7 +32,6 @@ use self::connections::{Admitted, Connections, Kind};
 use self::stall::{ResponseEnd, Unstalled};
 use crate::admin::{Admin, Through};
 use crate::triggers::Triggers;
-use exagg_trigger_http::{busy, plain};
 
 /// A client may take so long over its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,12 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
-use tokio_util::sync::CancellationToken;
-
 use exagg_runtime::app::LoadedApp;
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::slot::Slot;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 /// How often `--watch` looks at the files; one that is the same at two looks is whole.
 const WATCH: Duration = Duration::from_millis(400);

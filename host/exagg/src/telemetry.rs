@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use exagg_common::printable::printable;
+use exagg_runtime::metrics::SPANS;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -15,8 +17,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::Environment;
-use exagg_common::printable::printable;
-use exagg_runtime::metrics::SPANS;
 
 /// What asks for spans to be sent, as the OpenTelemetry specification and the SpinKube operator say.
 const COLLECTORS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];

@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use serde_json::{Map, Value};
-
 use exagg_common::memory;
 use exagg_runtime::app::LoadedApp;
 use exagg_runtime::budget::{Account, Resource};
+use serde_json::{Map, Value};
 
 /// One sample of an account.
 struct Sample {

@@ -1,11 +1,10 @@
 //! Migrations: forward only, each once, under a lock, so that hosts may start at the same time.
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, SimpleQueryMessage};
-
 use exagg_clients::database::{Database, literal};
 use exagg_common::hex;
+use sha2::{Digest, Sha256};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
 const MIGRATIONS: [(&str, &str); 4] = [

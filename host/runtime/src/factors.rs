@@ -16,13 +16,11 @@ pub mod wasi;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use exagg_app::ComponentSpec;
+use exagg_common::template::Variables;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi_http::WasiHttpView;
-
-use crate::budget::Account;
-use exagg_app::ComponentSpec;
-use exagg_common::template::Variables;
 
 use self::key_value::KeyValueFactor;
 use self::outbound_http::OutboundHttpFactor;
@@ -31,6 +29,7 @@ use self::outbound_networking::AllowedHosts;
 use self::outbound_pg::OutboundPgFactor;
 use self::variables::VariablesFactor;
 use self::wasi::WasiFactor;
+use crate::budget::Account;
 
 /// The host's implementation of one interface.
 pub trait Factor {

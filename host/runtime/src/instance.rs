@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
+use exagg_app::ComponentSpec;
+use exagg_common::hex;
+use exagg_common::template::Variables;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable};
@@ -25,9 +28,6 @@ use crate::factors::outbound_kafka::InstanceKafka;
 use crate::factors::outbound_pg::InstancePg;
 use crate::factors::{ComponentFactors, Factors, Holds, InstanceFactors};
 use crate::trigger::World;
-use exagg_app::ComponentSpec;
-use exagg_common::hex;
-use exagg_common::template::Variables;
 
 /// How much later than its own end a call that waits is given up.
 const WAIT_GRACE: Duration = Duration::from_millis(500);

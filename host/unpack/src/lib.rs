@@ -25,10 +25,9 @@ use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use exagg_common::memory;
 pub use marker::{Cut, CutBecause, Marker, read_marker};
 use rewrite::Rewriter;
-
-use exagg_common::memory;
 
 /// Bytes of a cut record's value that are kept, and of its key.
 pub const CUT_VALUE_BYTES: usize = 64 * 1024;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use exagg_common::{hex, private};
 use sha2::{Digest, Sha256};
 
 use super::APP_BYTES_MAX;
@@ -17,7 +18,6 @@ use super::blobs::{Blobs, Room, create, digest_of_file};
 use crate::CODE_BYTES_MAX;
 use crate::locked::{ContentPath, ContentRef, Contents};
 use crate::spec::Files;
-use exagg_common::{hex, private};
 
 /// The most files that all components together may mount.
 const FILES_MAX: u64 = 10_000;

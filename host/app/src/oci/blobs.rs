@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use exagg_common::{hex, private};
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
-
-use exagg_common::{hex, private};
 
 /// What all archives of an app together may unpack to.
 const UNPACKED_BYTES_MAX: u64 = 256 * 1024 * 1024;

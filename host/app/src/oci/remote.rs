@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use exagg_common::template::Secret;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_auth::parser::ChallengeParser;
 use oci_client::Reference;
@@ -19,7 +20,6 @@ use url::Url;
 
 use super::blobs::digest_of;
 use super::trust::{Trust, gives_up_tls};
-use exagg_common::template::Secret;
 
 /// As the specification advises.
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;

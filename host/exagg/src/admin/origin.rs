@@ -4,10 +4,9 @@
 
 use std::net::IpAddr;
 
+use exagg_common::printable::printable;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-
-use exagg_common::printable::printable;
 
 /// Why a request is not answered.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

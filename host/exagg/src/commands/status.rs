@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use exagg_common::printable::printable;
 use serde_json::Value;
 
 use crate::cli::Status;
 use crate::client::{AdminEndpoint, request};
 use crate::usage;
-use exagg_common::printable::printable;
 
 /// Asks the host and prints.
 pub async fn run(args: &Status) -> Result<()> {

@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-
-use super::{Environment, errors};
 use exagg_app::Provider;
 use exagg_common::template::Secret;
+
+use super::{Environment, errors};
 
 pub(super) fn secrets(values: BTreeMap<String, String>) -> BTreeMap<String, Secret> {
     values.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()

@@ -10,7 +10,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-
 use exagg_common::private;
 
 /// For a host that is root with a state directory that PostgreSQL's user cannot enter.

@@ -10,10 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use exagg_common::private;
 
 use super::place::{Place, SystemUser};
 use super::sys;
-use exagg_common::private;
 
 const MAJOR_MIN: u32 = 14;
 const START_MAX: Duration = Duration::from_mins(1);

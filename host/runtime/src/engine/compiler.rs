@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use exagg_app::CODE_BYTES_MAX;
+use exagg_common::printable::printable_lines;
 use rustix::process::{Resource, Rlimit, getpid, setpriority_process, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -16,7 +17,6 @@ use tokio::sync::Mutex;
 
 use super::sys::Trusted;
 use super::{Settings, configuration, processors};
-use exagg_common::printable::printable_lines;
 
 /// The largest component that is taken, from a file, a registry or a swap.
 /// Of the memory that a compilation may take, the part that the code may have: the host has to hold it as well.

@@ -6,12 +6,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use exagg_common::{hex, private};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 
 use super::sys::Trusted;
-use exagg_common::{hex, private};
 
 const KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 32;

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail};
+use exagg_app::ComponentSpec;
 use redb::{Database, ReadableDatabase, TableDefinition};
 use tokio::sync::Semaphore;
 use wasmtime::component::{Accessor, FutureReader, HasData, Linker, Resource, ResourceTable, StreamReader};
@@ -21,7 +22,6 @@ use super::handed::Handed;
 use super::{Configure, Factor, Holds, Link};
 use crate::budget::{self, Account, Exceeded, Held};
 use crate::factors::bindings::spin::key_value::key_value as wit;
-use exagg_app::ComponentSpec;
 
 /// Keys are the store's label and the key.
 const VALUES: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("values");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use exagg_app::ComponentSpec;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
@@ -18,7 +19,6 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpC
 use super::outbound_networking::{AllowedHosts, Destination};
 use super::{Configure, Factor, Link};
 use crate::budget::{Account, Held, Limits, Resource};
-use exagg_app::ComponentSpec;
 
 /// Time-outs where the guest sets none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use exagg_app::ComponentSpec;
+use exagg_clients::kafka::{BOOTSTRAP, Properties, addresses};
 use futures::future::join_all;
 use tokio::sync::{Semaphore, oneshot};
 use wasmtime::component::{Accessor, HasData, Linker};
@@ -23,8 +25,6 @@ use super::outbound_networking::{AllowedHosts, Destination};
 use super::{Configure, Factor, Holds, Link};
 use crate::budget::{Account, Held, Resource};
 use crate::factors::bindings::exagg::kafka::producer as wit;
-use exagg_app::ComponentSpec;
-use exagg_clients::kafka::{BOOTSTRAP, Properties, addresses};
 
 /// How long a full queue is waited for, at a time.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);

@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ipnet::IpNet;
-
 use exagg_common::template::Variables;
+use ipnet::IpNet;
 
 /// The destinations that a component may reach.
 #[derive(Debug, Default)]

@@ -18,6 +18,8 @@ mod weight;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use exagg_app::ComponentSpec;
+use exagg_clients::postgres::Authorities;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
@@ -26,8 +28,6 @@ use self::query::Failure;
 use super::{Configure, Factor, Holds, Link};
 use crate::budget::{Account, Held, Resource};
 use crate::factors::bindings::spin;
-use exagg_app::ComponentSpec;
-use exagg_clients::postgres::Authorities;
 
 /// Connections that one call may have open, and builders that it may hold.
 const OPEN_PER_CALL_MAX: usize = 16;

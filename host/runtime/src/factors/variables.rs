@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use exagg_app::ComponentSpec;
+use exagg_common::template::{Secret, Variables};
 use wasmtime::component::{Accessor, HasData, Linker};
 
 use super::{Configure, Factor, Holds, Link};
 use crate::budget::Account;
 use crate::factors::bindings::spin::variables::variables as wit;
-use exagg_app::ComponentSpec;
-use exagg_common::template::{Secret, Variables};
 
 /// Serves values that cannot fail or change during a run.
 pub struct VariablesFactor;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use exagg_app::{ComponentSpec, Files};
 use wasmtime::component::Linker;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiView};
 
@@ -18,7 +19,6 @@ use self::log::{Log, OutputLeft};
 use self::rate::Rate;
 use super::{Configure, Factor, Link};
 use crate::budget::Account;
-use exagg_app::{ComponentSpec, Files};
 
 /// Where components' output goes.
 #[derive(Clone, Debug, Default)]

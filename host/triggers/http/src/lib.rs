@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
+use exagg_app::TriggerSpec;
+use exagg_runtime::call_span;
+use exagg_runtime::instance::{Component, State};
+use exagg_runtime::slot::{CallResult, Slot};
+use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, World};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -27,11 +32,6 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use self::route::{Matched, Pattern};
-use exagg_app::TriggerSpec;
-use exagg_runtime::call_span;
-use exagg_runtime::instance::{Component, State};
-use exagg_runtime::slot::{CallResult, Slot};
-use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, World};
 
 /// The settings as they are written.
 #[derive(Deserialize)]

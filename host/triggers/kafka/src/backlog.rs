@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chrono::{DateTime, Utc};
+use exagg_clients::kafka::{
+    LogContext, Offset, Properties, TopicId, TopicPartition, apply, client_config, create, describe_topic,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
@@ -13,9 +16,6 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use crate::batch::{BatchBuilder, BatchLimits, RecordRef, Source};
 use crate::bindings::exagg::kafka::types::Batch;
 use crate::config::Subscription;
-use exagg_clients::kafka::{
-    LogContext, Offset, Properties, TopicId, TopicPartition, apply, client_config, create, describe_topic,
-};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Batches that wait for the function.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::bindings::exagg::kafka::types::{Batch, Header};
 use exagg_clients::kafka::{Offset, Partition, TopicId, TopicPartition};
 use exagg_unpack::{self as unpack, CUT_KEY_BYTES, CUT_VALUE_BYTES, marker};
+
+use crate::bindings::exagg::kafka::types::{Batch, Header};
 
 /// A batch that is being filled, and the offset that it begins at.
 #[derive(Debug)]

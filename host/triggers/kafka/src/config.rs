@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
-
-use crate::batch::BatchLimits;
 use exagg_app::TriggerSpec;
 use exagg_clients::kafka::Properties;
 use exagg_common::template::Secret;
 use exagg_unpack as unpack;
+use serde::Deserialize;
+
+use crate::batch::BatchLimits;
 
 /// The settings as they are written, templates expanded.
 #[derive(Deserialize)]

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use exagg_clients::kafka::{LogContext, Offset, Properties, client_config, create};
+use exagg_unpack::marker;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::batch::{cut_lengths, records};
 use crate::bindings::exagg::kafka::types::Batch;
 use crate::config::Subscription;
-use exagg_clients::kafka::{LogContext, Offset, Properties, client_config, create};
-use exagg_unpack::marker;
 
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -173,7 +173,6 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
 
     fn revoked(&mut self, partitions: &[TopicPartition], done: mpsc::Sender<()>) {
         tracing::info!(stage = %self.id(), "{} partitions go", partitions.len());
-        self.stage.state.rebalanced(Ok(()));
         let ended = self.end(partitions);
         // Without waiting here: the next events may come meanwhile.
         tokio::spawn(async move {

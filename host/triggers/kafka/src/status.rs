@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use exagg_clients::kafka::{Offset, Partition, TopicPartition};
-use serde::Serialize;
-
 use exagg_runtime::metrics::Metrics;
+use serde::Serialize;
 
 /// What a partition does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

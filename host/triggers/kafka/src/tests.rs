@@ -287,6 +287,9 @@ async fn a_rebalance_that_failed_keeps_the_stage_from_being_ready() {
     stage.cluster.tell(Event::RebalanceFailed("fenced".to_owned()));
     seconds(0.1).await;
     assert!(stage.state.not_ready().is_some_and(|reason| reason.contains("fenced")));
+    drop(stage.cluster.revoke(0));
+    seconds(0.1).await;
+    assert!(stage.state.not_ready().is_some(), "that others go proves nothing of those that did not come");
     stage.cluster.tell(Event::Reachable(false));
     seconds(0.1).await;
     assert!(stage.state.not_ready().is_some_and(|reason| reason.contains("no Kafka broker")));

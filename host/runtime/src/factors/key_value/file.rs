@@ -4,10 +4,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use exagg_common::private;
 use redb::{Database, ReadableDatabase};
 
 use super::{quota, wit};
-use exagg_common::private;
 
 /// Pages in memory; without a number it would be a gigabyte.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;

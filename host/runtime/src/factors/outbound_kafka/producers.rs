@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use exagg_clients::kafka::{ClientError, Properties, settings};
+use exagg_common::template::Secret;
+
 use super::admission::Admission;
 use super::brokers::BrokerList;
 use super::sys;
 use crate::budget::{Account, Resource};
 use crate::factors::bindings::exagg::kafka::producer::Error;
 use crate::factors::outbound_networking::AllowedHosts;
-use exagg_clients::kafka::{ClientError, Properties, settings};
-use exagg_common::template::Secret;
 
 /// Producers that a component may have at a time: what its account's limit should be.
 pub const PRODUCERS_MAX: u64 = 4;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use exagg_clients::kafka::{ClientError, Properties, log};
+use exagg_common::template::Secret;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka_sys as sys;
 use tokio::sync::oneshot;
@@ -16,8 +18,6 @@ use tokio::sync::oneshot;
 use super::admission::Admission;
 use crate::budget::Held;
 use crate::factors::bindings::exagg::kafka::producer::{Delivery, Message};
-use exagg_clients::kafka::{ClientError, Properties, log};
-use exagg_common::template::Secret;
 
 /// How long one look for events waits; a producer that nobody holds any more ends within this time.
 const POLL_MS: c_int = 100;

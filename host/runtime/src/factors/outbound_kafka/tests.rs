@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use exagg_common::template::{Secret, Variables};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
@@ -9,7 +10,6 @@ use super::admission::Admission;
 use super::producers::PRODUCERS_MAX;
 use super::*;
 use crate::budget::Limits;
-use exagg_common::template::{Secret, Variables};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 

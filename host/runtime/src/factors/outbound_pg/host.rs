@@ -1,5 +1,6 @@
 //! The interfaces: 4.2, and 3.0 as the part of it that it is.
 
+use exagg_clients::postgres::Authorities;
 use wasmtime::component::{Accessor, FutureReader, Resource, StreamReader};
 
 use super::query::{self, Failure, execute, query};
@@ -7,7 +8,6 @@ use super::{Connection, ConnectionBuilder, OutboundPgFactor, View};
 use crate::factors::bindings::spin::postgres3_0_0::postgres as v3;
 use crate::factors::bindings::spin::postgres4_2_0::postgres as v4;
 use crate::factors::handed::Handed;
-use exagg_clients::postgres::Authorities;
 
 type Answer<T, E> = wasmtime::Result<Result<T, E>>;
 

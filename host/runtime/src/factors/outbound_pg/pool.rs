@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use exagg_clients::postgres::{Address, AddressError, Authorities, Target};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::config::Host;
@@ -22,7 +23,6 @@ use super::idle::{IDLE_MAX, Idle};
 use super::query::Failure;
 use crate::budget::{Account, Held, Limits, Resource};
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
-use exagg_clients::postgres::{Address, AddressError, Authorities, Target};
 
 /// How long a connection may take to open, where the address does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -12,13 +12,13 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use exagg_common::printable::printable;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::rate::Rate;
 use crate::budget::{Account, Resource};
-use exagg_common::printable::printable;
 
 /// Bytes of output that one call may log; the rest is dropped, and the log says so.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;

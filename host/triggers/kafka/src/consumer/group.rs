@@ -118,11 +118,13 @@ impl Member {
     /// Takes partitions over, paused: nothing is fetched until the function has said where to go on.
     fn assign(&self, client: &Client, list: &mut TopicPartitionList) -> Result<(), String> {
         let native = client.client().native_client();
-        let split = |partition: TopicPartition| match PartitionQueue::split(native, &partition) {
-            Some(queue) => Ok(Assignment { partition, queue }),
-            None => Err(format!("the queue of {partition} cannot be had")),
-        };
-        let assignments: Result<Vec<_>, _> = partitions(list).into_iter().map(split).collect();
+        let (mut assignments, mut without_queue) = (Vec::new(), Vec::new());
+        for partition in partitions(list) {
+            match PartitionQueue::split(native, &partition) {
+                Some(queue) => assignments.push(Assignment { partition, queue }),
+                None => without_queue.push(partition.to_string()),
+            }
+        }
         // Paused first, and at a number: a question for the log's start would still be answered
         // after the seek, and win.
         let assigned = client.pause(list).and_then(|()| list.set_all_offsets(Offset::Offset(0))).and_then(|()| {
@@ -132,8 +134,11 @@ impl Member {
             }
         });
         assigned.map_err(|error| error.to_string())?;
-        self.tell(Event::Assigned(assignments?));
-        Ok(())
+        self.tell(Event::Assigned(assignments));
+        if without_queue.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{} have no queue, and are not read", without_queue.join(", ")))
     }
 
     /// Lets partitions go after their batches in flight are done, or the wait was too long.

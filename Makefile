@@ -7,7 +7,7 @@ EXAGG := target/release/exagg
 BROUGHT := $(CURDIR)/target/postgres
 # Tested apart from the host: one selection of crates would bring other features, and wasmtime
 # would be compiled twice.
-PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk -p simulation \
+PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk -p exagg-columns -p simulation \
 	-p fuzz-functions -p fuzz-harness
 HOST := -p exagg-common -p exagg-app -p exagg-unpack -p exagg-clients -p exagg-runtime -p exagg-trigger-kafka \
 	-p exagg-trigger-cron -p exagg-trigger-http -p exagg-pipeline -p exagg

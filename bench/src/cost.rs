@@ -13,6 +13,17 @@ pub struct Cost {
     pub peak_memory_bytes: u64,
 }
 
+/// Both sides of a case.
+pub struct Measured {
+    pub case: &'static str,
+    pub records: usize,
+    pub native: Cost,
+    pub host: Cost,
+    /// What the window-closer and PostgreSQL took to make final rows of it, and how many.
+    pub close: Cost,
+    pub rows: i64,
+}
+
 /// Clock ticks of a second: Linux has 100 on every machine that this runs on.
 const TICKS: u64 = 100;
 

@@ -8,8 +8,9 @@ use e2e::database::{Database, Server};
 use e2e::host::{Host, Setup, function, variant};
 use e2e::kafka::{Kafka, Sender};
 use e2e::{exchange, now, topic, wait_for};
-use postgres::Client;
 use serde_json::{Value, json};
+
+use crate::look::number;
 
 const NAME: &str = "live";
 const PARTITIONS: usize = 4;
@@ -84,10 +85,6 @@ fn steady(kafka: &Kafka, stop: &AtomicBool) {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap()
-}
-
-fn number(client: &mut Client, statement: &str) -> i64 {
-    client.query_one(statement, &[]).unwrap().get(0)
 }
 
 /// Milliseconds from the command to the first applied batch of records.

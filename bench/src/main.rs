@@ -6,7 +6,8 @@
 //! watched.
 //!
 //! # Layout
-//! - [`cases`]: throughput. [`load`]: seeded records. [`native`]: the baseline, a program of its own.
+//! - [`cases`]: what is measured. [`load`]: seeded records in a topic. [`throughput`]: the topic read to its end, by
+//!   the host and by [`native`], the baseline, a program of its own.
 //! - [`live`]: starts, latency, swaps, memory. [`cost`]: CPU time and memory of processes.
 //! - [`report`]: the table, the same as JSON, and a plot of the last runs.
 #![allow(
@@ -21,8 +22,10 @@ mod cases;
 mod cost;
 mod live;
 mod load;
+mod look;
 mod native;
 mod report;
+mod throughput;
 
 use std::time::Duration;
 
@@ -44,7 +47,7 @@ fn main() {
     let (postgres, kafka) = (Server::start(), Kafka::start());
     let mut report = Report::default();
     for case in CASES.iter().filter(|case| is_wanted(case.name)) {
-        report.add(case.run(&kafka, &postgres, number("RECORDS", case.records), runs));
+        report.add(throughput::run(case, &kafka, &postgres, number("RECORDS", case.records), runs));
     }
     if is_wanted("live") {
         let steady_time = Duration::from_secs(60 * number("MINUTES", 2) as u64);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use e2e::database::{Database, Server};
 use e2e::kafka::Kafka;
 
-use crate::cases::{Case, progress};
+use crate::cases::Case;
 use crate::cost::{Cost, cpu, peak_memory, postgres_cpu};
+use crate::look::progress;
 
 /// Runs the baseline over the topic, into a database of its own.
 pub fn measure(kafka: &Kafka, postgres: &Server, topic: &str, case: &Case, records: i64) -> Cost {

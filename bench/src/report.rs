@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cases::Measured;
-use crate::cost::Cost;
+use crate::cost::{Cost, Measured};
 
 #[derive(Default)]
 pub struct Report {

@@ -16,6 +16,7 @@ pub mod bindings {
 }
 
 pub use bindings::exagg::kafka::types::{Batch, LostRange, Outcome, Poisoned};
+use exagg_columns::{Columns, Records};
 
 /// One record of a batch, borrowed from it.
 #[derive(Clone, Copy, Debug)]
@@ -81,47 +82,42 @@ impl<'a> Message<'a> {
 /// The records of a batch in offset order, without copies.
 pub struct Messages<'a> {
     batch: &'a Batch,
-    index: usize,
-    key_at: usize,
-    value_at: usize,
-}
-
-/// The next `length` bytes of a column; a negative length is a null.
-fn take<'a>(column: &'a [u8], at: &mut usize, length: Option<&i32>) -> Option<&'a [u8]> {
-    let length = usize::try_from(*length?).ok()?;
-    let bytes = column.get(*at..*at + length)?;
-    *at += length;
-    Some(bytes)
+    records: Records<'a>,
 }
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Message<'a>> {
-        let batch = self.batch;
-        let index = self.index;
-        let offset = *batch.offsets.get(index)?;
-        self.index += 1;
+        let record = self.records.next()?;
         Some(Message {
-            offset,
-            timestamp: batch.timestamps.get(index).copied().filter(|ms| *ms >= 0),
-            key: take(&batch.keys, &mut self.key_at, batch.key_lengths.get(index)),
-            value: take(&batch.values, &mut self.value_at, batch.value_lengths.get(index)),
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-            batch,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: record.key,
+            value: record.value,
+            index: u32::try_from(record.index).unwrap_or(u32::MAX),
+            batch: self.batch,
         })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.batch.offsets.len() - self.index;
-        (left, Some(left))
+        self.records.size_hint()
     }
 }
 
 impl Batch {
     /// The records of the batch in offset order.
     pub fn messages(&self) -> Messages<'_> {
-        Messages { batch: self, index: 0, key_at: 0, value_at: 0 }
+        let columns = Columns {
+            offsets: &self.offsets,
+            timestamps: &self.timestamps,
+            keys: &self.keys,
+            key_lengths: &self.key_lengths,
+            values: &self.values,
+            value_lengths: &self.value_lengths,
+        };
+        Messages { batch: self, records: columns.records() }
     }
 
     /// True for the batches without records, which tell where a partition stands.

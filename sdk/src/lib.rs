@@ -4,7 +4,7 @@
 //! - [`kafka`]: the batch that a Kafka function is given, as an iterator of messages.
 //! - [`producer`]: publishing records.
 //! - [`cron`]: scheduled functions.
-//! - [`postgres`]: the address of a function's database.
+//! - [`postgres`]: the address of a function's database, and what its statements answer.
 //!
 //! A whole Kafka function:
 //!

@@ -1,5 +1,8 @@
-//! The address of a function's database.
+//! What functions with tables share: the address of the database, numbers out of it, and what went wrong.
 
+use std::fmt;
+
+use spin_sdk::pg::{self, Connection, Decode, ParameterValue, PgError, QueryError};
 use spin_sdk::variables::{self, Error};
 
 /// The component's own address, by a role that may do no more than the component needs.
@@ -29,6 +32,53 @@ fn own(answer: Result<String, Error>) -> Result<Option<String>, String> {
     }
 }
 
+/// What PostgreSQL, or the way to it, said to a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The SQLSTATE, five characters. None where PostgreSQL itself said nothing: whether the statement had its
+    /// effect is then not known.
+    pub sqlstate: Option<String>,
+    /// What was said, and for a table or column that is not there, what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<pg::Error> for Failure {
+    fn from(error: pg::Error) -> Self {
+        match error {
+            pg::Error::PgError(PgError::QueryFailed(QueryError::DbError(error))) => {
+                let todo = match error.code.as_str() {
+                    "42P01" | "42703" => ": run exagg migrate, or the functions that go with this database",
+                    _ => "",
+                };
+                let reason = format!("{} ({}){todo}", error.message, error.code);
+                Self { sqlstate: Some(error.code), reason }
+            }
+            other => Self { sqlstate: None, reason: other.to_string() },
+        }
+    }
+}
+
+/// The first column of the first row, an `int8`; none where there is no row or it is null.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn number(
+    connection: &Connection,
+    statement: &str,
+    params: Vec<ParameterValue>,
+) -> Result<Option<i64>, pg::Error> {
+    let mut result = connection.query(statement, params).await?;
+    let row = result.rows().next().await;
+    result.result().await?;
+    Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +88,23 @@ mod tests {
         assert_eq!(own(Ok("postgres://closer@db/app".to_owned())), Ok(Some("postgres://closer@db/app".to_owned())));
         assert_eq!(own(Ok(String::new())), Ok(None), "empty: the default of the app's variable");
         assert_eq!(own(Err(Error::Undefined(OWN.to_owned()))), Ok(None), "a manifest that does not know it");
+    }
+
+    #[test]
+    fn a_table_that_is_not_there_says_what_to_do() {
+        let missing = pg::DbError {
+            as_text: String::new(),
+            severity: "ERROR".to_owned(),
+            code: "42P01".to_owned(),
+            message: "relation \"public.progress\" does not exist".to_owned(),
+            detail: None,
+            extras: Vec::new(),
+        };
+        let failure = Failure::from(pg::Error::PgError(PgError::QueryFailed(QueryError::DbError(missing))));
+        assert_eq!(failure.sqlstate.as_deref(), Some("42P01"));
+        assert!(failure.reason.contains("public.progress") && failure.reason.contains("exagg migrate"), "{failure}");
+        let cut = Failure::from(pg::Error::PgError(PgError::ConnectionFailed("closed".to_owned())));
+        assert_eq!(cut.sqlstate, None);
     }
 
     #[test]

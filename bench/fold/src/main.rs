@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use window::event::Schema;
+use window::fields::FieldNames;
 use window::fold::Fold;
 use window::time::{EventTime, TimeFormat};
 use window::windows::Windows;
@@ -68,9 +69,7 @@ fn per_record(time: Duration) -> f64 {
 fn main() {
     let Ok(time_format) = TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC") else { return };
     let schema = Schema {
-        key_field: "code".to_owned(),
-        value_field: "volume".to_owned(),
-        time_field: "time".to_owned(),
+        names: FieldNames { key: "code".to_owned(), value: "volume".to_owned(), time: "time".to_owned() },
         time_format,
         max_future_seconds: 60,
     };

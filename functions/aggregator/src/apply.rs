@@ -4,11 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use exagg_sdk::kafka::{Batch, LostRange, Outcome};
 use window::fence::{Verdict, judge};
+use window::layout::LAYOUT;
 use window::time::EventTime;
 
 use crate::aggregate::aggregate;
 use crate::settings::{Late, Settings};
-use crate::statements::{LAYOUT, Opened, Statements, StoreError};
+use crate::statements::{Opened, Statements, StoreError};
 use crate::store::Store;
 
 /// Rounds of "read again and try again" in one call. More than two or three mean contention that

@@ -2,6 +2,7 @@
 
 use spin_sdk::variables;
 use window::event::Schema;
+use window::fields::FieldNames;
 use window::time::{FormatError, TimeFormat};
 use window::windows::{Windows, WindowsError};
 
@@ -122,9 +123,7 @@ impl Settings {
             schema: Schema {
                 time_format: TimeFormat::new(&texts.time_format, &texts.time_zone).map_err(SettingsError::Format)?,
                 max_future_seconds: seconds("max_future_seconds", &texts.max_future_seconds)?,
-                key_field: texts.key_field,
-                value_field: texts.value_field,
-                time_field: texts.time_field,
+                names: FieldNames { key: texts.key_field, value: texts.value_field, time: texts.time_field },
             },
             allowed_lateness_seconds: seconds("allowed_lateness_seconds", &texts.allowed_lateness_seconds)?,
             idle_timeout_seconds: seconds("idle_timeout_seconds", &texts.idle_timeout_seconds)?,

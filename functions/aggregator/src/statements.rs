@@ -5,9 +5,6 @@ use exagg_sdk::kafka::{Batch, LostRange};
 use crate::aggregate::Aggregate;
 use crate::settings::Settings;
 
-/// The layout of `window_state` that this version reads and writes (`window_state_layout`).
-pub const LAYOUT: i64 = 2;
-
 /// What a failed statement means.
 #[derive(Debug)]
 pub enum StoreError {
@@ -45,7 +42,8 @@ pub trait Statements {
     /// compare-and-set still sees the old row.
     async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError>;
 
-    /// How `window_state` is laid out; the fence holds where that is not [`LAYOUT`].
+    /// How `window_state` is laid out; the fence holds where that is not
+    /// [`window::layout::LAYOUT`].
     async fn layout(&self) -> Result<Option<i64>, StoreError>;
 
     /// Writes down that the partition starts at the batch's first offset.

@@ -4,7 +4,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use exagg_sdk::kafka::{Batch, LostRange};
-use spin_sdk::pg::{Connection, Decode, Error, ParameterValue, PgError, QueryError, Row};
+use exagg_sdk::postgres::{self, Failure};
+use spin_sdk::pg::{Connection, Error, ParameterValue, Row};
+use window::layout::{self, READ_LAYOUT};
 
 use crate::aggregate::{Aggregate, Rejected};
 use crate::columns::{Columns, Place};
@@ -22,7 +24,7 @@ UPDATE public.progress SET
     last_record_at = CASE WHEN $10 THEN clock_timestamp() ELSE last_record_at END,
     last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
-    AND (SELECT version FROM public.window_state_layout) = 2";
+    AND <layout is known>";
 
 /// In reject mode the windows must still be open when the statement runs: the share lock makes
 /// the window-closer wait, and a window it has closed meanwhile makes the fence hold.
@@ -87,9 +89,7 @@ const APPLY_EMPTY: &str = "
 UPDATE public.progress SET
     next_offset = $5, end_offset = $6, partition_count = $7, consumer_group = $8, last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
-    AND (SELECT version FROM public.window_state_layout) = 2";
-
-const LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
+    AND <layout is known>";
 
 const PROGRESS: &str = "
 SELECT next_offset FROM public.progress WHERE stream = $1 AND topic_id = $2 AND partition = $3";
@@ -140,18 +140,11 @@ ON CONFLICT DO NOTHING";
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
-        match error {
-            Error::PgError(PgError::QueryFailed(QueryError::DbError(error))) => {
-                let reason = format!("PostgreSQL: {} ({})", error.message, error.code);
-                match error.code.as_str() {
-                    code if code.starts_with("22") => Self::Data(reason),
-                    "42P01" | "42703" => Self::Unavailable(format!(
-                        "{reason}: run exagg migrate, or the functions that go with this database"
-                    )),
-                    _ => Self::Unavailable(reason),
-                }
-            }
-            other => Self::Unavailable(format!("PostgreSQL: {other}")),
+        let Failure { sqlstate, reason } = error.into();
+        let reason = format!("PostgreSQL: {reason}");
+        match sqlstate {
+            Some(code) if code.starts_with("22") => Self::Data(reason),
+            _ => Self::Unavailable(reason),
         }
     }
 }
@@ -162,7 +155,30 @@ pub fn statement(late: Late) -> String {
         Late::Revise => ("", ""),
         Late::Reject => (CLOSED, STILL_OPEN),
     };
-    format!("WITH {closed} fence AS ({FENCE}{still_open}{STATE_AND_REJECTS}")
+    let fence = FENCE.replace("<layout is known>", &layout::is_known());
+    format!("WITH {closed} fence AS ({fence}{still_open}{STATE_AND_REJECTS}")
+}
+
+fn apply_empty() -> String {
+    APPLY_EMPTY.replace("<layout is known>", &layout::is_known())
+}
+
+/// What all statements of a partition begin with: parameters 1 to 3.
+fn of_partition(settings: &Settings, batch: &Batch) -> Vec<ParameterValue> {
+    vec![settings.stream.clone().into(), batch.topic_id.clone().into(), batch.partition.into()]
+}
+
+/// The same with parameters 4 to 8 of [`FENCE`]: from, next, end, partition count, group.
+fn of_interval(settings: &Settings, batch: &Batch, from: i64) -> Vec<ParameterValue> {
+    let mut params = of_partition(settings, batch);
+    params.extend([
+        from.into(),
+        batch.next_offset.into(),
+        batch.end_offset.into(),
+        batch.partition_count.into(),
+        batch.group.clone().into(),
+    ]);
+    params
 }
 
 /// The aggregator's connection.
@@ -179,12 +195,8 @@ impl Store {
         Ok(self.connection.query(statement, params).await?.collect().await?)
     }
 
-    /// The first column of the first row, an int8; none where there is no row or it is null.
     async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, StoreError> {
-        let mut result = self.connection.query(statement, params).await?;
-        let row = result.rows().next().await;
-        result.result().await?;
-        Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
+        Ok(postgres::number(&self.connection, statement, params).await?)
     }
 }
 
@@ -197,18 +209,9 @@ impl Statements for Store {
         aggregate: Aggregate<'_>,
     ) -> Result<bool, StoreError> {
         let statement = statement(settings.late);
-        let mut params = vec![
-            settings.stream.clone().into(),
-            batch.topic_id.clone().into(),
-            batch.partition.into(),
-            from.into(),
-            batch.next_offset.into(),
-            batch.end_offset.into(),
-            batch.partition_count.into(),
-            batch.group.clone().into(),
-            aggregate.fold.max_event_time().map(|time| time.0).into(),
-            aggregate.fold.max_event_time().is_some().into(),
-        ];
+        let mut params = of_interval(settings, batch, from);
+        params.push(aggregate.fold.max_event_time().map(|time| time.0).into());
+        params.push(aggregate.fold.max_event_time().is_some().into());
         let place = Place { topic: &batch.topic, partition: batch.partition };
         let columns = Columns::new(&aggregate.fold.into_windows(), settings.windows, place);
         let earliest_end = columns.earliest_end;
@@ -221,39 +224,27 @@ impl Statements for Store {
     }
 
     async fn apply_empty(&self, settings: &Settings, batch: &Batch, from: i64) -> Result<bool, StoreError> {
-        let params = vec![
-            settings.stream.clone().into(),
-            batch.topic_id.clone().into(),
-            batch.partition.into(),
-            from.into(),
-            batch.next_offset.into(),
-            batch.end_offset.into(),
-            batch.partition_count.into(),
-            batch.group.clone().into(),
-        ];
-        Ok(self.connection.execute(APPLY_EMPTY, params).await? == 1)
+        let params = of_interval(settings, batch, from);
+        Ok(self.connection.execute(apply_empty(), params).await? == 1)
     }
 
     async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError> {
-        let params = vec![settings.stream.clone().into(), batch.topic_id.clone().into(), batch.partition.into()];
-        self.number(PROGRESS, params).await
+        self.number(PROGRESS, of_partition(settings, batch)).await
     }
 
     async fn layout(&self) -> Result<Option<i64>, StoreError> {
-        self.number(LAYOUT, vec![]).await
+        self.number(READ_LAYOUT, vec![]).await
     }
 
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError> {
-        let params = vec![
-            settings.stream.clone().into(),
-            batch.topic_id.clone().into(),
-            batch.partition.into(),
+        let mut params = of_partition(settings, batch);
+        params.extend([
             batch.topic.clone().into(),
             batch.from_offset.into(),
             batch.end_offset.into(),
             batch.partition_count.into(),
             batch.group.clone().into(),
-        ];
+        ]);
         self.connection.execute(BEGIN_PARTITION, params).await?;
         let params = vec![settings.stream.clone().into(), batch.topic.clone().into(), batch.topic_id.clone().into()];
         let rows = self.rows(OTHER_TOPIC_ID, params).await?;
@@ -282,16 +273,14 @@ impl Statements for Store {
     }
 
     async fn write_gap(&self, settings: &Settings, batch: &Batch, lost: &LostRange) -> Result<(), StoreError> {
-        let params = vec![
-            settings.stream.clone().into(),
-            batch.topic_id.clone().into(),
-            batch.partition.into(),
+        let mut params = of_partition(settings, batch);
+        params.extend([
             batch.topic.clone().into(),
             lost.from_offset.into(),
             lost.next_offset.into(),
             lost.accepted.into(),
             batch.end_offset.into(),
-        ];
+        ]);
         self.connection.execute(WRITE_GAP, params).await?;
         Ok(())
     }

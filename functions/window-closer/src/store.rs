@@ -1,15 +1,13 @@
 //! The window-closer's SQL.
 
-use spin_sdk::pg::{Connection, Decode, Error, ParameterValue, PgError, QueryError};
+use exagg_sdk::postgres::{self, Failure};
+use spin_sdk::pg::{Connection, Decode, Error, ParameterValue};
+use window::layout::{self, LAYOUT, READ_LAYOUT};
 use window::time::EventTime;
 
 use crate::statements::{Closed, Statements, StoreError, Stream};
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
-
-/// The layout of `window_state` that this version reads (`window_state_layout`).
-const LAYOUT: i64 = 2;
-const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
 /// All streams with their partitions as one JSON value: a row through the sandbox costs more.
 const STREAMS: &str = "
@@ -56,7 +54,7 @@ WITH RECURSIVE ends AS (
     SELECT 1 AS number,
            least((SELECT min(w.window_end) FROM public.window_state w WHERE w.stream = $1),
                  (SELECT min(b.window_end) FROM public.window_batches b WHERE b.stream = $1)) AS window_end
-    WHERE (SELECT version FROM public.window_state_layout) = 2
+    WHERE <layout is known>
     UNION ALL
     SELECT ends.number + 1,
            least((SELECT min(w.window_end) FROM public.window_state w
@@ -124,9 +122,10 @@ const MERGE: &str = "
 /// The whole of it. A window without any row yet needs no look for each of its own: rows that another
 /// closer adds meanwhile are a conflict, and the statement is tried again.
 fn close_windows() -> String {
+    let take_windows = TAKE_WINDOWS.replace("<layout is known>", &layout::is_known());
     let fold = |condition: &str| FOLD.replace("<condition>", condition);
     format!(
-        "{TAKE_WINDOWS}, added AS ({}), merged AS ({}{MERGE})
+        "{take_windows}, added AS ({}), merged AS ({}{MERGE})
          SELECT (SELECT count(*) FROM closing), (SELECT count(*) FROM batches)",
         fold("NOT revised"),
         fold("revised")
@@ -150,18 +149,10 @@ DELETE FROM public.aggregates WHERE ctid = ANY (ARRAY(
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
-        match error {
-            Error::PgError(PgError::QueryFailed(QueryError::DbError(error))) => {
-                let reason = format!("{} ({})", error.message, error.code);
-                match error.code.as_str() {
-                    "40P01" | "40001" | "23505" => Self::Conflict(reason),
-                    "42P01" | "42703" => Self::Failed(format!(
-                        "{reason}: run exagg migrate, or the functions that go with this database"
-                    )),
-                    _ => Self::Failed(reason),
-                }
-            }
-            other => Self::Failed(other.to_string()),
+        let Failure { sqlstate, reason } = error.into();
+        match sqlstate.as_deref() {
+            Some("40P01" | "40001" | "23505") => Self::Conflict(reason),
+            _ => Self::Failed(reason),
         }
     }
 }
@@ -216,12 +207,8 @@ impl Store {
         Ok(self.connection.execute(DELETE_AGGREGATES, vec![days.into(), rows_max.into()]).await?)
     }
 
-    /// The first column of the first row, an int8; none where there is no row or it is null.
     async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, StoreError> {
-        let mut result = self.connection.query(statement, params).await?;
-        let row = result.rows().next().await;
-        result.result().await?;
-        Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
+        Ok(postgres::number(&self.connection, statement, params).await?)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Where the digits without their point are an integer that a double holds, and so is the power of ten, one
 //! division rounds once: the result is the nearest double, as general readers have it (Clinger's fast path).
 
-use crate::scan::{at, ends_digits, word};
+use crate::words::{at, ends_digits, word};
 
 const POWERS_OF_TEN: [u64; 17] = {
     let mut powers = [1; 17];

@@ -1,10 +1,9 @@
 //! A record's bytes to an [`Event`], or the reason why not.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
+use crate::fields::{Field, FieldNames, Fields, Scalar};
+use crate::json;
 use crate::reject::Reject;
 use crate::shape::Shape;
 use crate::time::{EventTime, MICROS_PER_SECOND, TimeError, TimeFormat};
@@ -29,20 +28,10 @@ pub struct Event<'a> {
 /// Which fields of a record are read, and how.
 #[derive(Clone, Debug)]
 pub struct Schema {
-    pub key_field: String,
-    pub value_field: String,
-    pub time_field: String,
+    pub names: FieldNames,
     pub time_format: TimeFormat,
     /// How far an event may be ahead of the clock.
     pub max_future_seconds: i64,
-}
-
-/// One of the three fields that a schema names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
-    Key,
-    Value,
-    Time,
 }
 
 /// Reads records, one after the other: those that are written like the one before are read faster.
@@ -67,11 +56,11 @@ impl Reader<'_> {
         if let Some(fields) = self.shape.as_ref().and_then(|shape| shape.fields(bytes)) {
             return Ok(fields);
         }
-        if let Some((shape, fields)) = Shape::learn(self.schema, bytes) {
+        if let Some((shape, fields)) = Shape::learn(&self.schema.names, bytes) {
             self.shape = Some(shape);
             return Ok(fields);
         }
-        self.schema.generally(bytes)
+        json::parse(&self.schema.names, bytes)
     }
 }
 
@@ -86,11 +75,7 @@ impl Schema {
     /// # Errors
     /// As [`Reader::read`].
     pub fn read_generally<'a>(&self, value: Option<&'a [u8]>, now: EventTime) -> Result<Event<'a>, Reject> {
-        self.event(self.generally(value.ok_or(Reject::Tombstone)?)?, now)
-    }
-
-    fn generally<'a>(&self, bytes: &'a [u8]) -> Result<Fields<'a>, Reject> {
-        self.parsed(std::str::from_utf8(bytes).map_err(|_| Reject::NotUtf8)?)
+        self.event(json::parse(&self.names, value.ok_or(Reject::Tombstone)?)?, now)
     }
 
     #[inline]
@@ -105,33 +90,6 @@ impl Schema {
             return Err(Reject::Future);
         }
         Ok(event)
-    }
-
-    /// The field that a name stands for.
-    pub(crate) fn field(&self, name: &[u8]) -> Option<Field> {
-        if name == self.key_field.as_bytes() {
-            Some(Field::Key)
-        } else if name == self.value_field.as_bytes() {
-            Some(Field::Value)
-        } else if name == self.time_field.as_bytes() {
-            Some(Field::Time)
-        } else {
-            None
-        }
-    }
-
-    /// The fields of a record by a general parser, which knows all of JSON.
-    #[cold]
-    pub(crate) fn parsed<'a>(&self, text: &'a str) -> Result<Fields<'a>, Reject> {
-        let mut json = serde_json::Deserializer::from_str(text);
-        let found = FieldsSeed(self).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
-        match found {
-            Ok(Some(fields)) => Ok(fields),
-            Ok(None) => Err(Reject::NotAnObject),
-            // serde_json tells a number beyond f64 only by its text.
-            Err(error) if error.to_string().starts_with("number out of range") => Err(Reject::ValueNotFinite),
-            Err(_) => Err(Reject::NotJson),
-        }
     }
 
     fn read_time(&self, scalar: &Scalar<'_>) -> Result<EventTime, Reject> {
@@ -184,172 +142,14 @@ fn read_value(scalar: Scalar<'_>) -> Result<f64, Reject> {
     }
 }
 
-/// A JSON value as far as it matters here.
-#[derive(Debug, Default)]
-pub(crate) enum Scalar<'a> {
-    #[default]
-    Missing,
-    Null,
-    Text(Cow<'a, [u8]>),
-    Integer(i64),
-    Float(f64),
-    Other,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Fields<'a> {
-    pub key: Scalar<'a>,
-    pub value: Scalar<'a>,
-    pub time: Scalar<'a>,
-}
-
-impl<'a> Fields<'a> {
-    pub(crate) fn of(&mut self, field: Field) -> &mut Scalar<'a> {
-        match field {
-            Field::Key => &mut self.key,
-            Field::Value => &mut self.value,
-            Field::Time => &mut self.time,
-        }
-    }
-}
-
-/// Picks the schema's fields out of an object and passes over all others; the last of a
-/// repeated name counts. `None` when the JSON is not an object.
-struct FieldsSeed<'s>(&'s Schema);
-
-impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
-    type Value = Option<Fields<'de>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-/// The visits of everything that is not the kind of value looked for.
-macro_rules! visit_others {
-    ($de:lifetime, $value:expr => $($visit:ident($type:ty)),*) => {
-        $(fn $visit<E>(self, _: $type) -> Result<Self::Value, E> { Ok($value) })*
-
-        fn visit_seq<A: SeqAccess<$de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-            while items.next_element::<IgnoredAny>()?.is_some() {}
-            Ok($value)
-        }
-    };
-}
-
-impl<'de> Visitor<'de> for FieldsSeed<'_> {
-    type Value = Option<Fields<'de>>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(name) = map.next_key_seed(Name(self.0))? {
-            let field = match name {
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-                Some(Field::Key) => &mut fields.key,
-                Some(Field::Value) => &mut fields.value,
-                Some(Field::Time) => &mut fields.time,
-            };
-            *field = map.next_value_seed(ScalarSeed)?;
-        }
-        Ok(Some(fields))
-    }
-
-    visit_others!('de, None => visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-}
-
-/// A field's name, compared without being copied.
-struct Name<'s>(&'s Schema);
-
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = Option<Field>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Name<'_> {
-    type Value = Option<Field>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a field name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.field(name.as_bytes()))
-    }
-}
-
-struct ScalarSeed;
-
-impl<'de> DeserializeSeed<'de> for ScalarSeed {
-    type Value = Scalar<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ScalarSeed {
-    type Value = Scalar<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Borrowed(text.as_bytes())))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Owned(text.as_bytes().to_owned())))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Integer(number))
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "beyond i64 only the double is of use")]
-    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(i64::try_from(number).map_or(Scalar::Float(number as f64), Scalar::Integer))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::Float(number))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Scalar::Null)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
-    }
-
-    visit_others!('de, Scalar::Other => visit_bool(bool));
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
+    use crate::fields::names;
 
-    pub(crate) fn schema() -> Schema {
+    fn schema() -> Schema {
         Schema {
-            key_field: "code".into(),
-            value_field: "volume".into(),
-            time_field: "time".into(),
+            names: names(),
             time_format: TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC").unwrap(),
             max_future_seconds: 60,
         }

@@ -3,21 +3,27 @@
 //! # Layout, in reading order
 //! - [`time`]: event times and the formats that they are written in.
 //! - [`windows`]: half-open windows `[start, end)` aligned to the Unix epoch.
-//! - [`event`]: a record's bytes to an [`event::Event`], or the reason why not.
-//!   The usual record takes a short way: `shape`, `scan`, `decimal`, `civil`.
+//! - [`fields`]: the three fields of a record that are read.
+//! - [`event`]: a record's bytes to an [`event::Event`], or the reason why not. The usual record takes a
+//!   short way (`shape`, `scan`, `decimal`, `words`), any other a general parser (`json`).
 //! - [`reject`]: why a record is not counted.
 //! - [`fold`]: events to partial aggregates, one a window and code.
 //! - [`fence`]: what an offset interval means beside the progress already made.
+//! - [`layout`]: how what is pending is kept in PostgreSQL.
 //! - [`watermark`]: before which time no event is expected, and what holds it.
 
 mod civil;
 mod decimal;
 pub mod event;
 pub mod fence;
+pub mod fields;
 pub mod fold;
+mod json;
+pub mod layout;
 pub mod reject;
 mod scan;
 mod shape;
 pub mod time;
 pub mod watermark;
 pub mod windows;
+mod words;

@@ -1,6 +1,6 @@
 //! Why a record is not counted.
 
-use crate::event::Field;
+use crate::fields::Field;
 
 /// Why a record is not counted. The texts of [`Reject::reason`] are names that people query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,9 @@
 //! What stands between the values of such records is the same in each, so it is compared, sixteen bytes at
 //! a time, and not read: that is most of a record's bytes.
 
-use crate::event::{Field, Fields, Schema};
-use crate::scan::{byte, scalar, short_number, space, text, two_words, value};
+use crate::fields::{Field, FieldNames, Fields};
+use crate::scan::{byte, scalar, short_number, space, text, value};
+use crate::words::two_words;
 
 /// Bytes that are compared at a time.
 const WIDTH: usize = 16;
@@ -64,7 +65,7 @@ impl Shape {
 
     /// Reads a usual record of any shape: its fields, and the shape by which others like it are read.
     #[inline(never)]
-    pub(crate) fn learn<'a>(schema: &Schema, record: &'a [u8]) -> Option<(Self, Fields<'a>)> {
+    pub(crate) fn learn<'a>(names: &FieldNames, record: &'a [u8]) -> Option<(Self, Fields<'a>)> {
         let (mut shape, mut fields) = (Self::default(), Fields::default());
         // Where what stands before the next value begins.
         let mut before = record;
@@ -73,7 +74,7 @@ impl Shape {
             let (name, behind) = rest.split_at_checked(text(rest)?)?;
             rest = space(byte(space(behind), b':')?);
             let (value, behind) = rest.split_at_checked(value(rest)?)?;
-            let then = match schema.field(&name[1..name.len() - 1]) {
+            let then = match names.field(&name[1..name.len() - 1]) {
                 None => Then::Pass,
                 // Named twice: the last one counts, and a wrong one before it still is wrong.
                 Some(field) if shape.0.iter().any(|step| step.then == Then::Take(field)) => return None,
@@ -115,13 +116,14 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::tests::schema;
+    use crate::fields::names;
+    use crate::json;
     use proptest::prelude::*;
 
     /// What the general parser says must be what is read here, or nothing is read here.
     fn agrees(text: &str) -> Result<bool, TestCaseError> {
-        let Some((shape, fields)) = Shape::learn(&schema(), text.as_bytes()) else { return Ok(false) };
-        let general = schema().parsed(text).map(|fields| format!("{fields:?}"));
+        let Some((shape, fields)) = Shape::learn(&names(), text.as_bytes()) else { return Ok(false) };
+        let general = json::parse(&names(), text.as_bytes()).map(|fields| format!("{fields:?}"));
         prop_assert_eq!(Ok(format!("{fields:?}")), general, "{}", text);
         let again = shape.fields(text.as_bytes());
         prop_assert_eq!(Some(format!("{fields:?}")), again.map(|fields| format!("{fields:?}")), "{}", text);
@@ -177,7 +179,7 @@ mod tests {
     #[test]
     fn another_shape_is_not_read_as_the_one_that_is_known() {
         let known = r#"{"code":"a","volume":1,"time":"x"}"#;
-        let (shape, _) = Shape::learn(&schema(), known.as_bytes()).unwrap();
+        let (shape, _) = Shape::learn(&names(), known.as_bytes()).unwrap();
         for other in [
             r#"{"code":"a","volume":1,"time":"x"} "#,
             r#"{"code":"a","volume":1,"time":"x"}}"#,
@@ -192,7 +194,7 @@ mod tests {
         }
         let like_it = r#"{"code":"another, longer","volume":-1.5e3,"time":null}"#;
         let fields = shape.fields(like_it.as_bytes()).map(|fields| format!("{fields:?}"));
-        assert_eq!(fields, schema().parsed(like_it).ok().map(|fields| format!("{fields:?}")));
+        assert_eq!(fields, json::parse(&names(), like_it.as_bytes()).ok().map(|fields| format!("{fields:?}")));
     }
 
     #[test]
@@ -278,7 +280,7 @@ mod tests {
 
         #[test]
         fn a_known_shape_changes_nothing(known in usual(), like in usual(), spaces in space(), at in 0..40usize, part in part()) {
-            let Some((shape, _)) = Shape::learn(&schema(), known.as_bytes()) else { return Ok(()) };
+            let Some((shape, _)) = Shape::learn(&names(), known.as_bytes()) else { return Ok(()) };
             // Broken at some place, most of them; the known one too.
             for mut text in [known.clone(), like] {
                 if text.is_char_boundary(at) {
@@ -286,7 +288,7 @@ mod tests {
                     text.insert_str(at, part);
                 }
                 if let Some(fields) = shape.fields(text.as_bytes()) {
-                    let general = schema().parsed(&text).map(|fields| format!("{fields:?}"));
+                    let general = json::parse(&names(), text.as_bytes()).map(|fields| format!("{fields:?}"));
                     prop_assert_eq!(Ok(format!("{fields:?}")), general, "{} as {}", text, known);
                 }
             }

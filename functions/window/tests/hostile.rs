@@ -4,7 +4,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use window::event::{CODE_BYTES_MAX, Event, Field, Schema, VALUE_MAX, VALUE_MIN};
+use window::event::{CODE_BYTES_MAX, Event, Schema, VALUE_MAX, VALUE_MIN};
+use window::fields::{Field, FieldNames};
 use window::reject::Reject;
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
 
@@ -13,9 +14,7 @@ const MAX_FUTURE_SECONDS: i64 = 60;
 
 fn schema() -> Schema {
     Schema {
-        key_field: "code".into(),
-        value_field: "volume".into(),
-        time_field: "time".into(),
+        names: FieldNames { key: "code".into(), value: "volume".into(), time: "time".into() },
         time_format: TimeFormat::new("unix_seconds", "UTC").unwrap(),
         max_future_seconds: MAX_FUTURE_SECONDS,
     }

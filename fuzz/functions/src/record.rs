@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use window::event::{CODE_BYTES_MAX, Event, Schema, VALUE_MAX, VALUE_MIN};
+use window::fields::FieldNames;
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
 
 const NOW: EventTime = EventTime(1_700_425_875 * MICROS_PER_SECOND);
@@ -18,9 +19,7 @@ const REFERENCE: &str = "%Y-%m-%d %H:%M:%S";
 /// The two of `spin.toml`, then other formats of time.
 static SCHEMAS: LazyLock<[Schema; 6]> = LazyLock::new(|| {
     let schema = |key: &str, value: &str, time: &str, format, zone| Schema {
-        key_field: key.to_owned(),
-        value_field: value.to_owned(),
-        time_field: time.to_owned(),
+        names: FieldNames { key: key.to_owned(), value: value.to_owned(), time: time.to_owned() },
         time_format: TimeFormat::new(format, zone).unwrap(),
         max_future_seconds: MAX_FUTURE_SECONDS,
     };
@@ -50,7 +49,7 @@ pub fn check(bytes: &[u8]) {
             assert!(serde_json::from_slice::<IgnoredAny>(record).is_ok(), "{}", text());
         }
         if let Ok(Value::Object(fields)) = serde_json::from_slice(record)
-            && let Some(Value::String(time)) = fields.get(&schema.time_field)
+            && let Some(Value::String(time)) = fields.get(&schema.names.time)
         {
             check_time(time);
         }

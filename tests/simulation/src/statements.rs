@@ -2,8 +2,9 @@
 
 use aggregator::aggregate::Aggregate;
 use aggregator::settings::{Late, Settings};
-use aggregator::statements::{LAYOUT, Opened, Statements as Applying, StoreError as ApplyError};
+use aggregator::statements::{Opened, Statements as Applying, StoreError as ApplyError};
 use exagg_sdk::kafka::{Batch, LostRange};
+use window::layout::LAYOUT;
 use window::time::EventTime;
 use window_closer::statements::{Closed, Statements as Closing, StoreError as CloseError};
 

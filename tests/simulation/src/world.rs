@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use aggregator::settings::Settings;
 use window::event::Schema;
+use window::fields::FieldNames;
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
 use window::windows::Windows;
 
@@ -77,9 +78,7 @@ impl World {
     pub fn new(plan: Plan) -> Self {
         let windows = Windows::new(WINDOW_SECONDS, WINDOW_SECONDS).unwrap();
         let schema = Schema {
-            key_field: "code".into(),
-            value_field: "volume".into(),
-            time_field: "time".into(),
+            names: FieldNames { key: "code".into(), value: "volume".into(), time: "time".into() },
             time_format: TimeFormat::new("unix_millis", "UTC").unwrap(),
             max_future_seconds: MAX_FUTURE_SECONDS,
         };

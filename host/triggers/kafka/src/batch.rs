@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use exagg_clients::kafka::{Offset, Partition, TopicId, TopicPartition};
+use exagg_columns::{Columns, Record};
 use exagg_unpack::{self as unpack, CUT_KEY_BYTES, CUT_VALUE_BYTES, marker};
 
 use crate::bindings::exagg::kafka::types::{Batch, Header};
@@ -230,26 +231,20 @@ impl BatchBuilder {
     }
 }
 
-/// The next `length` bytes of a column; a negative length is a null.
-fn take<'a>(column: &'a [u8], at: &mut usize, length: i32) -> Option<&'a [u8]> {
-    let length = usize::try_from(length).ok()?;
-    let bytes = &column[*at..*at + length];
-    *at += length;
-    Some(bytes)
-}
-
 /// The records of a batch, in order, with their headers.
 pub fn records(batch: &Batch) -> impl Iterator<Item = (RecordRef<'_>, &[Header])> {
-    let (mut key_at, mut value_at) = (0, 0);
+    let columns = Columns {
+        offsets: &batch.offsets,
+        timestamps: &batch.timestamps,
+        keys: &batch.keys,
+        key_lengths: &batch.key_lengths,
+        values: &batch.values,
+        value_lengths: &batch.value_lengths,
+    };
     // Headers stand in the order of their records.
     let mut headers_left = batch.headers.as_slice();
-    (0..batch.offsets.len()).map(move |index| {
-        let record = RecordRef {
-            offset: Offset(batch.offsets[index]),
-            timestamp: batch.timestamps[index],
-            key: take(&batch.keys, &mut key_at, batch.key_lengths[index]),
-            value: take(&batch.values, &mut value_at, batch.value_lengths[index]),
-        };
+    columns.records().map(move |Record { index, offset, timestamp, key, value }| {
+        let record = RecordRef { offset: Offset(offset), timestamp: timestamp.unwrap_or(-1), key, value };
         let own = headers_left.iter().take_while(|header| header.record_index as usize == index).count();
         let (headers, left) = headers_left.split_at(own);
         headers_left = left;

@@ -9,6 +9,7 @@ BROUGHT := $(CURDIR)/target/postgres
 # would be compiled twice.
 PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exagg-sdk -p exagg-columns -p simulation \
 	-p fuzz-functions -p fuzz-harness
+# The same holds among these: test them together.
 HOST := -p exagg-common -p exagg-app -p exagg-unpack -p exagg-clients -p exagg-runtime -p exagg-trigger-kafka \
 	-p exagg-trigger-cron -p exagg-trigger-http -p exagg-pipeline -p exagg
 TEST_THREADS ?= 3
@@ -25,7 +26,11 @@ up: host functions postgres ## Builds and runs the whole pipeline, with a broker
 		export SPIN_VARIABLE_EXCHANGES_SOURCE=random; \
 	fi; \
 	if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
-	exec $(EXAGG) up --embedded
+	exec $(EXAGG) up --embedded $(UP_FLAGS)
+
+.PHONY: watch
+watch: ## The same, and functions are built and swapped in when their sources change
+	@exec sh scripts/watch.sh
 
 .PHONY: tools
 tools:
@@ -88,6 +93,16 @@ test: host functions guests postgres kafka python-example ## Runs every test: un
 	cargo test --release $(HOST) && \
 	cargo test --release -p fuzz-host && \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS)
+
+CASE ?=
+.PHONY: e2e
+e2e: host functions guests postgres kafka ## Runs the end-to-end cases whose names have CASE in them
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS) $(CASE)
+
+.PHONY: host-crates
+host-crates: # For cargo test: the host's crates are tested together.
+	@echo $(HOST)
 
 SEED ?= 1
 SEEDS ?= 1

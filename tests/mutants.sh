@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make mutants: takes one mechanism out at a time and sees that the test which guards it fails.
-# Each line: file | what stands there | what stands there instead | test. Files are put back.
+# Each line: file | what stands there | what stands there instead | test. Files are put back. The test is a case of
+# tests/e2e, or, as unit:name, one of the host's crates that needs neither a broker nor a database.
 # With --check it only sees that each mechanism and each test is still where the line says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +11,7 @@ mutants=(
 'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4\n    AND (SELECT| AND partition = $3 AND $4::int8 IS NOT NULL\n    AND (SELECT|zombie'
 'functions/aggregator/src/store.rs|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND $4::int8 IS NOT NULL|kill_9_between'
 'functions/aggregator/src/store.rs|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND $4::int8 IS NOT NULL|redelivered'
-'functions/window/src/fence.rs|(Less, _) \| (Greater, Greater) => Verdict::ResumeAt(progress)|(Less, _) \| (Greater, Greater) => Verdict::AlreadyApplied|skipped'
+'functions/window/src/fence.rs|(Less, _) \| (Greater, Greater) => Decision::ResumeAt(progress)|(Less, _) \| (Greater, Greater) => Decision::AlreadyApplied|skipped'
 'functions/window-closer/src/store.rs|records = a.records + excluded.records,|records = excluded.records,|one_host_three'
 'functions/window/src/watermark.rs|.min_by_key(\|partition\| partition.max_event_time_us)|.max_by_key(\|partition\| partition.max_event_time_us)|full_speed'
 'functions/window/src/watermark.rs|time.min(now.0)|time|fast_clock'
@@ -20,10 +21,10 @@ mutants=(
 'host/triggers/kafka/src/partition.rs|bounds.next.max(self.stage.log.known_end(&self.source.partition).unwrap_or_default())|bounds.next|open_transaction'
 'host/triggers/kafka/src/dispatch.rs|_ if verdict == CallVerdict::Rejected => reason,|_ if false => reason,|a_version_that_fails'
 'host/exagg/src/admin.rs|Method::POST if through == Through::Socket \|\| self.has_token(&request) => self.change(request).await,|Method::POST => self.change(request).await,|without_its_token'
-'functions/aggregator/src/store.rs|AND (SELECT version FROM public.window_state_layout) = 2";\n\n/// In reject|AND (SELECT version FROM public.window_state_layout) > 0";\n\n/// In reject|another_layout'
-'migrations/0004_edges_and_batches.sql|THEN '"'records of it are pending'"'|THEN '"'rebuilt'"'|listed_and_left'
+'functions/aggregator/src/store.rs|AND (SELECT version FROM public.window_state_layout) = <layout>";\n\n/// In reject|AND (SELECT version FROM public.window_state_layout) < <layout> + 9";\n\n/// In reject|another_layout'
+'migrations/definitions.sql|THEN '"'records of it are pending'"'|THEN '"'rebuilt'"'|listed_and_left'
 'host/triggers/kafka/src/batch.rs|self.limits.headers \|\| unpack::has_cut()|!self.limits.headers \|\| unpack::has_cut()|headers_are_given'
-'functions/window-closer/src/store.rs|"40P01" \| "40001" \| "23505" =>|"40P01" \| "40001" =>|a_row_that_another_closer'
+'functions/window-closer/src/store.rs|Some("40P01" \| "40001" \| "23505")|Some("40P01" \| "40001")|a_row_that_another_closer'
 'host/triggers/kafka/src/config.rs|.find(\|name\| !OF_APPS.contains(|.find(\|name\| false && !OF_APPS.contains(|an_app_sets'
 'host/runtime/src/engine/store.rs|let same = bytes|let same = true \|\| bytes|compiled_code'
 'host/runtime/src/factors/outbound_pg/weight.rs|let bytes = bytes as u64;\n        self.total|let bytes = bytes as u64 / 1000;\n        self.total|rows_of_nothing'
@@ -32,7 +33,16 @@ mutants=(
 'host/triggers/kafka/src/fetch.rs|(self.queues_kib / partitions.max(1))|(self.queues_kib / 16)|many_partitions'
 'host/runtime/src/app.rs|Some(error) if errors.len() + 1 == all|Some(error)|a_component_that_does_not'
 'host/exagg/src/admin/origin.rs|headers.contains_key(header::ORIGIN) \|\| !site|headers.contains_key(header::ORIGIN) && site|other_origins'
-'host/runtime/src/factors/key_value/quota.rs|after.check(before).map_err(wit::Error::Other)?;|let _ = after.check(before);|a_store_has_a_quota'
+'host/runtime/src/factors/key_value/quota.rs|after.check(before).map_err(\|full\| wit::Error::Other(full.to_string()))?;|let _ = after.check(before);|a_store_has_a_quota'
+'host/triggers/kafka/src/partition.rs|if source.partition.partition.0 >= self.first_partition_count {|if false {|unit:a_partition_that_was_added_later'
+'host/triggers/kafka/src/partition.rs|if self.position > bounds.next {|if false {|unit:a_log_that_lost_what_was_applied'
+'host/triggers/kafka/src/partition.rs|if described.id != self.source.topic_id {|if false {|unit:a_recreated_topic_is_not_read_on'
+'host/triggers/kafka/src/partition.rs|if self.stalled > STALLED_MAX {|if self.stalled > 1_000 {|unit:records_that_do_not_come_are_asked_for'
+'host/triggers/kafka/src/stage.rs|Some(Event::RebalanceFailed(reason)) => self.stage.state.rebalanced(Err(reason)),|Some(Event::RebalanceFailed(reason)) => drop(reason),|unit:a_rebalance_that_failed_keeps'
+'host/triggers/kafka/src/stage.rs|                cancel.cancel();\n            }\n        }|                let _ = cancel;\n            }\n        }|unit:a_partition_that_comes_again_waits'
+'host/triggers/kafka/src/stage.rs|            ended.await;\n            drop(done);|            drop(done);\n            ended.await;|unit:a_revoked_partition_goes_when'
+'host/triggers/kafka/src/dispatch.rs|_ if verdict == CallVerdict::Rejected => reason,|_ if false => reason,|unit:a_version_that_fails_its_trial'
+'host/triggers/cron/src/stage.rs|context.clock.now().max(next)|context.clock.now()|unit:a_clock_that_is_set_back'
 )
 
 restore() { if [ -n "${file:-}" ] && [ -f "$file.kept" ]; then mv "$file.kept" "$file"; touch "$file"; fi; }
@@ -41,13 +51,33 @@ trap restore EXIT
 # Built again and again, and not for speed. What is left in target/ is built anew by the next make.
 export CARGO_INCREMENTAL=1
 quick=(--config profile.release.package.e2e.opt-level=1)
-for package in exagg exagg-pipeline exagg-trigger-{kafka,cron,http} exagg-runtime exagg-clients exagg-app; do
+host=()
+for package in exagg exagg-pipeline exagg-trigger-{kafka,cron,http} exagg-runtime exagg-clients exagg-unpack exagg-app exagg-common; do
     quick+=(--config "profile.release.package.$package.opt-level=1")
+    host+=(-p "$package")
 done
 
 build() {
     cargo build --quiet --profile function --target wasm32-wasip2 -p aggregator -p window-closer -p fetcher -p dashboard -p guest
     cargo build --quiet --release "${quick[@]}" -p exagg
+}
+
+# Builds what a test runs: what does not compile is no mutant, and ends the run.
+prepare() {
+    case $1 in
+    unit:*) cargo test --quiet --release "${quick[@]}" --lib --no-run "${host[@]}" ;;
+    *)
+        build
+        cargo test --quiet --release "${quick[@]}" -p e2e --test suite --no-run
+        ;;
+    esac
+}
+
+run() {
+    case $1 in
+    unit:*) cargo test --quiet --release "${quick[@]}" --lib "${host[@]}" -- "${1#unit:}" ;;
+    *) cargo test --quiet --release "${quick[@]}" -p e2e --test suite -- "$1" ;;
+    esac
 }
 
 check=
@@ -67,8 +97,11 @@ for mutant in "${mutants[@]}"; do
         echo "not found in $file: $from"
         exit 1
     fi
-    if ! grep -q "fn [a-z0-9_]*${filter}[a-z0-9_]*(" tests/e2e/tests/cases/*.rs; then
-        echo "no test is called $filter"
+    name=${filter#unit:}
+    tests=(tests/e2e/tests/cases/*.rs)
+    [ "$name" = "$filter" ] || tests=(host/*/src host/triggers/*/src)
+    if ! grep -rq "fn [a-z0-9_]*${name}[a-z0-9_]*(" "${tests[@]}"; then
+        echo "no test is called $name"
         exit 1
     fi
     [ -z "$check" ] || continue
@@ -76,8 +109,8 @@ for mutant in "${mutants[@]}"; do
     FROM=$from TO=$to perl -0pi -e '
         BEGIN { ($from, $to) = map { s/\\n/\n/gr } $ENV{FROM}, $ENV{TO} }
         s/\Q$from\E/$to/' "$file"
-    build
-    if cargo test --quiet --release "${quick[@]}" -p e2e --test suite -- "$filter" >target/mutant.log 2>&1; then
+    prepare "$filter"
+    if run "$filter" >target/mutant.log 2>&1; then
         echo "SURVIVED  $filter: $file"
         survived=$((survived + 1))
     else

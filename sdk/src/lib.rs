@@ -20,6 +20,7 @@
 //!     Outcome::Applied
 //! }
 //! ```
+#![warn(missing_docs)]
 
 pub mod cron;
 pub mod kafka;

@@ -12,7 +12,6 @@
 use std::time::Duration;
 
 use aggregator::columns::{Columns, Place};
-use aggregator::settings::Late;
 use aggregator::store::statement;
 use postgres::{Client, NoTls, Statement};
 use rdkafka::ClientConfig;
@@ -21,6 +20,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use window::event::Event;
 use window::fold::Fold;
+use window::late::Late;
 use window::time::TimeFormat;
 use window::windows::Windows;
 
@@ -28,7 +28,7 @@ use window::windows::Windows;
 const THREADS: i32 = 2;
 const BATCH_RECORDS_MAX: usize = 10_000;
 
-/// The fields that are asked for; the parser passes over the rest.
+/// The fields that are asked for; the parser ignores the rest.
 #[derive(serde::Deserialize)]
 struct Exchange<'a> {
     #[serde(borrow)]

@@ -3,13 +3,14 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use exagg_sdk::kafka::{Batch, LostRange, Outcome};
-use window::fence::{Verdict, judge};
+use window::fence::{Decision, decide};
+use window::late::Late;
 use window::layout::LAYOUT;
 use window::time::EventTime;
 
 use crate::aggregate::aggregate;
-use crate::settings::{Late, Settings};
-use crate::statements::{Opened, Statements, StoreError};
+use crate::database::{Database, Opened, StoreError};
+use crate::settings::Settings;
 use crate::store::Store;
 
 /// Rounds of "read again and try again" in one call. More than two or three mean contention that
@@ -34,7 +35,7 @@ pub async fn apply(batch: &Batch, settings: &Settings) -> Outcome {
 pub async fn run(
     batch: &Batch,
     settings: &Settings,
-    store: &impl Statements,
+    store: &impl Database,
     now: EventTime,
 ) -> Result<Outcome, StoreError> {
     if let Some(lost) = &batch.lost {
@@ -48,18 +49,18 @@ pub async fn run(
         let Some(progress) = store.progress(settings, batch).await? else {
             match store.begin_partition(settings, batch).await? {
                 Opened::Begun => continue,
-                Opened::OtherTopicId(id) => return Ok(Outcome::Stop(remade(batch, settings, &id))),
+                Opened::OtherTopicId(id) => return Ok(Outcome::Stop(recreated(batch, settings, &id))),
             }
         };
-        match judge(progress, from, batch.next_offset) {
+        match decide(progress, from, batch.next_offset) {
             // Nothing was in the way of the offsets: the layout was, or it is gone by now.
-            Verdict::TryAgain => match store.layout().await? {
+            Decision::TryAgain => match store.layout().await? {
                 Some(layout) if layout != LAYOUT => return Ok(Outcome::Stop(other_layout(layout))),
                 _ => {}
             },
-            Verdict::AlreadyApplied => return Ok(Outcome::Applied),
-            Verdict::DropBefore(offset) => from = offset,
-            Verdict::ResumeAt(offset) => return Ok(Outcome::ResumeAt(offset)),
+            Decision::AlreadyApplied => return Ok(Outcome::Applied),
+            Decision::DropBefore(offset) => from = offset,
+            Decision::ResumeAt(offset) => return Ok(Outcome::ResumeAt(offset)),
         }
     }
     Ok(Outcome::RetryLater(format!("another consumer moves the progress of {} at the same time", place(batch))))
@@ -70,7 +71,7 @@ async fn apply_from(
     batch: &Batch,
     from: i64,
     settings: &Settings,
-    store: &impl Statements,
+    store: &impl Database,
     now: EventTime,
 ) -> Result<bool, StoreError> {
     if batch.is_empty() {
@@ -86,13 +87,13 @@ async fn apply_from(
     store.apply(settings, batch, from, aggregate).await
 }
 
-/// The log no longer holds a range: it is written down, and passed over only where the trigger
+/// The log no longer holds a range: it is written down, and skipped only where the trigger
 /// was told to.
 async fn skip_lost(
     batch: &Batch,
     lost: &LostRange,
     settings: &Settings,
-    store: &impl Statements,
+    store: &impl Database,
 ) -> Result<Outcome, StoreError> {
     store.write_gap(settings, batch, lost).await?;
     if !lost.accepted {
@@ -110,9 +111,9 @@ async fn skip_lost(
     })
 }
 
-fn remade(batch: &Batch, settings: &Settings, known_id: &str) -> String {
+fn recreated(batch: &Batch, settings: &Settings, known_id: &str) -> String {
     format!(
-        "topic {topic} was deleted and made again (its id was {known_id}, now it is {id}); to start it afresh: \
+        "topic {topic} was deleted and recreated (its id was {known_id}, now it is {id}); to start it afresh: \
          exagg reset --stream {stream} --topic {topic}",
         topic = batch.topic,
         id = batch.topic_id,

@@ -6,14 +6,14 @@
 //! - [`aggregate`]: a batch to partial aggregates and rejects (pure).
 //! - [`columns`]: partial aggregates as the statement's parameters (pure).
 //! - [`apply`]: the protocol around the fence.
-//! - [`statements`]: what the protocol asks of the database.
+//! - [`database`]: what the protocol asks of the database.
 //! - [`store`]: the only SQL.
 
 pub mod aggregate;
 pub mod apply;
 pub mod columns;
+pub mod database;
 pub mod settings;
-pub mod statements;
 pub mod store;
 
 use exagg_sdk::kafka::{Batch, Outcome};

@@ -3,26 +3,9 @@
 use spin_sdk::variables;
 use window::event::Schema;
 use window::fields::FieldNames;
+use window::late::Late;
 use window::time::{FormatError, TimeFormat};
 use window::windows::{Windows, WindowsError};
-
-/// What becomes of a record whose window is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Late {
-    /// It is merged into the row, whose revision rises.
-    Revise,
-    /// It is rejected, for that window.
-    Reject,
-}
-
-impl Late {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Revise => "revise",
-            Self::Reject => "reject",
-        }
-    }
-}
 
 /// A year: more is a mistake in the unit.
 const SECONDS_MAX: i64 = 366 * 24 * 3600;
@@ -113,11 +96,6 @@ impl Settings {
             "" => window_seconds,
             text => number("slide_seconds", text)?,
         };
-        let late = match texts.late.as_str() {
-            "revise" => Late::Revise,
-            "reject" => Late::Reject,
-            _ => return Err(SettingsError::Late(texts.late)),
-        };
         Ok(Self {
             windows: Windows::new(window_seconds, slide_seconds).map_err(SettingsError::Windows)?,
             schema: Schema {
@@ -127,7 +105,7 @@ impl Settings {
             },
             allowed_lateness_seconds: seconds("allowed_lateness_seconds", &texts.allowed_lateness_seconds)?,
             idle_timeout_seconds: seconds("idle_timeout_seconds", &texts.idle_timeout_seconds)?,
-            late,
+            late: Late::parse(&texts.late).ok_or(SettingsError::Late(texts.late))?,
             stream: texts.stream,
             postgres_url: texts.postgres_url,
         })

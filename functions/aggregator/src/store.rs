@@ -6,12 +6,13 @@ use base64::engine::general_purpose::STANDARD;
 use exagg_sdk::kafka::{Batch, LostRange};
 use exagg_sdk::postgres::{self, Failure};
 use spin_sdk::pg::{Connection, Error, ParameterValue, Row};
-use window::layout::{self, READ_LAYOUT};
+use window::late::Late;
+use window::layout::LAYOUT;
 
 use crate::aggregate::{Aggregate, Rejected};
 use crate::columns::{Columns, Place};
-use crate::settings::{Late, Settings};
-use crate::statements::{Opened, Statements, StoreError};
+use crate::database::{Database, Opened, StoreError};
+use crate::settings::Settings;
 
 /// Moves the progress by compare-and-set; everything else in the statement hangs on its row.
 /// Parameters: 1 stream, 2 topic id, 3 partition, 4 from, 5 next, 6 end, 7 partition count,
@@ -24,7 +25,7 @@ UPDATE public.progress SET
     last_record_at = CASE WHEN $10 THEN clock_timestamp() ELSE last_record_at END,
     last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
-    AND <layout is known>";
+    AND (SELECT version FROM public.window_state_layout) = <layout>";
 
 /// In reject mode the windows must still be open when the statement runs: the share lock makes
 /// the window-closer wait, and a window it has closed meanwhile makes the fence hold.
@@ -89,7 +90,9 @@ const APPLY_EMPTY: &str = "
 UPDATE public.progress SET
     next_offset = $5, end_offset = $6, partition_count = $7, consumer_group = $8, last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
-    AND <layout is known>";
+    AND (SELECT version FROM public.window_state_layout) = <layout>";
+
+const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
 const PROGRESS: &str = "
 SELECT next_offset FROM public.progress WHERE stream = $1 AND topic_id = $2 AND partition = $3";
@@ -155,12 +158,12 @@ pub fn statement(late: Late) -> String {
         Late::Revise => ("", ""),
         Late::Reject => (CLOSED, STILL_OPEN),
     };
-    let fence = FENCE.replace("<layout is known>", &layout::is_known());
+    let fence = FENCE.replace("<layout>", &LAYOUT.to_string());
     format!("WITH {closed} fence AS ({fence}{still_open}{STATE_AND_REJECTS}")
 }
 
 fn apply_empty() -> String {
-    APPLY_EMPTY.replace("<layout is known>", &layout::is_known())
+    APPLY_EMPTY.replace("<layout>", &LAYOUT.to_string())
 }
 
 /// What all statements of a partition begin with: parameters 1 to 3.
@@ -200,7 +203,7 @@ impl Store {
     }
 }
 
-impl Statements for Store {
+impl Database for Store {
     async fn apply(
         &self,
         settings: &Settings,

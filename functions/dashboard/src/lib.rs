@@ -5,9 +5,9 @@
 //! - [`view`]: the page (pure).
 //! - [`store`]: the only SQL.
 
+pub mod assets;
 pub mod routes;
 pub mod store;
-pub mod view;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -28,9 +28,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 pub async fn handle(request: Request) -> impl IntoResponse {
     let route = Route::parse(request.method(), request.uri().path(), request.uri().query());
     match route {
-        Ok(Route::Page) => page(200, "text/html; charset=utf-8", view::PAGE.into()),
-        Ok(Route::Script) => page(200, "text/javascript; charset=utf-8", view::SCRIPT.into()),
-        Ok(Route::Style) => page(200, "text/css; charset=utf-8", view::STYLE.into()),
+        Ok(Route::Page) => page(200, "text/html; charset=utf-8", assets::PAGE.into()),
+        Ok(Route::Script) => page(200, "text/javascript; charset=utf-8", assets::SCRIPT.into()),
+        Ok(Route::Style) => page(200, "text/css; charset=utf-8", assets::STYLE.into()),
         Ok(Route::Aggregates(query)) => json(read(async |store| store.aggregates(&query).await).await),
         Ok(Route::Streams) => json(read(async |store| store.streams().await).await),
         Err(Refusal { status, reason }) => error(status, &reason),
@@ -75,8 +75,8 @@ mod tests {
     #[test]
     fn every_answer_says_what_a_browser_may_do_with_it() {
         let answers = [
-            page(200, "text/html; charset=utf-8", view::PAGE.into()),
-            page(200, "text/javascript; charset=utf-8", view::SCRIPT.into()),
+            page(200, "text/html; charset=utf-8", assets::PAGE.into()),
+            page(200, "text/javascript; charset=utf-8", assets::SCRIPT.into()),
             json(Ok(b"[]".to_vec())),
             json(Err("PostgreSQL is away".to_owned())),
             error(404, "there is nothing here"),
@@ -96,14 +96,14 @@ mod tests {
     /// What the policy refuses must not be in the page: it would do nothing, and nobody would notice.
     #[test]
     fn the_page_needs_no_more_than_its_policy_allows() {
-        let page = view::PAGE.to_ascii_lowercase();
+        let page = assets::PAGE.to_ascii_lowercase();
         assert_eq!(page.matches("<script").count(), page.matches("<script src=\"/").count(), "scripts are files");
         for inline in ["<style", " style=", "<img", "<base", "<iframe", " onclick=", " oninput=", "javascript:"] {
             assert!(!page.contains(inline), "{inline}");
         }
-        assert!(!view::STYLE.contains("url(") && !view::STYLE.contains("@import"));
+        assert!(!assets::STYLE.contains("url(") && !assets::STYLE.contains("@import"));
         for inline in ["innerHTML", "setAttribute(\"style\"", ".style.", "eval("] {
-            assert!(!view::SCRIPT.contains(inline), "{inline}");
+            assert!(!assets::SCRIPT.contains(inline), "{inline}");
         }
     }
 }

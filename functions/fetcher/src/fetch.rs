@@ -10,7 +10,7 @@ use spin_sdk::time::sleep;
 use spin_sdk::wasip3::http::types::{ErrorCode, RequestOptions};
 use spin_sdk::wasip3::http_compat::RequestOptionsExtension;
 
-use crate::livecoinwatch::{Answer, judge, request_body};
+use crate::livecoinwatch::{Response, interpret, request_body};
 use crate::record::Record;
 use crate::settings::Settings;
 
@@ -37,9 +37,9 @@ pub async fn exchanges(settings: &Settings) -> Result<Vec<Record>, String> {
     let mut backoff = BACKOFF;
     for tries in 1..=TRIES_MAX {
         let (reason, after_seconds) = match call(settings).await {
-            Answer::Records(records) => return Ok(records),
-            Answer::GiveUp(reason) => return Err(redacted(&reason, settings)),
-            Answer::TryAgain { reason, after_seconds } => (redacted(&reason, settings), after_seconds),
+            Response::Records(records) => return Ok(records),
+            Response::Failed(reason) => return Err(redacted(&reason, settings)),
+            Response::Retry { reason, after_seconds } => (redacted(&reason, settings), after_seconds),
         };
         if let Some(seconds) = after_seconds.filter(|seconds| *seconds > PAUSE_SECONDS_MAX) {
             pause.begin(seconds).await?;
@@ -60,12 +60,12 @@ fn redacted(reason: &str, settings: &Settings) -> String {
     reason.replace(&settings.api_key, "***")
 }
 
-async fn call(settings: &Settings) -> Answer {
+async fn call(settings: &Settings) -> Response {
     let request = match request(settings) {
         Ok(request) => request,
-        Err(reason) => return Answer::GiveUp(reason),
+        Err(reason) => return Response::Failed(reason),
     };
-    let failed = |error: String| Answer::TryAgain { reason: format!("the call failed: {error}"), after_seconds: None };
+    let failed = |error: String| Response::Retry { reason: format!("the call failed: {error}"), after_seconds: None };
     let response = match send(request).await {
         Ok(response) => response,
         Err(error) => return failed(plain(&error)),
@@ -73,7 +73,7 @@ async fn call(settings: &Settings) -> Answer {
     let status = response.status().as_u16();
     let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
     match Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await {
-        Ok(body) => judge(status, retry_after.as_deref(), &body.to_bytes(), unix_seconds()),
+        Ok(body) => interpret(status, retry_after.as_deref(), &body.to_bytes(), unix_seconds()),
         Err(error) => failed(format!("the body broke off: {error}")),
     }
 }
@@ -111,7 +111,7 @@ fn request(settings: &Settings) -> Result<http::Request<Full<Bytes>>, String> {
     Ok(request)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the shell asks; what judges is given the time")]
+#[expect(clippy::disallowed_methods, reason = "the shell asks; what interprets is given the time")]
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

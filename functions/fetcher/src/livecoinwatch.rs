@@ -9,15 +9,15 @@ const SHOWN_BYTES_MAX: usize = 200;
 
 /// What to do after an answer.
 #[derive(Debug, PartialEq)]
-pub enum Answer {
+pub enum Response {
     Records(Vec<Record>),
     /// Worth another try, after so many seconds where the server asks for a pause.
-    TryAgain {
+    Retry {
         reason: String,
         after_seconds: Option<u64>,
     },
     /// Another try would be answered the same.
-    GiveUp(String),
+    Failed(String),
 }
 
 /// The documented body of `POST /exchanges/list`.
@@ -34,23 +34,23 @@ pub fn request_body(currency: &str, limit: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Judges an answer; `now` (Unix seconds) is the time that the records get.
-pub fn judge(status: u16, retry_after: Option<&str>, body: &[u8], now: u64) -> Answer {
+/// Interprets a response; `now` (Unix seconds) is the time that the records get.
+pub fn interpret(status: u16, retry_after: Option<&str>, body: &[u8], now: u64) -> Response {
     match status {
         200 => match records(body, now) {
-            Ok(records) => Answer::Records(records),
-            Err(reason) => Answer::GiveUp(format!("the answer cannot be used: {reason}")),
+            Ok(records) => Response::Records(records),
+            Err(reason) => Response::Failed(format!("the answer cannot be used: {reason}")),
         },
-        429 | 503 => Answer::TryAgain {
+        429 | 503 => Response::Retry {
             reason: format!("the API is busy: status {status}{}", shown(body)),
             after_seconds: retry_after.and_then(|text| pause(text, now)),
         },
-        408 | 500..=599 => Answer::TryAgain { reason: format!("status {status}{}", shown(body)), after_seconds: None },
-        401 | 403 => Answer::GiveUp(format!(
+        408 | 500..=599 => Response::Retry { reason: format!("status {status}{}", shown(body)), after_seconds: None },
+        401 | 403 => Response::Failed(format!(
             "the API refuses the key: status {status}{}; set livecoinwatch_api_key",
             shown(body)
         )),
-        _ => Answer::GiveUp(format!("status {status}{}", shown(body))),
+        _ => Response::Failed(format!("status {status}{}", shown(body))),
     }
 }
 
@@ -101,10 +101,10 @@ mod tests {
 
     const NOW: u64 = 1_700_425_875;
 
-    fn reason(answer: Answer) -> String {
+    fn reason(answer: Response) -> String {
         match answer {
-            Answer::GiveUp(reason) | Answer::TryAgain { reason, .. } => reason,
-            Answer::Records(records) => format!("{records:?}"),
+            Response::Failed(reason) | Response::Retry { reason, .. } => reason,
+            Response::Records(records) => format!("{records:?}"),
         }
     }
 
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn each_item_becomes_a_keyed_record_with_utc_time_and_all_its_fields() {
         let body = br#"[{"code":"BINANCE","volume":17189543.25,"png64":"x"},{"code":"KRAKEN","volume":null}]"#;
-        let Answer::Records(records) = judge(200, None, body, NOW) else { panic!("no records") };
+        let Response::Records(records) = interpret(200, None, body, NOW) else { panic!("no records") };
         assert_eq!(records.len(), 2);
         assert_eq!(records[0].key, "BINANCE");
         assert_eq!(
@@ -138,16 +138,16 @@ mod tests {
             (br#"[{"code":"A"},3]"#, "item 1 has no code"),
             (b"", "not JSON"),
         ] {
-            let answer = judge(200, None, body, NOW);
-            assert!(matches!(answer, Answer::GiveUp(_)), "{answer:?}");
+            let answer = interpret(200, None, body, NOW);
+            assert!(matches!(answer, Response::Failed(_)), "{answer:?}");
             assert!(reason(answer).contains(why), "{why}");
         }
     }
 
     #[test]
     fn retry_after_is_read_as_seconds_and_as_a_date() {
-        let pause = |text| match judge(429, Some(text), b"", NOW) {
-            Answer::TryAgain { after_seconds, .. } => after_seconds,
+        let pause = |text| match interpret(429, Some(text), b"", NOW) {
+            Response::Retry { after_seconds, .. } => after_seconds,
             _ => None,
         };
         assert_eq!(pause("17"), Some(17));
@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn a_refused_key_is_not_tried_again() {
-        assert!(matches!(judge(401, None, b"{}", NOW), Answer::GiveUp(_)));
-        assert!(matches!(judge(500, None, b"", NOW), Answer::TryAgain { after_seconds: None, .. }));
-        assert!(matches!(judge(404, None, b"", NOW), Answer::GiveUp(_)));
+        assert!(matches!(interpret(401, None, b"{}", NOW), Response::Failed(_)));
+        assert!(matches!(interpret(500, None, b"", NOW), Response::Retry { after_seconds: None, .. }));
+        assert!(matches!(interpret(404, None, b"", NOW), Response::Failed(_)));
     }
 }

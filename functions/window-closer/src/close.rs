@@ -1,9 +1,10 @@
 //! One tick: watermarks, windows, retention.
 
+use window::late::Late;
 use window::time::{EventTime, MICROS_PER_SECOND};
-use window::watermark::judge;
+use window::watermark;
 
-use crate::statements::{Closed, Statements, StoreError, Stream};
+use crate::database::{Closed, Database, StoreError, Stream};
 use crate::store::Store;
 
 /// Window ends that one statement folds: bounds its memory and its locks. Each tick begins with
@@ -12,7 +13,7 @@ use crate::store::Store;
 const WINDOWS_PER_STATEMENT_MAX: i64 = 16;
 /// Rows that one statement of the retention deletes.
 const RETENTION_ROWS_PER_STATEMENT: i64 = 5_000;
-/// Statements of the retention in one tick and table; what is left waits for the next one.
+/// Database of the retention in one tick and table; what is left waits for the next one.
 const RETENTION_STATEMENTS_MAX: usize = 20;
 /// Seconds between two looks for rows past their retention.
 const RETENTION_EVERY_SECONDS: u64 = 60;
@@ -45,12 +46,12 @@ pub async fn tick(url: &str, timestamp: u64, retention: &Retention) -> Result<()
 }
 
 /// Moves one stream's watermark and closes what is behind it. `now` is the database's clock.
-pub async fn close_stream(store: &impl Statements, stream: &Stream, now: EventTime) -> Result<(), StoreError> {
-    let (judged, holder) = judge(&stream.partitions, stream.idle_timeout_seconds, now);
-    let watermark = store.raise_watermark(&stream.stream, judged, &holder.to_string()).await?;
+pub async fn close_stream(store: &impl Database, stream: &Stream, now: EventTime) -> Result<(), StoreError> {
+    let (computed, holder) = watermark::compute(&stream.partitions, stream.idle_timeout_seconds, now);
+    let watermark = store.raise_watermark(&stream.stream, computed, &holder.to_string()).await?;
     let Some(watermark) = watermark else { return Ok(()) };
     let closed_before = EventTime(watermark.0 - stream.allowed_lateness_seconds * MICROS_PER_SECOND);
-    if stream.late == "reject" {
+    if stream.late == Late::Reject {
         // In a statement of its own: the fold below must see what was added under the share lock.
         store.raise_closed_before(&stream.stream, closed_before).await?;
     }

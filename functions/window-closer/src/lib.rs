@@ -3,11 +3,11 @@
 //!
 //! # Layout
 //! - [`close`]: one tick.
-//! - [`statements`]: what closing asks of the database.
+//! - [`database`]: what closing asks of the database.
 //! - [`store`]: the only SQL.
 
 pub mod close;
-pub mod statements;
+pub mod database;
 pub mod store;
 
 use exagg_sdk::cron::Metadata;

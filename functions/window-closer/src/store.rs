@@ -2,12 +2,14 @@
 
 use exagg_sdk::postgres::{self, Failure};
 use spin_sdk::pg::{Connection, Decode, Error, ParameterValue};
-use window::layout::{self, LAYOUT, READ_LAYOUT};
+use window::layout::LAYOUT;
 use window::time::EventTime;
 
-use crate::statements::{Closed, Statements, StoreError, Stream};
+use crate::database::{Closed, Database, StoreError, Stream};
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+
+const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
 /// All streams with their partitions as one JSON value: a row through the sandbox costs more.
 const STREAMS: &str = "
@@ -54,7 +56,7 @@ WITH RECURSIVE ends AS (
     SELECT 1 AS number,
            least((SELECT min(w.window_end) FROM public.window_state w WHERE w.stream = $1),
                  (SELECT min(b.window_end) FROM public.window_batches b WHERE b.stream = $1)) AS window_end
-    WHERE <layout is known>
+    WHERE (SELECT version FROM public.window_state_layout) = <layout>
     UNION ALL
     SELECT ends.number + 1,
            least((SELECT min(w.window_end) FROM public.window_state w
@@ -122,7 +124,7 @@ const MERGE: &str = "
 /// The whole of it. A window without any row yet needs no look for each of its own: rows that another
 /// closer adds meanwhile are a conflict, and the statement is tried again.
 fn close_windows() -> String {
-    let take_windows = TAKE_WINDOWS.replace("<layout is known>", &layout::is_known());
+    let take_windows = TAKE_WINDOWS.replace("<layout>", &LAYOUT.to_string());
     let fold = |condition: &str| FOLD.replace("<condition>", condition);
     format!(
         "{take_windows}, added AS ({}), merged AS ({}{MERGE})
@@ -212,7 +214,7 @@ impl Store {
     }
 }
 
-impl Statements for Store {
+impl Database for Store {
     async fn raise_watermark(
         &self,
         stream: &str,

@@ -20,15 +20,20 @@ pub const VALUE_MIN: f64 = 1e-200;
 /// What is counted of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event<'a> {
+    /// The key field's text: 1 to [`CODE_BYTES_MAX`] bytes, without NUL.
     pub code: Cow<'a, str>,
+    /// Either 0, never -0, or of an absolute value from [`VALUE_MIN`] to [`VALUE_MAX`].
     pub value: f64,
+    /// At most [`Schema::max_future_seconds`] ahead of the clock at which the record was read.
     pub time: EventTime,
 }
 
 /// Which fields of a record are read, and how.
 #[derive(Clone, Debug)]
 pub struct Schema {
+    /// The settings `key_field`, `value_field` and `time_field`; a record's other fields are ignored.
     pub names: FieldNames,
+    /// From the settings `time_format` and `time_zone`; it decides whether the time is a string or a number.
     pub time_format: TimeFormat,
     /// How far an event may be ahead of the clock.
     pub max_future_seconds: i64,

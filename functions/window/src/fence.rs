@@ -6,7 +6,7 @@
 
 /// What to do with a batch `[from, next)` whose compare-and-set did not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// The progress is where the batch begins: something else stood in the way; try again.
     TryAgain,
     /// All of it was applied before.
@@ -17,15 +17,15 @@ pub enum Verdict {
     ResumeAt(i64),
 }
 
-/// Judges the batch `[from, next)` by the `next_offset` of the progress row.
-pub fn judge(progress: i64, from: i64, next: i64) -> Verdict {
+/// Decides about the batch `[from, next)` by the `next_offset` of the progress row.
+pub fn decide(progress: i64, from: i64, next: i64) -> Decision {
     use std::cmp::Ordering::{Equal, Greater, Less};
     match (progress.cmp(&from), progress.cmp(&next)) {
-        (Equal, _) => Verdict::TryAgain,
-        (Greater, Less) => Verdict::DropBefore(progress),
-        (Greater, Equal) => Verdict::AlreadyApplied,
+        (Equal, _) => Decision::TryAgain,
+        (Greater, Less) => Decision::DropBefore(progress),
+        (Greater, Equal) => Decision::AlreadyApplied,
         // The log was skipped, or somebody else is further on: no need to read all that again.
-        (Less, _) | (Greater, Greater) => Verdict::ResumeAt(progress),
+        (Less, _) | (Greater, Greater) => Decision::ResumeAt(progress),
     }
 }
 
@@ -35,13 +35,13 @@ mod tests {
 
     #[test]
     fn a_batch_is_applied_from_the_progress_on_and_nothing_is_skipped() {
-        assert_eq!(judge(9, 10, 20), Verdict::ResumeAt(9));
-        assert_eq!(judge(10, 10, 20), Verdict::TryAgain);
-        assert_eq!(judge(11, 10, 20), Verdict::DropBefore(11));
-        assert_eq!(judge(19, 10, 20), Verdict::DropBefore(19));
-        assert_eq!(judge(20, 10, 20), Verdict::AlreadyApplied);
-        assert_eq!(judge(99, 10, 20), Verdict::ResumeAt(99));
-        assert_eq!(judge(10, 10, 10), Verdict::TryAgain);
-        assert_eq!(judge(11, 10, 10), Verdict::ResumeAt(11));
+        assert_eq!(decide(9, 10, 20), Decision::ResumeAt(9));
+        assert_eq!(decide(10, 10, 20), Decision::TryAgain);
+        assert_eq!(decide(11, 10, 20), Decision::DropBefore(11));
+        assert_eq!(decide(19, 10, 20), Decision::DropBefore(19));
+        assert_eq!(decide(20, 10, 20), Decision::AlreadyApplied);
+        assert_eq!(decide(99, 10, 20), Decision::ResumeAt(99));
+        assert_eq!(decide(10, 10, 10), Decision::TryAgain);
+        assert_eq!(decide(11, 10, 10), Decision::ResumeAt(11));
     }
 }

@@ -5,16 +5,22 @@ use std::borrow::Cow;
 /// One of the three fields that a schema names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
+    /// A string: the code that an event is counted under.
     Key,
+    /// A number, which is read as a double.
     Value,
+    /// A string or a number, by the schema's [`TimeFormat`](crate::time::TimeFormat).
     Time,
 }
 
 /// The names of the three fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldNames {
+    /// The setting `key_field`: a name at the top level of the record, compared byte for byte.
     pub key: String,
+    /// The setting `value_field`, which is compared in the same way.
     pub value: String,
+    /// The setting `time_field`, which is compared in the same way.
     pub time: String,
 }
 

@@ -14,19 +14,28 @@ use crate::windows::Windows;
 /// so that a later merge with another partial aggregate stays right.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Partial {
+    /// How many records were counted: at least 1.
     pub records: i64,
+    /// The sum of their values, added in the order in which they came.
     pub sum: f64,
+    /// The least of their values, none of which is NaN or -0.
     pub min: f64,
+    /// The greatest of their values, none of which is NaN or -0.
     pub max: f64,
+    /// The value of the earliest event time, and of the lowest offset where several have that time.
     pub first: Edge,
+    /// The value of the latest event time, and of the highest offset where several have that time.
     pub last: Edge,
 }
 
 /// A value and where it stands in its partition's order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Edge {
+    /// The event time, which comes first in the order.
     pub time: EventTime,
+    /// The record's offset, which orders values of one event time.
     pub offset: i64,
+    /// The record's value as it was counted.
     pub value: f64,
 }
 
@@ -65,6 +74,7 @@ impl Partial {
 pub struct Window<'a> {
     /// Unix seconds.
     pub start: i64,
+    /// By code; each has at least one record.
     pub codes: FxHashMap<Cow<'a, str>, Partial>,
 }
 

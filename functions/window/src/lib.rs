@@ -6,11 +6,13 @@
 //! - [`fields`]: the three fields of a record that are read.
 //! - [`event`]: a record's bytes to an [`event::Event`], or the reason why not. The usual record takes a
 //!   short way (`shape`, `scan`, `decimal`, `words`), any other a general parser (`json`).
+//! - [`late`]: what becomes of a record whose window is closed.
 //! - [`reject`]: why a record is not counted.
 //! - [`fold`]: events to partial aggregates, one a window and code.
 //! - [`fence`]: what an offset interval means beside the progress already made.
 //! - [`layout`]: how what is pending is kept in PostgreSQL.
 //! - [`watermark`]: before which time no event is expected, and what holds it.
+#![warn(missing_docs)]
 
 mod civil;
 mod decimal;
@@ -19,6 +21,7 @@ pub mod fence;
 pub mod fields;
 pub mod fold;
 mod json;
+pub mod late;
 pub mod layout;
 pub mod reject;
 mod scan;

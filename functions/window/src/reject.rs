@@ -7,20 +7,35 @@ use crate::fields::Field;
 pub enum Reject {
     /// Larger than the trigger takes: only the head of it was given.
     TooLarge,
+    /// The record has a null value: in a compacted topic it deletes a key.
     Tombstone,
+    /// The record's bytes are not UTF-8, as JSON has to be.
     NotUtf8,
+    /// The record is empty, broken off or otherwise not JSON, or something stands behind the JSON value.
     NotJson,
+    /// The record is JSON, but an array, a string, a number, a boolean or null.
     NotAnObject,
+    /// The object does not have this field.
     Missing(Field),
+    /// The field is there and holds null.
     Null(Field),
+    /// The field holds another JSON type than it has to, such as a value that stands in quotes.
     WrongType(Field),
+    /// A number in one of the three fields is beyond the range of a double, such as 1e309.
     ValueNotFinite,
+    /// The value's absolute value is above [`VALUE_MAX`](crate::event::VALUE_MAX).
     ValueTooLarge,
+    /// The value is not 0 and its absolute value is below [`VALUE_MIN`](crate::event::VALUE_MIN).
     ValueTooSmall,
+    /// The key field holds the empty string.
     CodeEmpty,
+    /// The code has more than [`CODE_BYTES_MAX`](crate::event::CODE_BYTES_MAX) bytes.
     CodeTooLong,
+    /// The code has a NUL, which no text of PostgreSQL may have.
     CodeHasNul,
+    /// The time is a string that does not fit the setting `time_format`.
     TimeUnreadable,
+    /// The time is outside the years 1 to 9999.
     TimeOutOfRange,
     /// More than `max_future_seconds` ahead of the clock; it moves no watermark.
     Future,

@@ -10,6 +10,7 @@ use crate::civil::Civil;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventTime(pub i64);
 
+/// What a Unix second is multiplied by to be an [`EventTime`].
 pub const MICROS_PER_SECOND: i64 = 1_000_000;
 
 /// 0001-01-01 and where jiff's timestamps end, a day before the year 10000: inside what PostgreSQL's
@@ -33,16 +34,21 @@ pub enum TimeFormat {
     DateTime(Option<TimeZone>),
     /// Any other strftime pattern; the zone serves where the pattern has no offset.
     Strftime(String, TimeZone),
+    /// A string with an offset of its own, such as `2023-11-19T20:31:15Z`: the setting `time_zone` is not used.
     Rfc3339,
+    /// A number of seconds since the Unix epoch; a fraction is rounded down to microseconds.
     UnixSeconds,
+    /// A number of milliseconds since the Unix epoch; a fraction is rounded down to microseconds.
     UnixMillis,
 }
 
 /// Why a format cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
+    /// The setting `time_zone`, which the time zone database does not have.
     #[error("time_zone {0:?} is not a known IANA time zone")]
     UnknownZone(String),
+    /// The setting `time_format`, which does not read back a date and a time that it wrote, and the reason.
     #[error("time_format {0:?} is neither rfc3339, unix_seconds, unix_millis nor a strftime pattern: {1}")]
     BadPattern(String, String),
 }
@@ -50,7 +56,9 @@ pub enum FormatError {
 /// Why a record's time cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeError {
+    /// The text does not fit the format, or the format wants a number in the place of a text or the reverse.
     Unreadable,
+    /// The time is outside the years 1 to 9999.
     OutOfRange,
 }
 

@@ -12,12 +12,17 @@ pub const SEEN_WITHIN_SECONDS: f64 = 10.0;
 /// Where one partition stands: a row of `progress`, with its times as ages by the database's clock.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 pub struct PartitionProgress {
+    /// The topic's name, for messages; partitions belong together by `topic_id`.
     pub topic: String,
+    /// Kafka's own id of the topic: a topic that is deleted and created again has another one.
     pub topic_id: String,
+    /// From 0 on, within the topic.
     pub partition: i32,
     /// Partitions that the topic has.
     pub partition_count: i32,
+    /// The first offset that is not applied yet.
     pub next_offset: i64,
+    /// The offset that the next record gets, as the partition's consumer last saw it.
     pub end_offset: i64,
     /// Microseconds since the epoch; none before the first event.
     pub max_event_time_us: Option<i64>,
@@ -43,17 +48,24 @@ impl PartitionProgress {
 /// What keeps the watermark where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
+    /// The stream has no row in `progress`: no consumer has reported any partition.
     NothingSeenYet,
     /// Partitions of a topic that no consumer has reported yet.
     Unreported {
+        /// The first such topic by its id.
         topic: String,
+        /// How many of its partitions have a row in `progress`: fewer than `partitions`.
         reported: usize,
+        /// How many partitions the topic has, by the highest count that a consumer reported.
         partitions: i32,
     },
     /// The partition with the least event time, or without any.
     Partition {
+        /// The topic's name, as its consumer reported it.
         topic: String,
+        /// From 0 on, within the topic.
         partition: i32,
+        /// The reason in words for the status, such as `still reading` or `no live consumer`.
         why: &'static str,
     },
     /// All are idle: the clock moves it.
@@ -81,7 +93,7 @@ impl fmt::Display for Holder {
 ///
 /// An idle partition was empty when its consumer was last heard of; what came since then nobody
 /// knows. So the watermark is at most that time, and a consumer that dies makes nothing late.
-pub fn judge(
+pub fn compute(
     partitions: &[PartitionProgress],
     idle_timeout_seconds: i64,
     now: EventTime,
@@ -167,7 +179,7 @@ mod tests {
     }
 
     fn seconds(partitions: &[PartitionProgress]) -> Option<i64> {
-        judge(partitions, 20, NOW).0.map(|time| time.0 / MICROS_PER_SECOND)
+        compute(partitions, 20, NOW).0.map(|time| time.0 / MICROS_PER_SECOND)
     }
 
     #[test]
@@ -195,7 +207,7 @@ mod tests {
         let lagging = PartitionProgress { silent_for: 99.0, end_offset: 11, ..partition(1, Some(400)) };
         assert_eq!(seconds(&[partition(0, Some(500)), lagging]), Some(400));
         let unattended = PartitionProgress { silent_for: 99.0, seen_ago: 10.1, ..partition(1, Some(400)) };
-        let (watermark, holder) = judge(&[partition(0, Some(500)), unattended], 20, NOW);
+        let (watermark, holder) = compute(&[partition(0, Some(500)), unattended], 20, NOW);
         assert_eq!(watermark, Some(EventTime(400 * MICROS_PER_SECOND)));
         assert_eq!(holder.to_string(), "topic t partition 1: no live consumer");
     }
@@ -209,7 +221,7 @@ mod tests {
     #[test]
     fn an_idle_partition_proves_nothing_after_it_was_last_heard_of() {
         let idle = PartitionProgress { silent_for: 40.0, seen_ago: 9.0, ..partition(1, Some(400)) };
-        let (watermark, holder) = judge(&[partition(0, Some(999)), idle], 20, NOW);
+        let (watermark, holder) = compute(&[partition(0, Some(999)), idle], 20, NOW);
         assert_eq!(watermark, Some(EventTime((1_000 - 9) * MICROS_PER_SECOND)));
         assert!(holder.to_string().starts_with("topic t partition 1: idle"), "{holder}");
     }
@@ -229,7 +241,7 @@ mod tests {
     fn a_second_topic_must_have_reported_whole_as_well() {
         let other = PartitionProgress { topic_id: "other".into(), topic: "u".into(), ..partition(0, Some(900)) };
         let partitions = [partition(0, Some(500)), partition(1, Some(400)), other];
-        let (watermark, holder) = judge(&partitions, 20, NOW);
+        let (watermark, holder) = compute(&partitions, 20, NOW);
         assert_eq!(watermark, None);
         assert_eq!(holder, Holder::Unreported { topic: "u".into(), reported: 1, partitions: 2 });
     }

@@ -17,10 +17,18 @@ pub struct Windows {
 /// Why windows of that shape are refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WindowsError {
+    /// The setting `window_seconds`, which is below 1 or above 366 days.
     #[error("window_seconds is {0}: it must be 1 to {WINDOW_SECONDS_MAX}")]
     BadWindow(i64),
+    /// The slide is not above 0, is longer than the window, or does not divide it.
     #[error("slide_seconds is {slide}: it must be above 0, at most window_seconds ({window}) and divide it")]
-    BadSlide { slide: i64, window: i64 },
+    BadSlide {
+        /// The setting `slide_seconds`.
+        slide: i64,
+        /// The setting `window_seconds`.
+        window: i64,
+    },
+    /// The number of windows that one event would fall into, which is above 1000.
     #[error("an event would fall into {0} windows: at most {WINDOWS_PER_EVENT_MAX}; make slide_seconds longer")]
     TooMany(i64),
 }
@@ -42,10 +50,12 @@ impl Windows {
         Ok(Self { window_seconds, slide_seconds })
     }
 
+    /// A window's length in seconds: 1 to 366 days.
     pub fn window_seconds(&self) -> i64 {
         self.window_seconds
     }
 
+    /// Seconds from one window's start to the next one's: at most a window's length, which they divide.
     pub fn slide_seconds(&self) -> i64 {
         self.slide_seconds
     }

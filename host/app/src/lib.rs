@@ -3,6 +3,7 @@
 //! - [`spec`]: the app as it is written.
 //! - [`source`]: where it is read from: [`manifest`], a registry ([`oci`]), or what Spin hands over ([`locked`]).
 //! - [`files`]: files that its components see.
+#![warn(missing_docs)]
 
 pub mod files;
 pub mod locked;

@@ -15,6 +15,7 @@ const UNDERSTOOD: [&str; 2] = ["host_requirements", "component_host_requirements
 /// The largest locked app that is read.
 pub const LOCKED_APP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Spin's lock format, version 0 or 1, as far as this host reads it; other fields are ignored.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct LockedApp {
     spin_lock_version: u32,
@@ -27,6 +28,7 @@ pub struct LockedApp {
     #[serde(default)]
     variables: BTreeMap<String, Variable>,
     triggers: Vec<Trigger>,
+    /// All of the app, also those that no trigger calls.
     pub components: Vec<Component>,
 }
 
@@ -48,14 +50,18 @@ struct Trigger {
     trigger_dependencies: Map<String, Value>,
 }
 
+/// One entry of `components`; the hosts and stores that it may use stand in its metadata.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Component {
+    /// What a trigger names under `component` in its settings.
     pub id: String,
     #[serde(default)]
     metadata: Map<String, Value>,
+    /// Its WebAssembly; of a registry at most [`crate::CODE_BYTES_MAX`] bytes are taken.
     pub source: Source,
     #[serde(default)]
     env: BTreeMap<String, String>,
+    /// What it sees, read-only: folders in an app of `spin up`, single files in one of a registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ContentPath>,
     #[serde(default)]
@@ -66,9 +72,11 @@ pub struct Component {
     host_requirements: Map<String, Value>,
 }
 
+/// Content that is WebAssembly.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Source {
     content_type: String,
+    /// Its `source` is a `file://` URL after `spin up`; in a registry its `digest` names a layer.
     #[serde(flatten)]
     pub content: ContentRef,
 }
@@ -76,25 +84,32 @@ pub struct Source {
 /// Content and the path where a component sees it.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct ContentPath {
+    /// A file, or a folder where `spin up` prepared it.
     #[serde(flatten)]
     pub content: ContentRef,
+    /// Where the component sees it, from its root on; of an app in a registry a path with `..` is refused.
     pub path: PathBuf,
 }
 
 /// Content: by address, in place (base64), or by digest (`sha256:…`).
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct ContentRef {
+    /// A `file://` URL: the only form of content that [`Local`] takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// The bytes in base64, which registries use for small files; it goes before `digest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inline: Option<String>,
+    /// The SHA-256 of the bytes as `sha256:` and hexadecimal digits: the name of a layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
 
 /// Finds the file behind a component's source, and the folders or files that it mounts.
 pub trait Contents {
+    /// Where the component's code stands on this machine; an error where it does not, or is too large.
     fn code(&self, component: &str, content: &ContentRef) -> Result<PathBuf>;
+    /// Mounts that show these files; an error where one of them is not on this machine.
     fn files(&self, component: &str, files: &[ContentPath]) -> Result<Vec<Files>>;
 }
 
@@ -126,6 +141,7 @@ fn path(content: &ContentRef) -> Result<PathBuf> {
 }
 
 impl LockedApp {
+    /// Refuses more than [`LOCKED_APP_BYTES_MAX`] bytes, a lock version above 1, and an unknown `must_understand`.
     pub fn parse(json: &[u8]) -> Result<Self> {
         let bytes = json.len();
         ensure!(bytes <= LOCKED_APP_BYTES_MAX, "it has {bytes} bytes: at most {LOCKED_APP_BYTES_MAX} are read");
@@ -191,6 +207,7 @@ impl LockedApp {
         }
     }
 
+    /// The bytes that a registry gets, without blanks; their digest is the layer's name.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         Ok(serde_json::to_vec(self)?)
     }

@@ -3,11 +3,11 @@
 //!
 //! # Layout
 //! - here: references, credentials, and pulling an app into a cache of blobs.
-//! - [`trust`]: which registry is spoken to without TLS, and who is given its credentials.
-//! - [`remote`]: what is said to a registry.
-//! - [`blobs`]: the cache of blobs, and unpacking archives into it.
-//! - [`assets`]: the code and the files of an app that was pulled.
-//! - [`push`]: an app from a manifest to a registry.
+//! - `trust`: which registry is spoken to without TLS, and who is given its credentials.
+//! - `remote`: what is said to a registry.
+//! - `blobs`: the cache of blobs, and unpacking archives into it.
+//! - `assets`: the code and the files of an app that was pulled.
+//! - `push`: an app from a manifest to a registry.
 
 mod assets;
 mod blobs;
@@ -63,6 +63,7 @@ pub fn looks_like_reference(from: &str) -> bool {
 }
 
 impl Registry {
+    /// A client that pulls, with the credentials of Docker's configuration; an error where `reference` is none.
     pub fn new(reference: &str, trust: impl Into<Trust>) -> Result<Self> {
         Self::with_access(reference, trust.into(), Access::Pull)
     }

@@ -3,18 +3,32 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use futures::future::BoxFuture;
 
 use crate::oci::{Registry, Trust, looks_like_reference};
 use crate::spec::App;
 
+/// Where one app is read from: `--from` decides, or `spin up` where it started this program.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A `spin.toml`.
     Manifest(PathBuf),
     /// An app in a registry.
-    Registry { reference: String, trust: Trust },
+    Registry {
+        /// `registry/name`, with or without `:tag` or `@sha256:…`.
+        reference: String,
+        /// Whom the operator lets go without TLS, and to whom credentials are given.
+        trust: Trust,
+    },
     /// What `spin up` left at a `file://` URL for the triggers of one type, and the app's own folder.
-    Locked { url: String, kind: &'static str, folder: PathBuf },
+    Locked {
+        /// A `file://` URL: Spin sets it in `SPIN_LOCKED_URL`.
+        url: String,
+        /// The type of the triggers that are run; those of other types are left out.
+        kind: &'static str,
+        /// By `SPIN_LOCAL_APP_DIR`; it is empty in the app's own folder, and for an app from a registry.
+        folder: PathBuf,
+    },
 }
 
 impl Source {
@@ -38,10 +52,12 @@ impl Source {
 
     /// Reads the app; from a registry its content comes to the state directory. Its files are not
     /// gathered yet ([`crate::files::stage`]): a manifest may have to be built first.
-    pub async fn load(&self, state_dir: &Path) -> Result<App> {
-        let app = self.read(state_dir).await?;
-        app.check_names()?;
-        Ok(app)
+    pub fn load<'a>(&'a self, state_dir: &'a Path) -> BoxFuture<'a, Result<App>> {
+        Box::pin(async move {
+            let app = self.read(state_dir).await?;
+            app.check_names()?;
+            Ok(app)
+        })
     }
 
     async fn read(&self, state_dir: &Path) -> Result<App> {

@@ -11,38 +11,56 @@ use exagg_common::template::{Secret, Variables};
 /// What the manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct App {
+    /// Any text of up to 128 bytes that can be shown: [`App::check_names`] refuses others.
     pub name: String,
+    /// The same; it is empty where the manifest has none.
     pub version: String,
+    /// By name, as templates and `--variable` write it; a manifest takes lower case letters, digits and `_`.
     pub variables: BTreeMap<String, VariableSpec>,
+    /// Each calls one of `components`: an app where one does not is refused when it is read.
     pub triggers: Vec<TriggerSpec>,
+    /// By id, which logs, metrics and `--component-id` use.
     pub components: BTreeMap<String, ComponentSpec>,
 }
 
+/// An entry of the manifest's `[variables]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariableSpec {
     /// None: somebody has to give a value.
     pub default: Option<String>,
+    /// Carried over to and from locked apps; the host treats every value as a secret.
     pub secret: bool,
 }
 
+/// An entry of `[[trigger.<type>]]`, with the settings that all triggers of its type share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TriggerSpec {
+    /// `<component>-<type>-trigger` where the manifest gives none.
     pub id: String,
     /// `kafka`, `cron` or `http`.
     pub kind: String,
+    /// The id of the component that it calls.
     pub component: String,
     /// With templates, until the app is resolved.
     pub config: serde_json::Map<String, serde_json::Value>,
 }
 
+/// An entry of the manifest's `[component.<id>]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComponentSpec {
+    /// A file of WebAssembly; a relative path of a manifest is joined to the manifest's folder.
     pub source: PathBuf,
+    /// Templates of `scheme://host[:port]`, Spin's form; where there is none, every destination is refused.
     pub allowed_outbound_hosts: Vec<String>,
+    /// Labels of the stores that it may open; the runtime configuration has to have each of them.
     pub key_value_stores: Vec<String>,
+    /// Its environment variables, taken as they are written: they are no templates.
     pub environment: BTreeMap<String, String>,
+    /// Once they are staged ([`crate::files::stage`]) they are mounts only.
     pub files: Vec<Files>,
+    /// Its own variables by name: each is a template over the app's variables.
     pub variables: BTreeMap<String, String>,
+    /// None where the manifest has no build command, and in an app that is not from a manifest.
     pub build: Option<Build>,
 }
 
@@ -50,14 +68,27 @@ pub struct ComponentSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Files {
     /// A folder (before it is staged also a file), and the path where the component sees it.
-    Mount { folder: PathBuf, path: String },
+    Mount {
+        /// The place on this machine.
+        folder: PathBuf,
+        /// The root of the component's file system (`/`), or a path below it.
+        path: String,
+    },
     /// Files below `base` that match, at their paths from there.
-    Pattern { base: PathBuf, pattern: String },
+    Pattern {
+        /// The manifest's folder; where the path is empty it is the current one.
+        base: PathBuf,
+        /// A glob relative to `base`, or the name of a file or a folder; it is an error when nothing matches.
+        pattern: String,
+    },
 }
 
+/// What `--build` runs for a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
+    /// Each is run by `sh -c`, in this order; the first one that fails ends the build.
     pub commands: Vec<String>,
+    /// Where they run: joined to the manifest's folder, and the current one where it is empty.
     pub workdir: PathBuf,
 }
 
@@ -152,7 +183,9 @@ impl App {
 /// components' own templates are expanded when they are compiled.
 #[derive(Clone, Debug)]
 pub struct Resolved {
+    /// The app with its triggers' settings expanded, and the rest as it was.
     pub app: App,
+    /// The values of all its variables: none is missing.
     pub variables: Variables,
 }
 
@@ -177,10 +210,13 @@ fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
 /// Where values of variables come from.
 #[derive(Clone, Debug)]
 pub enum Provider {
+    /// Values by the variables' own names, such as those of `--variable`.
     Static(BTreeMap<String, Secret>),
     /// Environment variables by upper-case name behind a prefix, as they were at the start.
     Env {
+        /// Without the `_` behind it: `SPIN_VARIABLE`, or what the runtime configuration names.
         prefix: String,
+        /// By whole name, such as `SPIN_VARIABLE_X` for the variable `x`.
         variables: BTreeMap<String, Secret>,
     },
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::future::BoxFuture;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::postgres::{Address, Authorities};
@@ -15,6 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Database(Address);
 
 impl Database {
+    /// Takes what [`Address::parse`] takes; connecting may last 5 seconds unless the address sets another time.
     pub fn parse(url: &str, authorities: Option<&Authorities>) -> Result<Self> {
         let mut address = Address::parse(url, authorities).context("the address of PostgreSQL (postgres_url)")?;
         let config = &mut address.config;
@@ -38,34 +40,38 @@ impl Database {
     }
 
     /// A connection whose notices are logged.
-    pub async fn connect(&self) -> Result<Client> {
-        let (client, mut connection) = self.0.config.connect(self.0.tls.clone()).await.map_err(|error| {
-            anyhow::anyhow!("PostgreSQL at {} does not answer: {}", self.place(), crate::postgres::describe(&error))
-        })?;
-        tokio::spawn(async move {
-            let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
-            futures::pin_mut!(messages);
-            while let Some(Ok(message)) = futures::StreamExt::next(&mut messages).await {
-                if let AsyncMessage::Notice(notice) = message {
-                    tracing::info!("PostgreSQL: {}", notice.message());
+    pub fn connect(&self) -> BoxFuture<'_, Result<Client>> {
+        Box::pin(async move {
+            let (client, mut connection) = self.0.config.connect(self.0.tls.clone()).await.map_err(|error| {
+                anyhow::anyhow!("PostgreSQL at {} does not answer: {}", self.place(), crate::postgres::describe(&error))
+            })?;
+            tokio::spawn(async move {
+                let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
+                futures::pin_mut!(messages);
+                while let Some(Ok(message)) = futures::StreamExt::next(&mut messages).await {
+                    if let AsyncMessage::Notice(notice) = message {
+                        tracing::info!("PostgreSQL: {}", notice.message());
+                    }
                 }
-            }
-        });
-        Ok(client)
+            });
+            Ok(client)
+        })
     }
 
     /// Runs statements and gives the rows of all of them, as text.
-    pub async fn rows(&self, statements: &str) -> Result<Vec<SimpleQueryRow>> {
-        let client = self.connect().await?;
-        let messages = client
-            .simple_query(statements)
-            .await
-            .map_err(|error| anyhow::anyhow!("PostgreSQL: {}", crate::postgres::describe(&error)))?;
-        let row = |message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        };
-        Ok(messages.into_iter().filter_map(row).collect())
+    pub fn rows<'a>(&'a self, statements: &'a str) -> BoxFuture<'a, Result<Vec<SimpleQueryRow>>> {
+        Box::pin(async move {
+            let client = self.connect().await?;
+            let messages = client
+                .simple_query(statements)
+                .await
+                .map_err(|error| anyhow::anyhow!("PostgreSQL: {}", crate::postgres::describe(&error)))?;
+            let row = |message| match message {
+                SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            };
+            Ok(messages.into_iter().filter_map(row).collect())
+        })
     }
 }
 

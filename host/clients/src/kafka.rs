@@ -13,7 +13,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
-pub use self::error::ClientError;
+pub use self::error::{BrokerAddressError, ClientError, DescribeError};
 pub use self::sys::describe_topic;
 pub use self::types::{Offset, OffsetRange, Partition, TopicDescription, TopicId, TopicPartition};
 
@@ -45,7 +45,7 @@ pub fn properties(variables: &Variables, templates: &BTreeMap<String, String>) -
             .and_then(|value| {
                 ensure!(!value.contains('\0'), "it has a NUL");
                 if name == BOOTSTRAP {
-                    addresses(&value).map_err(anyhow::Error::msg)?;
+                    addresses(&value)?;
                 }
                 Ok(value)
             })
@@ -154,18 +154,17 @@ pub fn log(who: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 /// Host and port of each broker in a list `host:port,host:port`.
-pub fn addresses(brokers: &str) -> Result<Vec<(String, u16)>, String> {
-    // Somebody's URL with a password, of which any part may be in any entry: nothing of it is shown.
+pub fn addresses(brokers: &str) -> Result<Vec<(String, u16)>, BrokerAddressError> {
     if brokers.contains('@') {
-        return Err("the broker list has an @: a broker is host:port, without a name and a password".to_owned());
+        return Err(BrokerAddressError::Credentials);
     }
     let parse = |broker: &str| {
         let broker = broker.trim();
-        let (host, port) = broker.rsplit_once(':').ok_or_else(|| format!("the broker {broker:?} has no port"))?;
+        let (host, port) = broker.rsplit_once(':').ok_or_else(|| BrokerAddressError::NoPort(broker.to_owned()))?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = port.parse().map_err(|_| format!("the broker {broker:?} has no port"))?;
+        let port = port.parse().map_err(|_| BrokerAddressError::NoPort(broker.to_owned()))?;
         if host.is_empty() || host.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
-            return Err(format!("the broker {broker:?} is not of the form host:port"));
+            return Err(BrokerAddressError::NotAnAddress(broker.to_owned()));
         }
         Ok((host.to_owned(), port))
     };
@@ -199,7 +198,7 @@ mod tests {
     #[test]
     fn a_password_in_a_broker_list_is_not_shown() {
         for list in ["user:geheim@host:9092", "a:1,user:ge,heim@host:9092", "user:pa@geheim@host", "geheim@"] {
-            let error = addresses(list).unwrap_err();
+            let error = addresses(list).unwrap_err().to_string();
             assert!(["geheim", "ge,", "heim", "user", "host:9092"].iter().all(|part| !error.contains(part)), "{error}");
         }
     }

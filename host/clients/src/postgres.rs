@@ -34,8 +34,10 @@ const ADDRESS_BYTES_MAX: usize = 8 * 1024;
 /// not know, and that may be half of a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
+    /// The address is refused by its length alone, before any of it is read.
     #[error("the address is longer than {ADDRESS_BYTES_MAX} bytes")]
     Long,
+    /// It is neither a URL nor pairs as the client's parser takes them, or it has an unknown option.
     #[error(
         "the address cannot be read: it is postgres://user:password@host:port/database?option=value, or option=value pairs with blanks between them; an option is unknown, or a value with blanks is not in quotes"
     )]
@@ -43,16 +45,21 @@ pub enum AddressError {
     /// The text is the client's, which names the option and not the value.
     #[error("the address cannot be read: {0}")]
     Value(String),
+    /// What stands in the host's place cannot be a host, or may be a part of the password.
     #[error(
         "the address names no host that can be: the user or the password holds an @, / or ?: write it percent-encoded (%40, %2F, %3F)"
     )]
     Host,
+    /// `sslmode` stands in it more than once, also where it says the same each time.
     #[error("the address has more than one sslmode: say it once")]
     Repeated,
+    /// The client's parser finds another `sslmode` than is found here, so it is not clear what to verify.
     #[error("the address's sslmode cannot be made out: write sslmode=verify-full, without quotes or percent signs")]
     Unsure,
+    /// The option that names a file: `sslrootcert`, `sslcert` or `sslkey`.
     #[error("the address names {0}, which is a file of the host's: name it in [exagg] postgres_ca_file")]
     File(&'static str),
+    /// The PEM text has no certificate, or one that cannot be used, for the reason it holds.
     #[error("the certificates of authorities cannot be used: {0}")]
     Authorities(String),
 }
@@ -77,6 +84,7 @@ enum Verify {
 /// What an address says, in a form that is the same for all its spellings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// The client's own form; it has `require` for `verify-ca` and `verify-full`, which the client does not know.
     pub config: Config,
     verify: Verify,
 }
@@ -118,7 +126,9 @@ impl Target {
 /// How to reach a server.
 #[derive(Clone)]
 pub struct Address {
+    /// As [`Target::config`]; the caller may set more of it, such as a time-out, before it connects.
     pub config: Config,
+    /// Looks at as much of the server's certificate as `sslmode` and the authorities ask for.
     pub tls: MakeRustlsConnect,
 }
 

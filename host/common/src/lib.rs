@@ -5,6 +5,7 @@
 //! - [`private`]: files and folders of the host's own.
 //! - [`memory`]: how much memory the host may use, and how much it does.
 //! - [`clock`]: the time of day.
+#![warn(missing_docs)]
 
 pub mod clock;
 pub mod memory;

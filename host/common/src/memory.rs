@@ -66,6 +66,7 @@ pub fn set_budget(bytes: u64) {
     BUDGET.store(bytes, Ordering::Relaxed);
 }
 
+/// The budget in bytes; [`u64::MAX`] until it is set.
 pub fn budget() -> u64 {
     BUDGET.load(Ordering::Relaxed)
 }

@@ -8,6 +8,7 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
+    /// Takes any text; [`Secret::expose`] alone shows it again.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -31,21 +32,26 @@ pub struct Variables(BTreeMap<String, Secret>);
 /// Why a template cannot be expanded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TemplateError {
+    /// The name between the braces, without blanks around it, which no variable has.
     #[error("the template names the variable {0:?}, which the app does not have")]
     Unknown(String),
+    /// A pair of opening braces has no closing pair behind it.
     #[error("the template has \"{{{{\" without \"}}}}\"")]
     Unclosed,
 }
 
 impl Variables {
+    /// Of two values for one name the later one counts.
     pub fn new(values: impl IntoIterator<Item = (String, Secret)>) -> Self {
         Self(values.into_iter().collect())
     }
 
+    /// None where no variable has exactly this name.
     pub fn get(&self, name: &str) -> Option<&Secret> {
         self.0.get(name)
     }
 
+    /// Names and values, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }

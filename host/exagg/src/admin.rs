@@ -2,8 +2,9 @@
 //! (`POST /swap/…`, `/swap-back/…`), for who may open the socket in the state directory or has the
 //! token. A browser's page of another origin gets nothing.
 
-mod exposition;
+pub mod budget;
 mod origin;
+mod prometheus;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -30,10 +31,9 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use self::exposition::{gauges, label};
+use self::prometheus::{gauges, label};
 use crate::swap::Swaps;
 use crate::triggers::Triggers;
-use crate::usage;
 
 /// How long a component may take to arrive.
 const CODE_TIME_MAX: Duration = Duration::from_secs(60);
@@ -206,7 +206,7 @@ impl Admin {
             let taken_back = i32::from(status.rolled_back.is_some());
             let _ = writeln!(text, "exagg_component_rolled_back{{component=\"{component}\"}} {taken_back}");
         }
-        text += &usage::metrics(&self.app);
+        text += &budget::metrics(&self.app);
         let Some(database) = &self.database else { return text };
         let samples = self.one_of_few(exagg_pipeline::status::metrics(database));
         match tokio::time::timeout(DATABASE_TIMEOUT, samples).await {
@@ -243,7 +243,7 @@ impl Admin {
                 "trigger": trigger.kind,
                 "component": trigger.component,
                 "partitions": partitions.get(trigger.id.as_str()),
-                "held": slot.map(|slot| usage::held(slot.current().account())),
+                "held": slot.map(|slot| budget::held(slot.current().account())),
             });
             if let (Value::Object(stage), Value::Object(status)) = (&mut stage, json!(status)) {
                 stage.extend(status);

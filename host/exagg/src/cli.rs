@@ -292,12 +292,16 @@ pub enum Moment {
     At(DateTime<Utc>),
 }
 
-fn moment(text: &str) -> Result<Moment, String> {
+/// A text that is no point in time.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} (2026-01-31T12:00:00Z is wanted)")]
+struct NoMoment(#[from] chrono::ParseError);
+
+fn moment(text: &str) -> Result<Moment, NoMoment> {
     if text == "earliest" {
         return Ok(Moment::Earliest);
     }
-    let time = DateTime::parse_from_rfc3339(text);
-    time.map(|time| Moment::At(time.to_utc())).map_err(|error| format!("{error} (2026-01-31T12:00:00Z is wanted)"))
+    Ok(Moment::At(DateTime::parse_from_rfc3339(text)?.to_utc()))
 }
 
 #[derive(Args, Debug)]

@@ -12,12 +12,37 @@ pub mod status;
 pub mod swap;
 pub mod topics;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use exagg_app::Resolved;
 use exagg_clients::database::Database;
+use futures::future::LocalBoxFuture;
 
-use crate::cli::AppArgs;
+use crate::cli::{AppArgs, Command, Registry};
 use crate::config::{AppSettings, Environment};
+use crate::{plugin, run};
+
+/// Runs a command to its end. Boxed here, or the program would compile once more what it awaits.
+pub fn run(command: Command, environment: &Environment) -> LocalBoxFuture<'_, Result<()>> {
+    Box::pin(async move {
+        match command {
+            Command::Up(flags) => run::up(flags, environment).await,
+            Command::Migrate(args) => migrate::run(&args, environment).await,
+            Command::Status(args) => status::run(&args).await,
+            Command::Swap(args) => swap::run(&args, environment).await,
+            Command::Reset(args) => topics::reset(&args, environment).await,
+            Command::Forget(args) => topics::forget(&args, environment).await,
+            Command::Replay(args) => replay::run(&args, environment).await,
+            Command::Rejects(args) => rejects::run(&args, environment).await,
+            Command::Registry(Registry::Push(args)) => push::run(&args).await,
+            // It runs without threads, before there is a runtime.
+            Command::Compile(_) => Ok(()),
+            Command::Trigger { kind, plugin: flags } => match plugin::trigger_type(&kind) {
+                Some(kind) => plugin::run(kind, flags, environment).await,
+                None => bail!("there is no trigger {kind}: there is kafka and cron"),
+            },
+        }
+    })
+}
 
 /// The app that a command is about, and its database.
 struct Target {

@@ -7,14 +7,14 @@
 //! - [`cli`], [`config`]: the command line and the runtime configuration, and the validated settings.
 //! - [`run`]: a run from its start to its end, in steps; [`plugin`]: the same as a trigger of `spin up`.
 //! - [`triggers`]: the one list of the types of triggers.
-//! - [`server`], [`admin`], [`usage`], [`swap`]: the listeners, and what the admin interface answers and does.
+//! - [`server`], [`admin`], [`swap`]: the listeners, and what the admin interface answers and does.
 //! - [`commands`]: the commands beside `exagg up`; [`client`]: how they reach a running host.
 //! - [`embedded`]: a broker and a PostgreSQL for trying out.
 //! - [`telemetry`], [`shutdown`]: log lines and spans; when to stop.
 
 pub mod admin;
+pub mod admin_client;
 pub mod cli;
-pub mod client;
 pub mod commands;
 pub mod config;
 pub mod embedded;
@@ -25,4 +25,3 @@ pub mod shutdown;
 pub mod swap;
 pub mod telemetry;
 pub mod triggers;
-pub mod usage;

@@ -6,9 +6,9 @@ mod sys;
 use std::process::ExitCode;
 
 use clap::Parser;
-use exagg::cli::{Cli, Command, Plugin, Registry};
+use exagg::cli::{Cli, Command, Plugin};
 use exagg::config::Environment;
-use exagg::{commands, plugin, run, telemetry};
+use exagg::{commands, plugin, telemetry};
 use exagg_common::memory;
 use exagg_common::printable::printable_lines;
 use exagg_runtime::engine::compiler;
@@ -45,30 +45,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(run_command(command, &environment));
+    let result = runtime.block_on(commands::run(command, &environment));
     // A thread that waits for a broker must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     drop(tracing);
     exit_code(result)
-}
-
-async fn run_command(command: Command, environment: &Environment) -> anyhow::Result<()> {
-    match command {
-        Command::Up(flags) => run::up(flags, environment).await,
-        Command::Migrate(args) => commands::migrate::run(&args, environment).await,
-        Command::Status(args) => commands::status::run(&args).await,
-        Command::Swap(args) => commands::swap::run(&args, environment).await,
-        Command::Reset(args) => commands::topics::reset(&args, environment).await,
-        Command::Forget(args) => commands::topics::forget(&args, environment).await,
-        Command::Replay(args) => commands::replay::run(&args, environment).await,
-        Command::Rejects(args) => commands::rejects::run(&args, environment).await,
-        Command::Registry(Registry::Push(args)) => commands::push::run(&args).await,
-        Command::Compile(_) => Ok(()),
-        Command::Trigger { kind, plugin: flags } => match plugin::trigger_type(&kind) {
-            Some(kind) => plugin::run(kind, flags, environment).await,
-            None => Err(anyhow::anyhow!("there is no trigger {kind}: there is kafka and cron")),
-        },
-    }
 }
 
 fn exit_code(result: anyhow::Result<()>) -> ExitCode {

@@ -152,8 +152,8 @@ pub async fn serve_app(
             }
         }
     };
-    let answers = Answers { all, probe: move |request: &Request<Incoming>| probe(request) };
-    serve(Listener::Network(listener), answers, limits, stop).await;
+    let handlers = Handlers { all, probe: move |request: &Request<Incoming>| probe(request) };
+    serve(Listener::Network(listener), handlers, limits, stop).await;
 }
 
 /// Serves the admin interface on its address.
@@ -184,24 +184,24 @@ async fn serve_admin_on(
         async move { admin.handle(request, through).await }
     };
     let probe = move |request: &Request<Incoming>| probing.probe(request, through);
-    serve(listener, Answers { all, probe }, limits, stop).await;
+    serve(listener, Handlers { all, probe }, limits, stop).await;
 }
 
 /// What a listener answers.
-struct Answers<A, P> {
+struct Handlers<A, P> {
     /// Every request of a regular connection.
     all: A,
     /// The probes among them, at once.
     probe: P,
 }
 
-async fn serve<A, P, F>(listener: Listener, answers: Answers<A, P>, limits: ConnectionLimits, stop: CancellationToken)
+async fn serve<A, P, F>(listener: Listener, handlers: Handlers<A, P>, limits: ConnectionLimits, stop: CancellationToken)
 where
     A: Fn(Request<Incoming>, Option<SocketAddr>) -> F + Send + Sync + 'static,
     P: Fn(&Request<Incoming>) -> Option<Response<WasiBody>> + Send + Sync + 'static,
     F: Future<Output = Response<WasiBody>> + Send + 'static,
 {
-    let (open, graceful, answers) = (Connections::new(limits), GracefulShutdown::new(), Arc::new(answers));
+    let (open, graceful, handlers) = (Connections::new(limits), GracefulShutdown::new(), Arc::new(handlers));
     let mut turned_away = TurnedAway::default();
     loop {
         let (stream, client) = tokio::select! {
@@ -222,17 +222,17 @@ where
         }
         // One that is not admitted is closed at once.
         let Some(admitted) = admitted else { continue };
-        let answers = Arc::clone(&answers);
+        let handlers = Arc::clone(&handlers);
         match admitted.kind() {
             Kind::Reserve => {
-                tokio::spawn(answer_probe(stream, admitted, answers, limits));
+                tokio::spawn(answer_probe(stream, admitted, handlers, limits));
             }
             Kind::Regular => {
                 let end = ResponseEnd::default();
                 let stream = Unstalled::new(stream, limits.stall_max, end.clone());
                 let service = service_fn(move |request| {
                     end.clear();
-                    let (answer, end) = ((answers.all)(request, client), end.clone());
+                    let (answer, end) = ((handlers.all)(request, client), end.clone());
                     async move {
                         let answer = answer.await;
                         end.start(limits.response_time_max);
@@ -260,12 +260,16 @@ fn http1() -> hyper::server::conn::http1::Builder {
 }
 
 /// One request of a connection beyond the bounds.
-async fn answer_probe<A, P>(stream: Stream, _admitted: Admitted, answers: Arc<Answers<A, P>>, limits: ConnectionLimits)
-where
+async fn answer_probe<A, P>(
+    stream: Stream,
+    _admitted: Admitted,
+    handlers: Arc<Handlers<A, P>>,
+    limits: ConnectionLimits,
+) where
     P: Fn(&Request<Incoming>) -> Option<Response<WasiBody>>,
 {
     let service = service_fn(|request| {
-        let answer = (answers.probe)(&request).unwrap_or_else(|| busy("too many connections are open\n"));
+        let answer = (handlers.probe)(&request).unwrap_or_else(|| busy("too many connections are open\n"));
         std::future::ready(Ok::<_, Infallible>(closing(answer)))
     });
     let connection = http1().keep_alive(false).serve_connection(TokioIo::new(stream), service);

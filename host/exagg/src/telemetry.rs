@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use exagg_common::printable::printable;
 use exagg_runtime::metrics::SPANS;
 use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::field::RecordFields;
@@ -36,21 +37,21 @@ impl Drop for Tracing {
 
 /// Where the environment names a collector: OTLP over HTTP (protobuf), with the other `OTEL_…`
 /// variables as the exporter reads them.
-fn collector(environment: &Environment) -> Option<Result<SdkTracerProvider, String>> {
+fn collector(environment: &Environment) -> Option<Result<SdkTracerProvider, ExporterBuildError>> {
     let given = |name: &str| environment.get(std::ffi::OsStr::new(name)).is_some_and(|value| !value.is_empty());
     if !COLLECTORS.iter().any(|name| given(name)) {
         return None;
     }
     // The exporter's TLS is what the process has installed; a second time is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
+    let exporter = SpanExporter::builder().with_http().build();
     let mut resource = Resource::builder();
     if !given("OTEL_SERVICE_NAME") {
         resource = resource.with_service_name("exagg");
     }
     let provider =
         |exporter| SdkTracerProvider::builder().with_resource(resource.build()).with_batch_exporter(exporter).build();
-    Some(exporter.map(provider).map_err(|error| error.to_string()))
+    Some(exporter.map(provider))
 }
 
 /// Lines on standard error.

@@ -3,6 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory;
+use exagg::cli::Cli;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -66,4 +69,45 @@ fn files_have_one_job() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(long, [""; 0]);
+}
+
+/// Folders below `folder` with a Cargo.toml, and its text.
+fn crates(folder: &str) -> Vec<(String, String)> {
+    let manifest = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path().join("Cargo.toml")).ok()?;
+        Some((entry.file_name().to_string_lossy().into_owned(), text))
+    };
+    std::fs::read_dir(root().join(folder)).unwrap().filter_map(|entry| manifest(entry.unwrap())).collect()
+}
+
+/// What CONTRIBUTING.md lists and no compiler misses: files that have to name each other.
+#[test]
+fn no_step_of_an_addition_is_forgotten() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let missing = |path: &str, wanted: String| (!read(path).contains(&wanted)).then(|| format!("{path}: {wanted}"));
+    let mut forgotten = Vec::new();
+    for (folder, manifest) in crates("functions") {
+        if manifest.contains("cdylib") {
+            // Built by `functions`, tested by `PURE`.
+            let built = read("Makefile").split_whitespace().filter(|word| *word == folder).count();
+            forgotten.push((built < 2).then(|| format!("Makefile: -p {folder} in `functions` and in `PURE`")));
+            forgotten.push(missing("spin.toml", format!("/{}.wasm", folder.replace('-', "_"))));
+        }
+    }
+    for folder in ["host", "host/triggers"] {
+        for (_, manifest) in crates(folder) {
+            let name = manifest.lines().find_map(|line| line.strip_prefix("name = \"")).unwrap().trim_end_matches('"');
+            forgotten.push(missing("Makefile", format!("-p {name}")));
+        }
+    }
+    for entry in std::fs::read_dir(root().join("migrations")).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        if name.starts_with(|first: char| first.is_ascii_digit()) {
+            forgotten.push(missing("host/pipeline/src/migrate.rs", format!("migrations/{name}\")")));
+        }
+    }
+    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        forgotten.push(missing("README.md", format!("exagg {}", command.get_name())));
+    }
+    assert_eq!(forgotten.into_iter().flatten().collect::<Vec<_>>(), [""; 0]);
 }

@@ -6,6 +6,7 @@
 //! - [`replay`]: closed windows computed anew from Kafka.
 //! - [`topics`]: topics that were recreated, and topics that are gone.
 //! - [`rejects`]: records that are not counted, and why.
+#![warn(missing_docs)]
 
 pub mod lease;
 pub mod migrate;

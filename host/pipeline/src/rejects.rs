@@ -10,20 +10,30 @@ const VALUE_CHARS: usize = 120;
 /// How many records were rejected for one reason, and when, as PostgreSQL writes times.
 #[derive(Clone, Debug)]
 pub struct Count {
+    /// The text of `rejected_records.reason`, as the function wrote it (`not_json`, `late`, …).
     pub reason: String,
+    /// The number of rows, in decimal digits.
     pub records: String,
+    /// The least `rejected_at` of these rows, in the time zone of the session.
     pub first_at: String,
+    /// The greatest `rejected_at` of these rows, in the time zone of the session.
     pub last_at: String,
 }
 
 /// A rejected record. What it lacks is `-`.
 #[derive(Clone, Debug)]
 pub struct Rejected {
+    /// When the row was written, by the clock of the database.
     pub rejected_at: String,
+    /// The topic that the record was read from.
     pub topic: String,
+    /// The number of the record's partition, from 0 on.
     pub partition: String,
+    /// The record's offset in its partition (`record_offset`).
     pub offset: String,
+    /// The text of `rejected_records.reason`, as the function wrote it (`not_json`, `late`, …).
     pub reason: String,
+    /// The start of the window that it was too late for, in UTC; `-` where the record as a whole is rejected.
     pub window_start: String,
     /// The beginning of its value, as PostgreSQL escapes bytes.
     pub value: String,

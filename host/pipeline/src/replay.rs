@@ -31,6 +31,7 @@ use exagg_trigger_kafka::backlog::{Backlog, Range};
 use exagg_trigger_kafka::config::Subscription;
 use exagg_trigger_kafka::dispatch::{Dispatched, Dispatcher};
 use exagg_trigger_kafka::{KafkaWorld, TYPE};
+use futures::future::LocalBoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
@@ -50,15 +51,20 @@ pub struct Settings {
 
 /// What is to be computed anew: a stream's windows from `since` on, up to `until`; without a bound, all of them.
 pub struct Span<'a> {
+    /// The live stream's name: the value of its component's variable `stream`.
     pub stream: &'a str,
+    /// Windows that start before this time are left out.
     pub since: Option<DateTime<Utc>>,
+    /// Windows that end after this time are left out.
     pub until: Option<DateTime<Utc>>,
 }
 
 /// What a replay did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
+    /// Rows of `aggregates` that were replaced, or added where there was none.
     pub rebuilt: usize,
+    /// Rows whose values came out as before; sums may differ by a billionth of their size.
     pub unchanged: usize,
     /// Rows that were left as they are, each with the reason.
     pub left: Vec<String>,
@@ -84,36 +90,43 @@ impl Seen {
 }
 
 /// Computes the windows anew. `app` is the one that made them.
-pub async fn replay(app: Resolved, settings: &Settings, database: &Database, span: Span<'_>) -> Result<Replayed> {
-    let Span { stream, since, until } = span;
-    let name = format!("{stream}@replay");
-    let stage = Stage::load(app, settings, stream, &name).await?;
-    let client = begin(database, stream, &name).await?;
-    let seen = client
-        .query(
-            "SELECT * FROM public.exagg_replay_begin($1, $2, coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
-                                                     coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
-            &[&stream, &name, &since, &until],
-        )
-        .await?;
-    let seen = seen.iter().map(Seen::of).collect::<Result<Vec<_>>>()?;
-    ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
-    let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since)))
-        .buffer_unordered(PARTITIONS_AT_ONCE)
-        .try_collect()
-        .await?;
-    let log_begins = begins.into_iter().flatten().max();
-    let rows = client
-        .query(
-            "SELECT outcome, window_start::text, code FROM public.exagg_replay_end($1, $2,
-                 coalesce($5::timestamptz AT TIME ZONE 'UTC', '-infinity'),
-                 coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
-                 coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
-            &[&stream, &name, &since, &until, &log_begins],
-        )
-        .await?;
-    client.execute("SELECT public.exagg_replay_forget($1)", &[&name]).await?;
-    replayed(&rows)
+pub fn replay<'a>(
+    app: Resolved,
+    settings: &'a Settings,
+    database: &'a Database,
+    span: Span<'a>,
+) -> LocalBoxFuture<'a, Result<Replayed>> {
+    Box::pin(async move {
+        let Span { stream, since, until } = span;
+        let name = format!("{stream}@replay");
+        let stage = Stage::load(app, settings, stream, &name).await?;
+        let client = begin(database, stream, &name).await?;
+        let seen = client
+            .query(
+                "SELECT * FROM public.exagg_replay_begin($1, $2, coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
+                                                         coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
+                &[&stream, &name, &since, &until],
+            )
+            .await?;
+        let seen = seen.iter().map(Seen::of).collect::<Result<Vec<_>>>()?;
+        ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
+        let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since)))
+            .buffer_unordered(PARTITIONS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let log_begins = begins.into_iter().flatten().max();
+        let rows = client
+            .query(
+                "SELECT outcome, window_start::text, code FROM public.exagg_replay_end($1, $2,
+                     coalesce($5::timestamptz AT TIME ZONE 'UTC', '-infinity'),
+                     coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
+                     coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
+                &[&stream, &name, &since, &until, &log_begins],
+            )
+            .await?;
+        client.execute("SELECT public.exagg_replay_forget($1)", &[&name]).await?;
+        replayed(&rows)
+    })
 }
 
 fn replayed(rows: &[Row]) -> Result<Replayed> {

@@ -7,9 +7,13 @@ use serde_json::Value;
 /// One sample of the view `exagg_metrics`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
+    /// The metric's name in `/metrics`; the host leaves a sample out whose name Prometheus would not take.
     pub name: String,
+    /// The text of the metric's `# HELP` line.
     pub help: String,
+    /// The value of the only label, `stream`.
     pub stream: String,
+    /// A `double precision` as PostgreSQL writes it; the unit is a part of the metric's name.
     pub value: String,
 }
 

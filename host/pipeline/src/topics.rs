@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use exagg_clients::database::{Database, literal};
 use exagg_clients::kafka::{LogContext, Offset, Properties, TopicId, client_config, create, describe_topic};
+use futures::future::BoxFuture;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,34 +25,36 @@ pub struct Reset {
 }
 
 /// Retires what a stream knows of the topic's earlier lives, and begins its present one at its start.
-pub async fn reset(
-    database: &Database,
+pub fn reset<'a>(
+    database: &'a Database,
     brokers: String,
     kafka: Properties,
-    stream: &str,
-    topic: &str,
-) -> Result<Reset> {
-    let asked = topic.to_owned();
-    let (id, starts) = tokio::task::spawn_blocking(move || present(&brokers, &kafka, &asked)).await??;
-    let mut statements = format!(
-        "BEGIN; SELECT public.exagg_retire({stream}, {topic}, {id}, 'the topic was recreated');",
-        stream = literal(stream),
-        topic = literal(topic),
-        id = literal(&id.0),
-    );
-    for (partition, start) in starts.iter().enumerate() {
-        statements += &format!(
-            "INSERT INTO public.progress
-                 (stream, topic_id, partition, topic, next_offset, end_offset, partition_count, consumer_group)
-             VALUES ({}, {}, {partition}, {}, {start}, {start}, {}, 'exagg reset') ON CONFLICT DO NOTHING;",
-            literal(stream),
-            literal(&id.0),
-            literal(topic),
-            starts.len(),
+    stream: &'a str,
+    topic: &'a str,
+) -> BoxFuture<'a, Result<Reset>> {
+    Box::pin(async move {
+        let asked = topic.to_owned();
+        let (id, starts) = tokio::task::spawn_blocking(move || present(&brokers, &kafka, &asked)).await??;
+        let mut statements = format!(
+            "BEGIN; SELECT public.exagg_retire({stream}, {topic}, {id}, 'the topic was recreated');",
+            stream = literal(stream),
+            topic = literal(topic),
+            id = literal(&id.0),
         );
-    }
-    let rows = database.rows(&(statements + "COMMIT")).await?;
-    Ok(Reset { partitions: starts.len(), retired: retired(&rows) })
+        for (partition, start) in starts.iter().enumerate() {
+            statements += &format!(
+                "INSERT INTO public.progress
+                     (stream, topic_id, partition, topic, next_offset, end_offset, partition_count, consumer_group)
+                 VALUES ({}, {}, {partition}, {}, {start}, {start}, {}, 'exagg reset') ON CONFLICT DO NOTHING;",
+                literal(stream),
+                literal(&id.0),
+                literal(topic),
+                starts.len(),
+            );
+        }
+        let rows = database.rows(&(statements + "COMMIT")).await?;
+        Ok(Reset { partitions: starts.len(), retired: retired(&rows) })
+    })
 }
 
 /// The topic's id and the first offset of each partition.

@@ -6,22 +6,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use exagg_app::{Resolved, TriggerSpec};
+use futures::future::BoxFuture;
 
 use crate::budget::Account;
-use crate::budget::plan::{ComponentLimits, Plan};
+use crate::budget::plan::{ComponentLimits, Demand, Plan};
 use crate::engine::{Engine, Settings};
 use crate::factors::Factors;
-use crate::instance::{Component, Share};
+use crate::instance::{Component, Share, World};
 use crate::slot::Slot;
-use crate::trigger::World;
 
 /// How long the start waits for components to start.
 const TRY_OUT: Duration = Duration::from_secs(5);
 
 /// The app, ready to run: every component compiled and checked.
 pub struct LoadedApp {
+    /// The application's name, as its manifest has it.
     pub name: String,
+    /// The triggers in the order of the manifest, the templates in their settings expanded.
     pub triggers: Vec<TriggerSpec>,
+    /// The slots by the ids of their components; a swap changes what is in one, never the map.
     pub components: BTreeMap<String, Arc<Slot>>,
     /// What all of them together make the host hold.
     pub account: Arc<Account>,
@@ -29,84 +32,98 @@ pub struct LoadedApp {
 
 impl LoadedApp {
     /// Resolves and checks everything; nothing runs before that.
-    pub async fn load(
-        resolved: &Resolved,
-        engine: &Engine,
+    pub fn load<'a>(
+        resolved: &'a Resolved,
+        engine: &'a Engine,
         limits: ComponentLimits,
-        factors: &Arc<Factors>,
-        worlds: &[Arc<dyn World>],
-    ) -> Result<Self> {
-        let Resolved { app, variables } = resolved;
-        let plan = Plan::new(engine.budget_bytes, engine.limits.instances_max, limits, &app.components_by_kind());
-        let mut components = BTreeMap::new();
-        for (id, spec) in &app.components {
-            let kinds: Vec<_> = app.kinds(id).into_iter().collect();
-            let share = Share {
-                instances: kinds
-                    .iter()
-                    .map(|kind| Ok((world(worlds, kind)?, plan.instances(kind))))
-                    .collect::<Result<_>>()?,
-                account: plan.component(id, &kinds),
+        factors: &'a Arc<Factors>,
+        worlds: &'a [Arc<dyn World>],
+    ) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move {
+            let Resolved { app, variables } = resolved;
+            let demand = |(kind, components): (String, u32)| {
+                let memory = world(worlds, &kind)?.memory();
+                Ok((kind, Demand { components, memory }))
             };
-            let component = Component::load(id, spec, share, variables, engine, factors)
-                .await
-                .with_context(|| format!("component {id}"))?;
-            components.insert(id.clone(), Arc::new(Slot::new(id.clone(), component)));
-        }
-        Ok(Self {
-            name: app.name.clone(),
-            triggers: app.triggers.clone(),
-            components,
-            account: Arc::clone(plan.host()),
+            let demands = app.components_by_kind().into_iter().map(demand).collect::<Result<_>>()?;
+            let plan = Plan::new(engine.budget_bytes, engine.limits.instances_max, limits, &demands);
+            let mut components = BTreeMap::new();
+            for (id, spec) in &app.components {
+                let kinds: Vec<_> = app.kinds(id).into_iter().collect();
+                let share = Share {
+                    instances: kinds
+                        .iter()
+                        .map(|kind| Ok((world(worlds, kind)?, plan.instances(kind))))
+                        .collect::<Result<_>>()?,
+                    account: plan.component(id, &kinds),
+                };
+                let component = Component::load(id, spec, share, variables, engine, factors)
+                    .await
+                    .with_context(|| format!("component {id}"))?;
+                components.insert(id.clone(), Arc::new(Slot::new(id.clone(), component)));
+            }
+            Ok(Self {
+                name: app.name.clone(),
+                triggers: app.triggers.clone(),
+                components,
+                account: Arc::clone(plan.host()),
+            })
         })
     }
 }
 
 /// An app that is compiled, with the engine that runs it.
 pub struct Compiled {
+    /// The app that the engine below compiled.
     pub app: Arc<LoadedApp>,
     /// Ends the epoch's thread, and those for guests, when it goes.
     pub engine: Engine,
+    /// The factors that every component is configured by; the host flushes the Kafka producers through them.
     pub factors: Arc<Factors>,
 }
 
 impl Compiled {
     /// Compiles and checks everything; nothing runs before that.
-    pub async fn new(
-        resolved: &Resolved,
-        settings: &Settings,
+    pub fn new<'a>(
+        resolved: &'a Resolved,
+        settings: &'a Settings,
         limits: ComponentLimits,
         factors: Arc<Factors>,
-        worlds: &[Arc<dyn World>],
-    ) -> Result<Self> {
-        let components = resolved.app.components_by_kind().values().sum();
-        let trigger_types = u32::try_from(worlds.len()).unwrap_or(u32::MAX);
-        let engine = Engine::new(&Settings { trigger_types, components, ..settings.clone() })?;
-        let app = Arc::new(LoadedApp::load(resolved, &engine, limits, &factors, worlds).await?);
-        Ok(Self { app, engine, factors })
+        worlds: &'a [Arc<dyn World>],
+    ) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move {
+            let components = resolved.app.components_by_kind().values().sum();
+            let trigger_types = u32::try_from(worlds.len()).unwrap_or(u32::MAX);
+            let engine = Engine::new(&Settings { trigger_types, components, ..settings.clone() })?;
+            let app = Arc::new(LoadedApp::load(resolved, &engine, limits, &factors, worlds).await?);
+            Ok(Self { app, engine, factors })
+        })
     }
 
     /// Makes an instance of each component. One that cannot be made harms its own stages only, unless there is no
     /// other; one that takes long is not waited for.
-    pub async fn try_out(&self) -> Result<()> {
-        let components: Vec<_> = self.app.components.iter().map(|(id, slot)| (id.clone(), slot.current())).collect();
-        let all = components.len();
-        let mut trying = tokio::spawn(async move {
-            let mut errors = Vec::new();
-            // One at a time: memory that each may take at its start need not be there for all at once.
-            for (id, component) in components {
-                let tried = component.try_out().await.with_context(|| format!("component {id} does not start"));
-                errors.extend(tried.inspect_err(|error| tracing::error!("{error:#}: its stages cannot run")).err());
+    pub fn try_out(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let components: Vec<_> =
+                self.app.components.iter().map(|(id, slot)| (id.clone(), slot.current())).collect();
+            let all = components.len();
+            let mut trying = tokio::spawn(async move {
+                let mut errors = Vec::new();
+                // One at a time: memory that each may take at its start need not be there for all at once.
+                for (id, component) in components {
+                    let tried = component.try_out().await.with_context(|| format!("component {id} does not start"));
+                    errors.extend(tried.inspect_err(|error| tracing::error!("{error:#}: its stages cannot run")).err());
+                }
+                errors
+            });
+            let wait_max = if all > 1 { TRY_OUT } else { Duration::MAX };
+            let Ok(tried) = tokio::time::timeout(wait_max, &mut trying).await else { return Ok(()) };
+            let mut errors = tried.context("the components cannot be tried out")?;
+            match errors.pop() {
+                Some(error) if errors.len() + 1 == all => Err(error),
+                _ => Ok(()),
             }
-            errors
-        });
-        let wait_max = if all > 1 { TRY_OUT } else { Duration::MAX };
-        let Ok(tried) = tokio::time::timeout(wait_max, &mut trying).await else { return Ok(()) };
-        let mut errors = tried.context("the components cannot be tried out")?;
-        match errors.pop() {
-            Some(error) if errors.len() + 1 == all => Err(error),
-            _ => Ok(()),
-        }
+        })
     }
 }
 

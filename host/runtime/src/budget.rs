@@ -35,6 +35,7 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// Every resource, in the order of the enum, which is the order of an account's counters.
     pub const ALL: [Self; 7] = [
         Self::InstanceBytes,
         Self::HostBytes,
@@ -64,14 +65,17 @@ impl Resource {
 pub struct Limits([u64; Resource::ALL.len()]);
 
 impl Limits {
+    /// No limit on anything: `u64::MAX` of each resource.
     pub const NONE: Self = Self([u64::MAX; Resource::ALL.len()]);
 
+    /// The same limits, but at most `most` of this resource, in its own unit.
     #[must_use]
     pub fn with(mut self, resource: Resource, most: u64) -> Self {
         self.0[resource as usize] = most;
         self
     }
 
+    /// The most of this resource; `u64::MAX` where there is no limit.
     pub fn of(&self, resource: Resource) -> u64 {
         self.0[resource as usize]
     }
@@ -83,8 +87,11 @@ impl Limits {
 pub struct Exceeded {
     /// Whose limit it is: `component dashboard`, say.
     pub owner: String,
+    /// What was asked for; the two numbers below are in its unit.
     pub resource: Resource,
+    /// How much was asked for on top of what is held.
     pub wanted: u64,
+    /// The most that the owner may hold in all.
     pub limit: u64,
 }
 
@@ -119,14 +126,17 @@ impl Account {
         Self { owner: owner.to_owned(), parent, limits, used: zeros(), refused: zeros() }
     }
 
+    /// Whose account it is, in words for messages: `component dashboard`, say.
     pub fn owner(&self) -> &str {
         &self.owner
     }
 
+    /// How much is charged now, by this account and all below it.
     pub fn used(&self, resource: Resource) -> u64 {
         self.used[resource as usize].load(Ordering::Relaxed)
     }
 
+    /// The limit of this account alone, `u64::MAX` for none; one above it may be lower.
     pub fn limit(&self, resource: Resource) -> u64 {
         self.limits.of(resource)
     }
@@ -198,6 +208,7 @@ impl Held {
         Ok(())
     }
 
+    /// How much the guard gives back when it is dropped, with all that it grew by.
     pub fn amount(&self) -> u64 {
         self.amount
     }

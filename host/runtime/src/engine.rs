@@ -61,7 +61,9 @@ impl Default for Limits {
 /// Where compiled code is kept.
 #[derive(Clone, Debug)]
 pub enum Cache {
+    /// Nowhere: each start compiles every component (`--disable-cache`).
     Off,
+    /// In this folder; a host takes `compiled` in its state directory.
     Folder(PathBuf),
     /// In the folder that a file of wasmtime's own names (`--cache`).
     ConfiguredBy(PathBuf),
@@ -70,7 +72,9 @@ pub enum Cache {
 /// How the engine is made.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What each call may use; the pool of instances is sized by it.
     pub limits: Limits,
+    /// Where compiled code outlives the host; by default it does not.
     pub cache: Cache,
     /// Where components are compiled.
     pub compile: Place,
@@ -103,10 +107,15 @@ impl Default for Settings {
 
 /// The engine and its ticking thread.
 pub struct Engine {
+    /// The engine of wasmtime, with epochs and the asynchronous component model.
     pub wasmtime: wasmtime::Engine,
+    /// What each call may use; a component copies it when it is loaded.
     pub limits: Limits,
+    /// What the host may use of the machine's memory, in bytes; the plan of accounts shares it out.
     pub budget_bytes: u64,
+    /// Compiles components, or loads what was compiled before; components keep it for their successors.
     pub code: Arc<Code>,
+    /// The threads for calls that compute for long, and those for requests.
     pub lanes: Arc<Lanes>,
     stop: Arc<AtomicBool>,
 }
@@ -172,6 +181,7 @@ fn configuration(settings: &Settings) -> Config {
 }
 
 impl Engine {
+    /// Opens the cache, and starts the epoch's thread and those for guests.
     pub fn new(settings: &Settings) -> Result<Self> {
         let wasmtime = wasmtime::Engine::new(&configuration(settings))
             .map_err(|error| anyhow!(error))

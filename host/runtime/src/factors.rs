@@ -60,11 +60,13 @@ pub trait Holds<I>: Send + 'static {
 
 /// What a factor may look at while it configures a component.
 pub struct Configure<'a> {
+    /// The component's id in the manifest, which names its log files and stands in messages.
     pub component_id: &'a str,
     /// The app's variables.
     pub variables: &'a Variables,
     /// The component's own variables, templates expanded.
     pub values: Arc<Variables>,
+    /// The component's `allowed_outbound_hosts`, parsed; it is asked before every connection.
     pub allowed_hosts: Arc<AllowedHosts>,
     /// The component's account: what it makes the host hold is charged to it.
     pub account: Arc<Account>,
@@ -72,10 +74,15 @@ pub struct Configure<'a> {
 
 /// All factors of a host.
 pub struct Factors {
+    /// WASI without sockets; it decides where output goes.
     pub wasi: WasiFactor,
+    /// Outbound `wasi:http`.
     pub http: OutboundHttpFactor,
+    /// Outbound `spin:postgres`, with the host's certificates of authorities.
     pub pg: OutboundPgFactor,
+    /// Outbound `exagg:kafka/producer`, with the operator's properties.
     pub kafka: OutboundKafkaFactor,
+    /// The stores of `spin:key-value`: one file, which all components share.
     pub key_value: KeyValueFactor,
 }
 
@@ -91,11 +98,17 @@ pub struct ComponentFactors {
 
 /// All factors' state of one instance.
 pub struct InstanceFactors {
+    /// The environment, the mounted folders and the output of this call.
     pub wasi: wasmtime_wasi::WasiCtx,
+    /// The component's own variables, templates expanded; all its calls share them.
     pub variables: Arc<Variables>,
+    /// The component's allow-list, and its count of requests under way.
     pub http: outbound_http::InstanceHttp,
+    /// The way to the component's pools, with this call's limits on connections and builders.
     pub pg: outbound_pg::InstancePg,
+    /// The way to the component's producers, with this call's limit on sends.
     pub kafka: outbound_kafka::InstanceKafka,
+    /// The stores that the component may open, charged to this call.
     pub key_value: key_value::InstanceKeyValue,
 }
 

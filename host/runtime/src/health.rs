@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+/// The latest reason of each cron stage, and of the database, by its name; `/readyz` fails while there is any.
 #[derive(Default)]
 pub struct Health(Mutex<BTreeMap<String, String>>);
 

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use async_trait::async_trait;
 use bytes::Bytes;
 use exagg_app::ComponentSpec;
 use exagg_common::hex;
 use exagg_common::template::Variables;
+use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable};
@@ -18,7 +20,7 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
-use crate::budget::plan::call_limits;
+use crate::budget::plan::{CallMemory, call_limits};
 use crate::budget::{Account, Held, Resource};
 use crate::engine::compiler::Pace;
 use crate::engine::lanes::Lanes;
@@ -27,7 +29,6 @@ use crate::factors::key_value::InstanceKeyValue;
 use crate::factors::outbound_kafka::InstanceKafka;
 use crate::factors::outbound_pg::InstancePg;
 use crate::factors::{ComponentFactors, Factors, Holds, InstanceFactors};
-use crate::trigger::World;
 
 /// How much later than its own end a call that waits is given up.
 const WAIT_GRACE: Duration = Duration::from_millis(500);
@@ -43,11 +44,33 @@ pub struct State {
     memory: MemoryLimit,
 }
 
+/// What a type of trigger calls of a component.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// The type of trigger, as a manifest writes it: `[[trigger.<type>]]`.
+    fn trigger_type(&self) -> &'static str;
+
+    /// The name of the world, for messages.
+    fn name(&self) -> &'static str;
+
+    /// What its calls need of the memory budget.
+    fn memory(&self) -> CallMemory;
+
+    /// Whether the component exports what is called.
+    fn check(&self, pre: &InstancePre<State>) -> wasmtime::Result<()>;
+
+    /// Makes an instance and looks up what is called. Code that traps at its start shows here, and exports of the right
+    /// names with the wrong types.
+    async fn instantiate(&self, pre: &InstancePre<State>, store: &mut Store<State>) -> wasmtime::Result<()>;
+}
+
 /// A component, compiled, checked, and linked to the factors.
 pub struct Component {
+    /// The component's id in the manifest, the same for all its versions.
     pub id: String,
     /// SHA-256 of the file, in hex.
     pub digest: String,
+    /// The file that the first version came from; a successor, which comes as bytes, keeps the path.
     pub source: PathBuf,
     /// What its triggers call.
     worlds: Worlds,
@@ -78,18 +101,22 @@ struct Shared {
 /// How many instances of a component there may be at a time, for each type of trigger that calls it, and
 /// whose budget its calls are charged to.
 pub struct Share {
+    /// Each world with the most instances for its calls; a call beyond them waits for one to go.
     pub instances: Vec<(Arc<dyn World>, u32)>,
+    /// The component's account, which each call gets one below.
     pub account: Arc<Account>,
 }
 
 /// Why a call has no answer of the function's.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
+    /// It was still computing at the end of its time, which is given, and was interrupted.
     #[error("the function ran longer than {0:?}")]
     TimedOut(Duration),
     /// Its time went by waiting for something outside, a database mostly.
     #[error("the function waited longer than {0:?}")]
     Stalled(Duration),
+    /// The guest trapped, or the host could not go on with it; the causes are given on one line.
     #[error("the function trapped: {0}")]
     Trapped(String),
     /// The host could not make an instance: its pool is full, or the component cannot start.
@@ -138,20 +165,22 @@ impl Component {
 
     /// Other code in this component's place: the same triggers, settings, connections and limits. The work
     /// ends when this future is dropped.
-    pub async fn successor(&self, bytes: Bytes) -> Result<Self> {
-        let pre = link(&self.code, Pace::Beside, bytes.clone(), &self.worlds, "what was given").await?;
-        Ok(Self {
-            id: self.id.clone(),
-            digest: hex(&Sha256::digest(&bytes)),
-            source: self.source.clone(),
-            worlds: Arc::clone(&self.worlds),
-            limits: self.limits,
-            code: Arc::clone(&self.code),
-            lanes: Arc::clone(&self.lanes),
-            shared: Arc::clone(&self.shared),
-            config: Arc::clone(&self.config),
-            factors: Arc::clone(&self.factors),
-            pre,
+    pub fn successor(&self, bytes: Bytes) -> BoxFuture<'_, Result<Self>> {
+        Box::pin(async move {
+            let pre = link(&self.code, Pace::Beside, bytes.clone(), &self.worlds, "what was given").await?;
+            Ok(Self {
+                id: self.id.clone(),
+                digest: hex(&Sha256::digest(&bytes)),
+                source: self.source.clone(),
+                worlds: Arc::clone(&self.worlds),
+                limits: self.limits,
+                code: Arc::clone(&self.code),
+                lanes: Arc::clone(&self.lanes),
+                shared: Arc::clone(&self.shared),
+                config: Arc::clone(&self.config),
+                factors: Arc::clone(&self.factors),
+                pre,
+            })
         })
     }
 
@@ -169,14 +198,17 @@ impl Component {
         Ok(())
     }
 
+    /// The linked code, of which a trigger makes an instance.
     pub fn pre(&self) -> &InstancePre<State> {
         &self.pre
     }
 
+    /// The limits of one call, which the engine had when the first version was loaded.
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
+    /// What all versions and calls of the component hold together.
     pub fn account(&self) -> &Arc<Account> {
         &self.shared.account
     }

@@ -9,6 +9,7 @@
 //! - [`trigger`]: what starts calls.
 //! - [`budget`]: what guests may make the host hold, and the account of it.
 //! - [`metrics`], [`health`]: what the host says of itself.
+#![warn(missing_docs)]
 
 pub mod app;
 pub mod budget;

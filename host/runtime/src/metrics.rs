@@ -35,6 +35,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Registers all metrics with a registry of their own; an error is a fault in one of the names.
     pub fn new() -> prometheus::Result<Self> {
         let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let metrics = Self {
@@ -96,6 +97,7 @@ impl Metrics {
         }
     }
 
+    /// Sets a partition's lag, in records behind the end of the partition as it was last seen.
     pub fn lag(&self, stage: &str, topic: &str, partition: i32, records: i64) {
         self.lag.with_label_values(&[stage, topic, &partition.to_string()]).set(records);
     }
@@ -106,19 +108,23 @@ impl Metrics {
         let _ = self.lag.remove_label_values(&[stage, topic, &partition.to_string()]);
     }
 
+    /// One record of the stage was stored in the topic of dead letters.
     pub fn dead_letter(&self, stage: &str) {
         self.dead_letters.with_label_values(&[stage]).inc();
     }
 
+    /// A tick ended; `ok` is false where the function gave an error, or the call had no answer.
     pub fn tick(&self, stage: &str, ok: bool, time: Duration) {
         self.ticks.with_label_values(&[stage, if ok { "ok" } else { "failed" }]).inc();
         self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
 
+    /// So many scheduled times passed while a tick ran; they are counted as `passed`.
     pub fn ticks_skipped(&self, stage: &str, ticks: usize) {
         self.ticks.with_label_values(&[stage, "passed"]).inc_by(ticks as u64);
     }
 
+    /// A request was answered with this HTTP status, `time` after it was routed.
     pub fn request(&self, stage: &str, status: u16, time: Duration) {
         self.requests.with_label_values(&[stage, &status.to_string()]).inc();
         self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());

@@ -12,6 +12,7 @@ const BAD_CALLS_MAX: u32 = 3;
 
 /// One component's slot. Its id, triggers and settings stay; its code may change.
 pub struct Slot<C = Component> {
+    /// The component's id in the manifest.
     pub id: String,
     versions: RwLock<Versions<C>>,
 }
@@ -42,6 +43,7 @@ struct Versions<C> {
 /// How a call went, as far as the component is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallResult<'a> {
+    /// The function answered as it should: enough of these end a version's trial.
     Good,
     /// A dependency was unavailable: it says nothing of the component.
     Neutral,
@@ -52,6 +54,7 @@ pub enum CallResult<'a> {
 /// Whether the answer of a call counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallVerdict {
+    /// The answer counts: the caller follows it, a failure as well.
     Accepted,
     /// The version failed and has not proven itself: its answer does not count, call again.
     Rejected,
@@ -88,7 +91,9 @@ impl Trial {
 /// What is in a slot, for status and metrics.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct SlotStatus {
+    /// SHA-256 of the code that runs now, in hex.
     pub digest: String,
+    /// SHA-256 of the version that `back` would put back, in hex; none where there is no such version.
     pub previous: Option<String>,
     /// Swapped in lately, and not proven yet.
     pub on_trial: bool,
@@ -185,6 +190,7 @@ impl<C: Version> Slot<C> {
         self.write().back()
     }
 
+    /// What is in the slot at one moment.
     pub fn status(&self) -> SlotStatus {
         let versions = self.read();
         SlotStatus {

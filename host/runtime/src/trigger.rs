@@ -1,4 +1,4 @@
-//! What starts calls: a type of trigger, the world that it calls, and the stages that an app has of it.
+//! What starts calls: a type of trigger and the stages that an app has of it.
 
 use std::sync::Arc;
 
@@ -9,30 +9,11 @@ use exagg_common::clock::Clock;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use wasmtime::Store;
-use wasmtime::component::InstancePre;
 
 use crate::health::Health;
-use crate::instance::State;
+use crate::instance::World;
 use crate::metrics::Metrics;
 use crate::slot::Slot;
-
-/// What a type of trigger calls of a component.
-#[async_trait]
-pub trait World: Send + Sync {
-    /// The type of trigger, as a manifest writes it: `[[trigger.<type>]]`.
-    fn trigger_type(&self) -> &'static str;
-
-    /// The name of the world, for messages.
-    fn name(&self) -> &'static str;
-
-    /// Whether the component exports what is called.
-    fn check(&self, pre: &InstancePre<State>) -> wasmtime::Result<()>;
-
-    /// Makes an instance and looks up what is called. Code that traps at its start shows here, and exports of the right
-    /// names with the wrong types.
-    async fn instantiate(&self, pre: &InstancePre<State>, store: &mut Store<State>) -> wasmtime::Result<()>;
-}
 
 /// A type of trigger, with the stages that the app has of it.
 #[async_trait]
@@ -67,15 +48,20 @@ pub struct StageStatus {
 /// What every trigger may use.
 #[derive(Clone)]
 pub struct Context {
+    /// Where calls are counted and timed, by the ids of the stages.
     pub metrics: Arc<Metrics>,
+    /// Where a stage notes what keeps it from its work; `/readyz` tells it.
     pub health: Arc<Health>,
+    /// The time of day that schedules follow; tests bring a clock that they turn themselves.
     pub clock: Arc<dyn Clock>,
 }
 
 /// When to stop: what makes records stops before what reads them.
 #[derive(Clone, Default)]
 pub struct Stop {
+    /// Cancelled first: cron stages, whose functions may produce records, start no more ticks.
     pub sources: CancellationToken,
+    /// Cancelled after that: kafka stages end their batches in flight and leave their groups.
     pub readers: CancellationToken,
 }
 

@@ -13,6 +13,7 @@
 //! - [`record`]: one record that is cut while it streams by.
 //! - [`rewrite`]: a stream of records, of which some are cut.
 //! - [`snappy`]: a decoder of snappy that does not hold its output.
+#![warn(missing_docs)]
 
 pub mod marker;
 pub mod record;
@@ -31,9 +32,11 @@ use rewrite::Rewriter;
 
 /// Bytes of a cut record's value that are kept, and of its key.
 pub const CUT_VALUE_BYTES: usize = 64 * 1024;
+/// Bytes of a cut record's key that are kept; a shorter key is kept whole.
 pub const CUT_KEY_BYTES: usize = 1024;
 /// The same of a record that is cut because its batch is too large.
 pub const CUT_IN_BATCH_VALUE_BYTES: usize = 1024;
+/// Bytes that are kept of the key of a record that is cut because its batch is too large.
 pub const CUT_IN_BATCH_KEY_BYTES: usize = 256;
 
 /// What a record may have unless the app says otherwise: 1 MiB, Kafka's own default, and some slack.
@@ -77,6 +80,7 @@ pub struct Limits {
     pub record_bytes_max: usize,
     /// Of all records of a batch, as they are after cuts.
     pub batch_bytes_max: usize,
+    /// How many records are taken of a batch: the one behind them is cut and stands for the rest.
     pub batch_records_max: usize,
     /// What is unpacked of a batch at the most, kept or not: it takes time, also where it takes no memory.
     pub work_bytes_max: u64,
@@ -93,25 +97,35 @@ impl Limits {
 /// The compressions that are unpacked here in every case. Snappy's, see [`snappy`], only beyond the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
+    /// The format of RFC 1952, or zlib (RFC 1950) where the first two bytes are not those of gzip.
     Gzip,
+    /// The frame format, one frame: bytes behind its end are an error.
     Lz4,
+    /// RFC 8878, with windows up to 128 MiB; of batches with one above 8 MiB there is one at a time.
     Zstd,
 }
 
+/// Why a batch cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
+    /// The compressed bytes are damaged, or ask for a larger window than is allowed.
     #[error("the compressed batch cannot be unpacked: {0}")]
     Compression(#[from] std::io::Error),
+    /// Something has to be cut, and the records are not of Kafka's format 2; it holds what is wrong.
     #[error("the batch is larger than the limit and its records cannot be read: {0}")]
     Malformed(&'static str),
+    /// The host's budget or the system has no room now; a later try may succeed.
     #[error("there is no memory for the batch now")]
     NoMemory,
 }
 
 /// Where unpacked bytes go.
 pub trait Output {
+    /// All that it holds so far.
     fn bytes(&self) -> &[u8];
+    /// Appends the bytes; [`UnpackError::NoMemory`] where there is no room for them.
     fn add(&mut self, bytes: &[u8]) -> Result<(), UnpackError>;
+    /// Keeps the first `length` bytes, or all where it holds fewer.
     fn truncate(&mut self, length: usize);
 }
 

@@ -20,10 +20,13 @@ pub enum CutBecause {
 /// What a cut record was; none is a null key or value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
+    /// Length of the whole key.
     pub key_bytes: Option<u64>,
+    /// Length of the whole value.
     pub value_bytes: Option<u64>,
     /// Of all of it.
     pub record_bytes: u64,
+    /// Which limit it was beyond.
     pub because: CutBecause,
 }
 
@@ -39,6 +42,7 @@ impl Marker {
         MARKER.get_or_init(Self::random)
     }
 
+    /// A marker with a new secret: no other marker reads what it writes.
     pub fn random() -> Self {
         Self { secret: uuid::Uuid::new_v4().simple().to_string() }
     }

@@ -214,6 +214,7 @@ impl CutRecord {
         Ok(number)
     }
 
+    /// What it was made with, or [`CutBecause::Rest`] after [`CutRecord::stand_for_the_rest`].
     pub fn because(&self) -> CutBecause {
         self.because
     }

@@ -41,11 +41,13 @@ pub struct Rewriter<'a, O> {
 }
 
 impl<'a, O: Output> Rewriter<'a, O> {
+    /// Begins at a record's length; what `out` holds already counts as a part of the batch.
     pub fn new(limits: Limits, marker: &'a Marker, out: &'a mut O) -> Self {
         let state = State::Length(Varint::default());
         Self { limits, marker, out, state, records: 0, cuts: 0, seen: 0, is_full: false }
     }
 
+    /// Takes the next piece of the stream, wherever it ends; an error where what is to be cut cannot be read.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), UnpackError> {
         self.seen += chunk.len() as u64;
         let is_enough = self.seen > self.limits.work_bytes_max;

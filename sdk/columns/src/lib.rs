@@ -2,6 +2,7 @@
 //!
 //! `wit/deps/exagg-kafka` says how the columns are laid out. Host and functions have types of their own for a
 //! batch, generated from it on both sides; how a batch is read stands here, once.
+#![warn(missing_docs)]
 
 /// The columns of a batch, borrowed.
 #[derive(Clone, Copy, Debug)]

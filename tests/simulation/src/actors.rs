@@ -6,11 +6,11 @@ use aggregator::apply;
 use exagg_sdk::kafka::{Batch, Outcome};
 use window::time::{EventTime, MICROS_PER_SECOND};
 use window_closer::close::close_stream;
-use window_closer::statements::Stream;
+use window_closer::database::Stream;
 
 use crate::Feed;
+use crate::connection::Connection;
 use crate::schedule::{Tasks, turn};
-use crate::statements::Connection;
 use crate::world::{
     CLOSERS, CONSUMERS, FEED_SECONDS, IDLE_SECONDS, Kind, LATENESS_SECONDS, PARTITIONS, Record, STREAM, World,
 };
@@ -167,7 +167,7 @@ async fn close(world: Rc<World>) {
             stream: STREAM.to_owned(),
             allowed_lateness_seconds: LATENESS_SECONDS,
             idle_timeout_seconds: IDLE_SECONDS,
-            late: world.settings.late.name().to_owned(),
+            late: world.settings.late,
             partitions,
         };
         let store = Connection { world: &world, life: None };

@@ -5,7 +5,7 @@
 //! - [`schedule`]: tasks, polled in an order that the seed decides.
 //! - [`world`]: the log, the clock, and how faults strike.
 //! - [`database`]: the tables, and each statement as one atomic step.
-//! - [`statements`]: the functions' view of it: statements that fail before or after their effect.
+//! - [`connection`]: the functions' view of it: statements that fail before or after their effect.
 //! - [`actors`]: producers, consumers (zombies among them), closers, the clock.
 //! - [`verdict`]: what must hold at the end, whatever happened.
 //!
@@ -24,9 +24,9 @@
 )]
 
 pub mod actors;
+pub mod connection;
 pub mod database;
 pub mod schedule;
-pub mod statements;
 pub mod verdict;
 pub mod world;
 
@@ -75,7 +75,7 @@ pub enum Broken {
 pub struct Plan {
     pub seed: u64,
     pub feed: Feed,
-    pub late: aggregator::settings::Late,
+    pub late: window::late::Late,
     pub broken: Broken,
 }
 
@@ -85,7 +85,7 @@ pub fn run(plan: Plan) -> Vec<String> {
     let mut tasks = Tasks::default();
     actors::spawn_all(&world, &mut tasks);
     let ended = tasks.run(&world.random);
-    let mut wrong = verdict::judge(&world);
+    let mut wrong = verdict::check(&world);
     if !ended {
         wrong.push("the run did not come to its end".to_owned());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aggregator::settings::Late;
+use window::late::Late;
 use window::time::MICROS_PER_SECOND;
 
 use crate::Feed;
@@ -10,7 +10,7 @@ use crate::database::{Key, RejectKey, Row};
 use crate::world::{Kind, WINDOW_SECONDS, World};
 
 /// Everything that is wrong.
-pub fn judge(world: &World) -> Vec<String> {
+pub fn check(world: &World) -> Vec<String> {
     let mut wrong = world.violations.take();
     let database = world.database.borrow();
     let late: BTreeSet<(i32, i64)> = database

@@ -1,8 +1,8 @@
 //! Many seeds are clean; each mechanism taken out is noticed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use aggregator::settings::Late;
 use simulation::{Broken, Feed, Plan, run};
+use window::late::Late;
 
 /// `SEEDS=n` tries more of them.
 fn seeds() -> u64 {

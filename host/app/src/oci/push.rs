@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
 use oci_client::client::{Config, ImageLayer};
 use oci_client::config::{Architecture, Config as Settings, ConfigFile, Os};
 use oci_client::manifest::OciImageManifest;
@@ -46,15 +47,17 @@ impl Layers {
 
 /// Pushes the app that `from` names, a manifest or its folder, after its build commands where `build` is set. Gives
 /// the digest of what was pushed.
-pub async fn push(from: &Path, build: bool, reference: &str, trust: Trust) -> Result<String> {
-    let manifest = crate::manifest::locate(from)?;
-    let mut app = crate::manifest::load(&manifest)?;
-    if build {
-        crate::manifest::build(&app)?;
-    }
-    let assets = manifest.parent().unwrap_or(Path::new("")).join(STATE_DIR_DEFAULT).join("assets-pushed");
-    crate::files::stage(&mut app, &assets)?;
-    push_app(&app, reference, trust).await
+pub fn push<'a>(from: &'a Path, build: bool, reference: &'a str, trust: Trust) -> BoxFuture<'a, Result<String>> {
+    Box::pin(async move {
+        let manifest = crate::manifest::locate(from)?;
+        let mut app = crate::manifest::load(&manifest)?;
+        if build {
+            crate::manifest::build(&app)?;
+        }
+        let assets = manifest.parent().unwrap_or(Path::new("")).join(STATE_DIR_DEFAULT).join("assets-pushed");
+        crate::files::stage(&mut app, &assets)?;
+        push_app(&app, reference, trust).await
+    })
 }
 
 async fn push_app(app: &App, reference: &str, trust: Trust) -> Result<String> {

@@ -14,6 +14,7 @@ pub enum Insecure {
 }
 
 impl Insecure {
+    /// Whether this registry is one of them: by its exact host:port where there is a list.
     pub fn has(&self, registry: &str) -> bool {
         match self {
             Self::Flag(insecure) => *insecure,

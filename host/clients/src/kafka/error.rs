@@ -6,12 +6,54 @@
 /// A shorter text is taken out only where it stands alone: it would be part of other words.
 const SHORT: usize = 4;
 
+/// Why there is no client; where one property alone is at fault, it is named.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
+    /// The name is unknown to librdkafka, or the value is refused or has a NUL.
     #[error("the Kafka property {name} cannot be used: {reason}")]
-    Property { name: String, reason: String },
+    Property {
+        /// As the settings write it, which may be mistyped.
+        name: String,
+        /// In librdkafka's words, with `***` in the place of the value.
+        reason: String,
+    },
+    /// The properties are refused together, such as a key file that cannot be read, or a thread cannot be started.
     #[error("the Kafka client cannot be set up: {0}")]
     Client(String),
+}
+
+/// Why a text is not a list of brokers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerAddressError {
+    /// Somebody's URL with a password, of which any part may be in any entry: nothing of it is shown.
+    #[error("the broker list has an @: a broker is host:port, without a name and a password")]
+    Credentials,
+    /// An entry without a port, or with one that is no number up to 65535.
+    #[error("the broker {0:?} has no port")]
+    NoPort(String),
+    /// An entry whose host is empty, or has a character that no host has.
+    #[error("the broker {0:?} is not of the form host:port")]
+    NotAnAddress(String),
+}
+
+/// Why a cluster did not describe a topic.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DescribeError {
+    /// No topic can have this name: it has a NUL.
+    #[error("the topic's name has a NUL")]
+    BadName,
+    /// The cluster knows no topic of this name, or does not let this user see it.
+    #[error("no such topic")]
+    NoSuchTopic,
+    /// The cluster is older than Kafka 2.8: a topic that is recreated could not be told from the one before.
+    #[error("the cluster gives its topics no ids (Kafka 2.8 and newer does)")]
+    NoIds,
+    /// The cluster did not answer within the time-out; a later try may succeed.
+    #[error("no answer in time")]
+    NoAnswer,
+    /// What librdkafka or the cluster says instead.
+    #[error("{0}")]
+    Other(String),
 }
 
 impl ClientError {

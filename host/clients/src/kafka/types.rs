@@ -48,7 +48,9 @@ impl fmt::Display for TopicId {
 /// One partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
+    /// The topic's name: one that is deleted and created again may have the same.
     pub topic: String,
+    /// From 0 on, within that topic.
     pub partition: Partition,
 }
 
@@ -61,7 +63,9 @@ impl fmt::Display for TopicPartition {
 /// Offsets from one on, up to another that is not among them: `[from, next)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OffsetRange {
+    /// The first offset that is in it.
     pub from: Offset,
+    /// The first offset that is not in it any more.
     pub next: Offset,
 }
 
@@ -71,6 +75,7 @@ impl OffsetRange {
         u64::try_from(self.next.0 - self.from.0).unwrap_or_default()
     }
 
+    /// True also where it ends before it begins.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
@@ -79,7 +84,9 @@ impl OffsetRange {
 /// What a topic is: its id, and how many partitions it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicDescription {
+    /// By it a topic is told from an earlier one of the same name.
     pub id: TopicId,
+    /// How many there are, numbered from 0 on, at the time of asking.
     pub partitions: i32,
 }
 

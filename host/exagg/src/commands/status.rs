@@ -5,9 +5,9 @@ use bytes::Bytes;
 use exagg_common::printable::printable;
 use serde_json::Value;
 
+use crate::admin::budget;
+use crate::admin_client::{AdminEndpoint, request};
 use crate::cli::Status;
-use crate::client::{AdminEndpoint, request};
-use crate::usage;
 
 /// Asks the host and prints.
 pub async fn run(args: &Status) -> Result<()> {
@@ -49,7 +49,7 @@ fn render(status: &Value) -> String {
             out += &format!("  swapped in lately; before it ran {:.12}\n", text(&stage["previous"]));
         }
         if let Some(held) = stage["held"].as_object().filter(|held| !held.is_empty()) {
-            out += &format!("  holds {}\n", usage::in_words(held));
+            out += &format!("  holds {}\n", budget::in_words(held));
         }
         for p in list(&stage["partitions"]) {
             let lag = p["end_offset"].as_i64().unwrap_or(0) - p["next_offset"].as_i64().unwrap_or(0);

@@ -9,8 +9,8 @@ use exagg_app::CODE_BYTES_MAX;
 use exagg_app::oci::{Insecure, Registry, Trust, looks_like_reference};
 use tokio::io::AsyncReadExt;
 
+use crate::admin_client::{endpoints, request};
 use crate::cli::Swap;
-use crate::client::{endpoints, request};
 use crate::config::Environment;
 
 /// Lets other code run in a component's slot.

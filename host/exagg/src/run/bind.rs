@@ -30,7 +30,7 @@ use crate::server::{AdminSocket, Guests, serve_admin, serve_admin_socket, serve_
 use crate::shutdown::Shutdown;
 use crate::swap::Swaps;
 use crate::triggers::{Settings, Triggers};
-use crate::{client, server};
+use crate::{admin_client, server};
 
 /// How long producers may take to deliver what is queued when the host stops.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ impl Listeners {
             Some(address) => Some(server::bind("--admin", address).await?),
             None => None,
         };
-        let path = client::socket(&config.app.state_dir, config.admin_socket);
+        let path = admin_client::socket(&config.app.state_dir, config.admin_socket);
         let socket = AdminSocket::bind(&path)
             .inspect_err(|error| tracing::warn!("exagg swap reaches this host by its admin address only: {error:#}"))
             .ok();

@@ -45,7 +45,7 @@ async fn start(limits: ConnectionLimits) -> Server {
     let probe =
         |request: &Request<Incoming>| (request.uri().path() == "/probe").then(|| plain(StatusCode::OK, "probed"));
     let stopped = stop.clone();
-    tokio::spawn(async move { serve(Listener::Network(listener), Answers { all, probe }, limits, stopped).await });
+    tokio::spawn(async move { serve(Listener::Network(listener), Handlers { all, probe }, limits, stopped).await });
     Server { address, stop, endless }
 }
 

@@ -1,19 +1,15 @@
 //! How the host's memory, and what else guests can use up, is shared out.
 //!
-//! Of the budget (`[exagg] memory_bytes_max`), instances of kafka functions get a quarter, of http functions
-//! a quarter, of cron functions an eighth, and what the host holds for calls an eighth; the rest is the
-//! host's own: fetched records and batches (`triggers::kafka::fetch`), code, buffers. Where a kind of trigger calls
-//! several components, none of them may take more than three quarters of its part.
+//! Of the budget (`[exagg] memory_bytes_max`), the instances that a type of trigger calls get the eighths that its
+//! world asks for (`World::memory`), and what the host holds for calls gets one; the rest is the host's own: fetched
+//! records and batches (`triggers::kafka::fetch`), code, buffers. Where a type of trigger calls several components,
+//! none of them may take more than three quarters of its part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Account, Limits, Resource};
 
-/// Memory that a call of a kind takes mostly: so many of them fit the kind's part, and further calls wait
-/// rather than fail.
-const KAFKA_CALL_BYTES: u64 = 12 << 20;
-const OTHER_CALL_BYTES: u64 = 4 << 20;
 /// However small the host, and however many components share it, so many calls of a component may run at a time.
 pub const INSTANCES_MIN: u32 = 4;
 /// What the host holds for one call at the most.
@@ -22,9 +18,13 @@ const CALL_HOST_BYTES_MAX: u64 = 96 << 20;
 /// The most that one component may hold, whatever the budget.
 #[derive(Clone, Copy, Debug)]
 pub struct ComponentLimits {
+    /// Connections to PostgreSQL (`[exagg] postgres_connections_max`); the default is 16.
     pub connections_max: u64,
+    /// Kafka producers, one for each list of brokers; the default is 4.
     pub producers_max: u64,
+    /// Requests to other servers that are under way; the default is 64.
     pub requests_max: u64,
+    /// Bytes of keys and values that are stored (`[exagg] key_value_bytes_max`); the default is 64 MiB.
     pub stored_bytes_max: u64,
 }
 
@@ -32,6 +32,25 @@ impl Default for ComponentLimits {
     fn default() -> Self {
         Self { connections_max: 16, producers_max: 4, requests_max: 64, stored_bytes_max: 64 << 20 }
     }
+}
+
+/// What the calls of a type of trigger need of the memory budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallMemory {
+    /// Eighths of the budget for all instances of the type. Those of all types leave the host at least two, beside the
+    /// one for what it holds for calls.
+    pub eighths: u64,
+    /// What a call takes mostly: so many of them fit the part, and further calls wait rather than fail.
+    pub call_bytes: u64,
+}
+
+/// What an app asks of a type of trigger.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// How many components its triggers call.
+    pub components: u32,
+    /// What their calls need.
+    pub memory: CallMemory,
 }
 
 /// The accounts of a host.
@@ -53,33 +72,27 @@ fn eighths(budget_bytes: u64, parts: u64) -> u64 {
     budget_bytes / 8 * parts
 }
 
-fn instance_bytes(kind: &str, budget_bytes: u64) -> u64 {
-    eighths(budget_bytes, if kind == "cron" { 1 } else { 2 })
-}
-
 impl Plan {
-    /// `components` says for each kind of trigger how many components it calls; `instances_max` is for one
-    /// kind.
+    /// `demands` has the app's types of triggers; `instances_max` is for one type.
     pub fn new(
         budget_bytes: u64,
         instances_max: u32,
         each: ComponentLimits,
-        components: &BTreeMap<String, u32>,
+        demands: &BTreeMap<String, Demand>,
     ) -> Self {
         let held = eighths(budget_bytes, 1);
         let host = Account::root("the host", Limits::NONE.with(Resource::HostBytes, held));
-        let kind = |(kind, components): (&String, &u32)| {
-            let bytes = instance_bytes(kind, budget_bytes);
+        let kind = |(kind, demand): (&String, &Demand)| {
+            let bytes = eighths(budget_bytes, demand.memory.eighths);
             let limits = Limits::NONE.with(Resource::InstanceBytes, bytes).with(Resource::HostBytes, held / 4 * 3);
-            let call = if kind == "kafka" { KAFKA_CALL_BYTES } else { OTHER_CALL_BYTES };
-            let fit = u32::try_from(bytes / call).unwrap_or(u32::MAX);
+            let fit = u32::try_from(bytes / demand.memory.call_bytes.max(1)).unwrap_or(u32::MAX);
             let account = host.below(&format!("{kind} components"), limits);
-            let components = (*components).max(1);
+            let components = demand.components.max(1);
             let least = INSTANCES_MIN.min(instances_max);
             let instances = (fit.min(instances_max) / components).max(least);
             (kind.clone(), Kind { account, components, instances })
         };
-        Self { kinds: components.iter().map(kind).collect(), host, each }
+        Self { kinds: demands.iter().map(kind).collect(), host, each }
     }
 
     /// Instances that one component may have at a time for calls of a kind.
@@ -108,6 +121,7 @@ impl Plan {
         kind.account.below(&owner, limits)
     }
 
+    /// The account above all others, which may hold an eighth of the budget as `HostBytes`.
     pub fn host(&self) -> &Arc<Account> {
         &self.host
     }
@@ -125,8 +139,11 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn plan(budget_bytes: u64) -> Plan {
-        let components = BTreeMap::from([("kafka".to_owned(), 2), ("cron".to_owned(), 3), ("http".to_owned(), 1)]);
-        Plan::new(budget_bytes, 64, ComponentLimits::default(), &components)
+        let demand = |kind: &str, components, eighths, call_bytes| {
+            (kind.to_owned(), Demand { components, memory: CallMemory { eighths, call_bytes } })
+        };
+        let demands = [demand("kafka", 2, 2, 12 * MIB), demand("cron", 3, 1, 4 * MIB), demand("http", 1, 2, 4 * MIB)];
+        Plan::new(budget_bytes, 64, ComponentLimits::default(), &BTreeMap::from(demands))
     }
 
     #[test]

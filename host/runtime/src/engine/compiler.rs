@@ -18,7 +18,6 @@ use tokio::sync::Mutex;
 use super::sys::Trusted;
 use super::{Settings, configuration, processors};
 
-/// The largest component that is taken, from a file, a registry or a swap.
 /// Of the memory that a compilation may take, the part that the code may have: the host has to hold it as well.
 const CODE_SHARE: u64 = 4;
 /// What a thread of the compiler takes, generously.
@@ -31,6 +30,7 @@ const MESSAGE_BYTES_MAX: u64 = 16 * 1024;
 pub struct Bounds {
     /// By the clock; and as much processor time on each core.
     pub seconds_max: u64,
+    /// The process's writable memory; the code that it gives may have a quarter of that.
     pub memory_bytes_max: u64,
 }
 
@@ -66,6 +66,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
+    /// A compiler at the place that the settings name; no process runs until something is compiled.
     pub fn new(settings: &Settings) -> Self {
         Self { place: settings.compile, debug_info: settings.debug_info, turn: Mutex::new(()) }
     }

@@ -29,6 +29,7 @@ pub struct Lanes {
 }
 
 impl Lanes {
+    /// Starts both sets of threads, each with one fewer than there are processors, and one at least.
     pub fn start() -> Result<Self> {
         let runtime = |name: &str, nice: i32| {
             Builder::new_multi_thread()

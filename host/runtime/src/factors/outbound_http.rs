@@ -29,6 +29,7 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Requests of one component that may be under way, over all its calls.
 const UNDER_WAY_MAX: u64 = 64;
 
+/// Serves `wasi:http` to guests, each request behind its component's allow-list.
 pub struct OutboundHttpFactor;
 
 /// One component's allow-list, and its requests that are under way.

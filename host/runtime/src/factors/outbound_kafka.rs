@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use exagg_app::ComponentSpec;
 use exagg_clients::kafka::{BOOTSTRAP, Properties, addresses};
+use futures::future::BoxFuture;
 use futures::future::join_all;
 use tokio::sync::{Semaphore, oneshot};
 use wasmtime::component::{Accessor, HasData, Linker};
@@ -50,6 +51,7 @@ pub trait ProduceGate: Send + Sync {
     fn stored(&self, topic: &str, partition: i32, offset: i64, bytes: usize);
 }
 
+/// Serves `exagg:kafka/producer` to guests, each component with producers of its own.
 pub struct OutboundKafkaFactor {
     properties: Arc<Properties>,
     gate: Option<Arc<dyn ProduceGate>>,
@@ -75,24 +77,28 @@ pub struct InstanceKafka {
 }
 
 impl OutboundKafkaFactor {
+    /// `properties` are the operator's (`[exagg.kafka]`); only the embedded broker has a `gate`.
     pub fn new(properties: Properties, gate: Option<Arc<dyn ProduceGate>>) -> Self {
         Self { properties: Arc::new(properties), gate, components: Mutex::default() }
     }
 
     /// Waits until every record is acknowledged or given up.
-    pub async fn flush(&self, timeout: Duration) {
-        let clients: Vec<_> = {
-            let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
-            components.iter().filter_map(Weak::upgrade).flat_map(|producers| producers.clients()).collect()
-        };
-        let end = Instant::now() + timeout;
-        let flush =
-            move || clients.iter().try_for_each(|client| client.flush(end.saturating_duration_since(Instant::now())));
-        match tokio::task::spawn_blocking(flush).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("not every record was acknowledged: {error}"),
-            Err(error) => tracing::warn!("{error}"),
-        }
+    pub fn flush(&self, timeout: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let clients: Vec<_> = {
+                let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+                components.iter().filter_map(Weak::upgrade).flat_map(|producers| producers.clients()).collect()
+            };
+            let end = Instant::now() + timeout;
+            let flush = move || {
+                clients.iter().try_for_each(|client| client.flush(end.saturating_duration_since(Instant::now())))
+            };
+            match tokio::task::spawn_blocking(flush).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("not every record was acknowledged: {error}"),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        })
     }
 
     fn component(&self, allowed: Arc<AllowedHosts>, account: Arc<Account>, idle_max: Duration) -> ComponentKafka {
@@ -113,7 +119,7 @@ impl Factor for OutboundKafkaFactor {
     /// first when a function goes there.
     fn configure(&self, _: &ComponentSpec, context: &Configure<'_>) -> Result<ComponentKafka> {
         if let Some(brokers) = context.values.get(BROKERS_VARIABLE) {
-            let listed = addresses(brokers.expose()).map_err(anyhow::Error::msg);
+            let listed = addresses(brokers.expose()).map_err(anyhow::Error::from);
             let checked = listed.and_then(|listed| check(&context.allowed_hosts, &listed));
             checked.with_context(|| format!("variable {BROKERS_VARIABLE}"))?;
         }
@@ -180,7 +186,7 @@ impl ComponentKafka {
 
 impl InstanceKafka {
     async fn send(&self, brokers: &str, messages: Vec<wit::Message>) -> Result<Vec<wit::Delivery>, wit::Error> {
-        let list = BrokerList::parse(brokers).map_err(wit::Error::BadParameter)?;
+        let list = BrokerList::parse(brokers).map_err(|error| wit::Error::BadParameter(error.to_string()))?;
         self.component.check(&list)?;
         if let Some(message) = messages.iter().find(|message| message.topic.is_empty()) {
             return Err(wit::Error::BadParameter(format!("a message has no topic (key {:?})", message.key)));

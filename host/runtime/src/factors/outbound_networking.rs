@@ -34,8 +34,11 @@ enum Host {
 /// Where a component wants to go.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
+    /// `http`, `https`, `postgres` or `kafka`, by the factor that asks.
     pub scheme: &'a str,
+    /// A name or an IP address, in brackets or not; a name is compared as it is, and not resolved.
     pub host: &'a str,
+    /// The TCP port; the factor puts the scheme's usual one where the guest names none.
     pub port: u16,
 }
 

@@ -8,6 +8,7 @@
 //! - [`types`]: PostgreSQL's values and the interface's.
 //! - [`host`]: the interfaces.
 
+mod failure;
 mod host;
 mod idle;
 mod pool;
@@ -23,8 +24,9 @@ use exagg_clients::postgres::Authorities;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
+use self::failure::Failure;
 use self::pool::{Pool, PooledClient, Pools};
-use self::query::Failure;
+use self::types::BadParameter;
 use super::{Configure, Factor, Holds, Link};
 use crate::budget::{Account, Held, Resource};
 use crate::factors::bindings::spin;
@@ -36,6 +38,7 @@ const ADDRESS_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of certificates of authorities that a function brings.
 const AUTHORITIES_BYTES_MAX: usize = 256 * 1024;
 
+/// Serves `spin:postgres` to guests, each component with pools of its own.
 pub struct OutboundPgFactor {
     /// Connections of one component, over all its addresses.
     connections_max: usize,
@@ -87,6 +90,7 @@ struct Content {
 }
 
 impl OutboundPgFactor {
+    /// `connections_max` is for each component; `authorities` hold where a guest brings none of its own.
     pub fn new(connections_max: usize, authorities: Option<Authorities>) -> Self {
         Self { connections_max, authorities }
     }
@@ -170,9 +174,7 @@ impl ConnectionBuilder {
     fn set_authorities(&mut self, call: &Arc<Account>, pem: &str) -> Result<(), Failure> {
         let content = self.0.as_mut().map_err(|refusal| Failure::Connection(refusal.clone()))?;
         if pem.len() > AUTHORITIES_BYTES_MAX {
-            return Err(Failure::BadParameter(format!(
-                "the certificates of authorities are longer than {AUTHORITIES_BYTES_MAX} bytes"
-            )));
+            return Err(Failure::BadParameter(BadParameter::Authorities(AUTHORITIES_BYTES_MAX)));
         }
         // What was set before goes first: it is replaced.
         content.authorities = None;

@@ -31,8 +31,10 @@ pub struct Output {
     pub follow: Vec<String>,
 }
 
+/// Serves WASI 0.2 and 0.3 to guests; by default all output goes to the host's log, and to no file.
 #[derive(Default)]
 pub struct WasiFactor {
+    /// Which components' output goes to the log, and to files as well (`--follow`, `--log-dir`).
     pub output: Output,
 }
 

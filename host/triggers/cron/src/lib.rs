@@ -3,6 +3,7 @@
 //!
 //! - here: the trigger, and the world that it calls.
 //! - [`stage`]: one schedule and the loop that follows it.
+#![warn(missing_docs)]
 
 mod bindings;
 pub mod stage;
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_trait::async_trait;
 use exagg_app::TriggerSpec;
+use exagg_runtime::budget::plan::CallMemory;
 use exagg_runtime::call_span;
-use exagg_runtime::instance::{CallError, Component, State};
+use exagg_runtime::instance::{CallError, Component, State, World};
 use exagg_runtime::slot::Slot;
-use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, World, join_all};
+use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, join_all};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 use wasmtime::Store;
@@ -41,6 +43,10 @@ impl World for CronWorld {
 
     fn name(&self) -> &'static str {
         "spin:cron/spin-cron"
+    }
+
+    fn memory(&self) -> CallMemory {
+        CallMemory { eighths: 1, call_bytes: 4 << 20 }
     }
 
     fn check(&self, pre: &InstancePre<State>) -> wasmtime::Result<()> {

@@ -1,4 +1,5 @@
 //! The http trigger: routes to functions, `wasi:http` 0.2 and 0.3, a fresh instance a request.
+#![warn(missing_docs)]
 
 mod route;
 
@@ -13,10 +14,12 @@ use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
 use exagg_app::TriggerSpec;
+use exagg_runtime::budget::plan::CallMemory;
 use exagg_runtime::call_span;
-use exagg_runtime::instance::{Component, State};
+use exagg_runtime::instance::{Component, State, World};
 use exagg_runtime::slot::{CallResult, Slot};
-use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, World};
+use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger};
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -70,6 +73,10 @@ impl World for HttpWorld {
 
     fn name(&self) -> &'static str {
         "wasi:http"
+    }
+
+    fn memory(&self) -> CallMemory {
+        CallMemory { eighths: 2, call_bytes: 4 << 20 }
     }
 
     fn check(&self, pre: &InstancePre<State>) -> wasmtime::Result<()> {
@@ -168,19 +175,21 @@ impl HttpTrigger {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, request: Request<Incoming>, client: SocketAddr) -> Response<WasiBody> {
-        let path = request.uri().path().to_owned();
-        let found = self.routes.iter().find_map(|route| Some((route, route.pattern.matches(&path)?)));
-        let Some((route, matched)) = found else {
-            return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
-        };
-        let started = Instant::now();
-        let response = match prepare(request, client, &route.pattern, &matched) {
-            Ok(request) => route.answer(request).instrument(call_span!(&*route.stage, "http request")).await,
-            Err(error) => plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
-        };
-        self.context.metrics.request(&route.stage, response.status().as_u16(), started.elapsed());
-        response
+    pub fn handle(&self, request: Request<Incoming>, client: SocketAddr) -> BoxFuture<'_, Response<WasiBody>> {
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            let found = self.routes.iter().find_map(|route| Some((route, route.pattern.matches(&path)?)));
+            let Some((route, matched)) = found else {
+                return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
+            };
+            let started = Instant::now();
+            let response = match prepare(request, client, &route.pattern, &matched) {
+                Ok(request) => route.answer(request).instrument(call_span!(&*route.stage, "http request")).await,
+                Err(error) => plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+            };
+            self.context.metrics.request(&route.stage, response.status().as_u16(), started.elapsed());
+            response
+        })
     }
 }
 

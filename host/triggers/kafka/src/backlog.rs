@@ -23,6 +23,7 @@ const AHEAD: usize = 2;
 
 /// What is to be read.
 pub struct Range {
+    /// The one partition that is assigned, without a group.
     pub partition: TopicPartition,
     /// The topic must still be this one.
     pub topic_id: TopicId,
@@ -41,6 +42,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
+    /// Blocks until the first offset is known: it needs a tokio runtime with several threads.
     pub fn open(subscription: &Subscription, kafka: &Properties, range: Range) -> Result<Self> {
         let mut config = client_config(&subscription.brokers, kafka);
         apply(&mut config, &subscription.properties);

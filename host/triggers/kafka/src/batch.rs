@@ -20,6 +20,7 @@ pub struct BatchBuilder {
 /// What a batch may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
+    /// Of one batch, from 1 to 1,000,000; the default is 10,000.
     pub records_max: usize,
     /// Of keys, values and headers.
     pub bytes_max: usize,
@@ -42,27 +43,37 @@ struct Last {
 /// One record, borrowed from wherever it was fetched to.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRef<'a> {
+    /// The record's place in its partition; offsets ascend, and may leave holes.
     pub offset: Offset,
     /// Unix milliseconds, or -1.
     pub timestamp: i64,
+    /// None is Kafka's null, which differs from an empty key.
     pub key: Option<&'a [u8]>,
+    /// None is Kafka's null: a tombstone in a compacted topic.
     pub value: Option<&'a [u8]>,
 }
 
 /// How much a batch holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
+    /// How many records there are: the length of the columns of offsets, times and lengths.
     pub records: usize,
+    /// Bytes of all keys as they are in the batch, cut where they are.
     pub key_bytes: usize,
+    /// Bytes of all values as they are in the batch, cut where they are.
     pub value_bytes: usize,
 }
 
 /// Where the batches of a partition are from: what all of them have in common for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
+    /// The topic by its name, and the number of the partition.
     pub partition: TopicPartition,
+    /// The id that the topic had when the position was last validated; empty before that.
     pub topic_id: TopicId,
+    /// How many partitions the topic had when it was last described; 0 before that.
     pub partition_count: i32,
+    /// The stage's consumer group; a replay has the text `exagg replay` there.
     pub group: String,
 }
 
@@ -122,6 +133,7 @@ fn truncate(column: &mut Vec<u8>, lengths: &mut [i32], bytes_max: usize) {
 }
 
 impl BatchBuilder {
+    /// A batch without records, which begins at the offset `from`.
     pub fn new(source: &Source, from: Offset, limits: BatchLimits) -> Self {
         Self { limits, header_bytes: 0, last: Last::default(), batch: empty(source, from, from) }
     }
@@ -140,6 +152,7 @@ impl BatchBuilder {
         self
     }
 
+    /// What is in the batch so far, for the `reserve` of the next one.
     pub fn size(&self) -> Size {
         Size {
             records: self.batch.offsets.len(),
@@ -225,6 +238,7 @@ impl BatchBuilder {
         self.batch.from_offset == self.batch.next_offset
     }
 
+    /// The batch, with the partition's end where it is known, which is never below its own next offset.
     pub fn finish(mut self, end: Option<Offset>) -> Batch {
         self.batch.end_offset = end.unwrap_or_default().0.max(self.batch.next_offset);
         self.batch

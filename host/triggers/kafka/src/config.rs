@@ -110,15 +110,19 @@ pub enum OnOversized {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnGap {
+    /// The function is told of the range, and the partition stops in front of it; this is the default.
     #[default]
     Stop,
+    /// The function is told of the range, and the partition goes on behind it.
     Continue,
 }
 
 /// Where a partition without any progress starts when the topic is first seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
+    /// The end of the partition: what was there before is not read.
     Latest,
+    /// The first record that the log still holds.
     Earliest,
     /// The first record of this time (Unix milliseconds) or later.
     At(i64),
@@ -127,23 +131,37 @@ pub enum Start {
 /// The validated settings of a stage.
 #[derive(Clone, Debug)]
 pub struct Subscription {
+    /// The trigger's id in the manifest: the stage of logs, metrics and status.
     pub trigger_id: String,
+    /// The id of the component whose function is called.
     pub component: String,
+    /// One or more topics by their names; patterns (`^…`) are refused.
     pub topics: Vec<String>,
+    /// The consumer group (`group.id` of librdkafka), which is not empty; each stage has one of its own.
     pub group: String,
+    /// `host:port` pairs with commas between; `bootstrap.servers` of `[exagg.kafka]` goes before it.
     pub brokers: String,
+    /// By default the end of the partition; with the embedded broker always the earliest record.
     pub start: Start,
+    /// The bounds of one batch and of one record in it.
     pub batch: BatchLimits,
     /// Least time between two small batches of a partition that is never quiet.
     pub batch_interval_min: Duration,
     /// Times that a trap is tried again before the batch is split.
     pub retry_attempts_max: u32,
+    /// The first pause between tries, above 0; each later one is twice as long. The default is 100 ms.
     pub retry_backoff_min: Duration,
+    /// The pause that is not doubled any further, at least the first one. The default is 10 s.
     pub retry_backoff_max: Duration,
+    /// The default is to stop; a dead letter needs `dead_letter_topic`.
     pub on_poison: OnPoison,
+    /// The default is to treat such a record as poison.
     pub on_oversized: OnOversized,
+    /// The default is to stop; the function is told of the gap in either case.
     pub on_gap: OnGap,
+    /// `group.instance.id` of librdkafka (static membership); none where it is empty.
     pub instance_id: Option<String>,
+    /// The app's own properties of librdkafka (`rdkafka`); those of `[exagg.kafka]` go before them.
     pub properties: Properties,
 }
 
@@ -196,6 +214,7 @@ fn check_properties(properties: &BTreeMap<String, String>) -> Result<()> {
 }
 
 impl Subscription {
+    /// Checks the settings, templates expanded; an error names the trigger and the setting.
     pub fn new(trigger: &TriggerSpec) -> Result<Self> {
         let settings: Settings = serde_json::from_value(serde_json::Value::Object(trigger.config.clone()))
             .with_context(|| format!("[[trigger.kafka]] {}", trigger.id))?;
@@ -215,7 +234,7 @@ impl Settings {
             0 < self.retry_backoff_ms_min && self.retry_backoff_ms_min <= self.retry_backoff_ms_max,
             "retry_backoff_ms_min is above 0 and at most retry_backoff_ms_max"
         );
-        exagg_clients::kafka::addresses(&self.brokers).map_err(anyhow::Error::msg).context("brokers")?;
+        exagg_clients::kafka::addresses(&self.brokers).context("brokers")?;
         check_properties(&self.rdkafka)?;
         if self.batch_wait_ms_max.is_some() {
             tracing::warn!("[[trigger.kafka]] {}: batch_wait_ms_max is called batch_interval_ms_min now", trigger.id);

@@ -48,6 +48,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// A cluster that librdkafka speaks to on behalf of one stage.
 pub struct Brokers {
+    /// The stage's settings: its group, topics, brokers, and the app's own properties.
     pub subscription: Arc<Subscription>,
     /// The operator's properties, for all clients.
     pub properties: Properties,
@@ -200,7 +201,8 @@ impl Log for Consumer {
         }
         let topic = topic.to_owned();
         self.ask(move |client| {
-            clients::describe_topic(client.client().native_client(), &topic, REQUEST_TIMEOUT).map_err(Unanswered)
+            clients::describe_topic(client.client().native_client(), &topic, REQUEST_TIMEOUT)
+                .map_err(|error| Unanswered(error.to_string()))
         })
         .await
     }

@@ -79,6 +79,7 @@ pub struct Fetch {
 }
 
 impl Fetch {
+    /// What is wanted, bounded by an equal part of the share for each of so many partitions.
     pub fn new(wanted: Wanted, share: Share, partitions: usize) -> Self {
         let most_kib = share.room_kib(partitions);
         let queue_kib = wanted.queue_kib.clamp(1, most_kib);

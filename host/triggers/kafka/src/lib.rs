@@ -9,6 +9,7 @@
 //! - [`dispatch`]: a batch to the function, and what its answer means; [`dead_letter`].
 //! - [`fetch`]: how much is fetched ahead (pure); [`backoff`]: pauses between tries; [`status`]: how far a stage is.
 //! - [`backlog`]: a partition's past as batches, for a replay.
+#![warn(missing_docs)]
 
 pub mod backlog;
 pub mod backoff;
@@ -34,10 +35,11 @@ use async_trait::async_trait;
 use exagg_app::TriggerSpec;
 use exagg_clients::kafka::{Properties, TopicDescription};
 use exagg_common::memory;
+use exagg_runtime::budget::plan::CallMemory;
 use exagg_runtime::call_span;
-use exagg_runtime::instance::{CallError, Component, State};
+use exagg_runtime::instance::{CallError, Component, State, World};
 use exagg_runtime::slot::Slot;
-use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, World, join_all};
+use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, join_all};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -69,6 +71,10 @@ impl World for KafkaWorld {
 
     fn name(&self) -> &'static str {
         "exagg:kafka/kafka-function"
+    }
+
+    fn memory(&self) -> CallMemory {
+        CallMemory { eighths: 2, call_bytes: 12 << 20 }
     }
 
     fn check(&self, pre: &InstancePre<State>) -> wasmtime::Result<()> {
@@ -113,6 +119,7 @@ pub struct Settings {
     pub topics_are: Option<TopicDescription>,
     /// Overrides `start`: the embedded broker is never older than its readers.
     pub from_earliest: bool,
+    /// Told how far each partition is applied; none without the embedded broker.
     pub observer: Option<Arc<dyn AppliedObserver>>,
 }
 

@@ -1,11 +1,13 @@
 //! The log that a stage reads, as the stage's loops see it. [`crate::consumer`] is librdkafka's; the tests have one
 //! in memory.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Result;
 use exagg_clients::kafka::{Offset, OffsetRange, TopicDescription, TopicId, TopicPartition};
+use rdkafka::error::KafkaError;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -18,6 +20,35 @@ use crate::fetch::Fetch;
 #[error("{0}")]
 pub struct Unanswered(pub String);
 
+/// Why a rebalance failed. The stage is not ready until another one succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RebalanceError {
+    /// librdkafka refused the new assignment, or to let the old one go.
+    Refused(KafkaError),
+    /// These partitions are assigned and have no queue of their own: they are not read.
+    WithoutQueue(Vec<TopicPartition>),
+}
+
+impl std::error::Error for RebalanceError {}
+
+impl fmt::Display for RebalanceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::WithoutQueue(partitions) => {
+                let names: Vec<_> = partitions.iter().map(ToString::to_string).collect();
+                write!(f, "{} have no queue, and are not read", names.join(", "))
+            }
+        }
+    }
+}
+
+impl From<KafkaError> for RebalanceError {
+    fn from(error: KafkaError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 /// Came in the place of records. Whatever it is, the partition's position is validated anew: an offset that is out
 /// of range is a gap, a topic that was recreated has another id, anything else passes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,19 +57,22 @@ pub struct FetchError(pub String);
 
 /// A partition that is assigned to this host now.
 pub struct Assignment<Q> {
+    /// It is paused until its task seeks to where it goes on.
     pub partition: TopicPartition,
+    /// Its fetched records, handed over to its task.
     pub queue: Q,
 }
 
 /// What happens to a member of a group.
 pub enum Event<Q> {
+    /// Partitions came; those that the member has already stay its own.
     Assigned(Vec<Assignment<Q>>),
     /// The partitions go when the sender is dropped.
     Revoked(Vec<TopicPartition>, mpsc::Sender<()>),
     /// No broker can be reached, or one can again.
     Reachable(bool),
     /// Partitions came or went, and librdkafka could not follow: they may be nobody's until the next rebalance.
-    RebalanceFailed(String),
+    RebalanceFailed(RebalanceError),
     /// The client is of no use any more (another member has its instance id, say).
     Failed(String),
 }
@@ -46,6 +80,7 @@ pub enum Event<Q> {
 /// Where a group is in a partition, by what it committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
+    /// None where the group committed nothing of this partition, or only of a topic that had the name before.
     pub next_offset: Option<Offset>,
     /// The least number of partitions that the topic had when the group first committed any.
     pub first_partition_count: Option<i32>,
@@ -54,14 +89,19 @@ pub struct Committed {
 /// What is committed of a partition, once it is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
+    /// The partition whose offset is committed.
     pub partition: TopicPartition,
+    /// The topic that was read: it goes into the commit's metadata, to tell a recreated one apart.
     pub topic_id: TopicId,
+    /// The offset behind the last one that is applied.
     pub next_offset: Offset,
+    /// Goes into the commit's metadata: a partition beyond this number was added later.
     pub first_partition_count: i32,
 }
 
 /// Where a stage's records are.
 pub trait Cluster: Send + Sync + 'static {
+    /// The member of a group that joining makes.
     type Log: Log;
 
     /// Joins the stage's group; what happens to the member is told to `events`.

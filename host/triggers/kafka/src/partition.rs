@@ -33,10 +33,15 @@ pub trait AppliedObserver: Send + Sync {
 
 /// What the partitions of a stage share.
 pub struct Shared<L, F> {
+    /// The member that the partitions are assigned to; another one comes when the stage joins again.
     pub log: Arc<L>,
+    /// Brings each batch to the function, and to an end.
     pub dispatcher: Arc<Dispatcher<F>>,
+    /// The stage's validated settings, which do not change while it runs.
     pub subscription: Arc<Subscription>,
+    /// Where each task notes how far its partition is.
     pub state: Arc<StageState>,
+    /// Told after each batch that is applied; none without the embedded broker.
     pub observer: Option<Arc<dyn AppliedObserver>>,
 }
 

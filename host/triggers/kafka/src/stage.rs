@@ -24,10 +24,15 @@ const DRAIN_MAX: Duration = Duration::from_secs(25);
 
 /// A stage, ready to join its group.
 pub struct Stage<C: Cluster, F> {
+    /// Where the stage joins its group, again when it was given more partitions than it has room for.
     pub cluster: C,
+    /// Brings batches to the function; the tasks of all partitions share it.
     pub dispatcher: Arc<Dispatcher<F>>,
+    /// The stage's validated settings, which do not change while it runs.
     pub subscription: Arc<Subscription>,
+    /// How far the partitions are; the trigger reads it for `exagg status` and `/readyz`.
     pub state: Arc<StageState>,
+    /// Told after each batch that is applied; none without the embedded broker.
     pub observer: Option<Arc<dyn AppliedObserver>>,
     /// Its part of the host's memory.
     pub share: Share,

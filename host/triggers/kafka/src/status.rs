@@ -8,10 +8,13 @@ use exagg_clients::kafka::{Offset, Partition, TopicPartition};
 use exagg_runtime::metrics::Metrics;
 use serde::Serialize;
 
+use crate::log::RebalanceError;
+
 /// What a partition does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
 pub enum PartitionState {
+    /// Nothing is in the way: batches are applied, or the partition is quiet.
     Reading,
     /// Something is in the way and is tried again.
     Waiting(String),
@@ -22,10 +25,15 @@ pub enum PartitionState {
 /// How far a partition is.
 #[derive(Clone, Debug, Serialize)]
 pub struct PartitionStatus {
+    /// The topic by its name.
     pub topic: String,
+    /// The number of the partition in its topic, from 0 on.
     pub partition: Partition,
+    /// The first offset that is not applied yet.
     pub next_offset: Offset,
+    /// The end of the partition as the last applied batch knew it; the lag is up to here.
     pub end_offset: Offset,
+    /// Written beside the other fields, as `state` and, where there is one, `reason`.
     #[serde(flatten)]
     pub state: PartitionState,
 }
@@ -36,7 +44,7 @@ pub struct StageState {
     partitions: Mutex<BTreeMap<TopicPartition, PartitionStatus>>,
     unreachable: AtomicBool,
     /// Why the last rebalance failed; none when it did not.
-    rebalance_error: Mutex<Option<String>>,
+    rebalance_error: Mutex<Option<RebalanceError>>,
     metrics: Arc<Metrics>,
 }
 
@@ -89,7 +97,7 @@ impl StageState {
     }
 
     /// Whether the last rebalance succeeded, and if not, why.
-    pub fn rebalanced(&self, result: Result<(), String>) {
+    pub fn rebalanced(&self, result: Result<(), RebalanceError>) {
         *self.rebalance_error.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use exagg_app::TriggerSpec;
-use exagg_clients::kafka::Offset;
+use exagg_clients::kafka::{Offset, Partition, TopicPartition};
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::slot::Slot;
 use tokio::task::JoinHandle;
@@ -20,7 +20,7 @@ use crate::config::Subscription;
 use crate::dead_letter::{DeadLetterQueue, PublishError};
 use crate::dispatch::Dispatcher;
 use crate::fetch::Share;
-use crate::log::{Committed, Event, FetchError};
+use crate::log::{Committed, Event, FetchError, RebalanceError};
 use crate::stage::Stage;
 use crate::status::{PartitionState, StageState};
 
@@ -284,9 +284,10 @@ async fn a_partition_that_comes_again_waits_for_its_batch_in_flight() {
 #[tokio::test(start_paused = true)]
 async fn a_rebalance_that_failed_keeps_the_stage_from_being_ready() {
     let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, applied()).await;
-    stage.cluster.tell(Event::RebalanceFailed("fenced".to_owned()));
+    let unread = TopicPartition { topic: "t".to_owned(), partition: Partition(7) };
+    stage.cluster.tell(Event::RebalanceFailed(RebalanceError::WithoutQueue(vec![unread])));
     seconds(0.1).await;
-    assert!(stage.state.not_ready().is_some_and(|reason| reason.contains("fenced")));
+    assert!(stage.state.not_ready().is_some_and(|reason| reason.contains("7 have no queue")));
     drop(stage.cluster.revoke(0));
     seconds(0.1).await;
     assert!(stage.state.not_ready().is_some(), "that others go proves nothing of those that did not come");

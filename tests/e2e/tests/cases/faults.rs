@@ -279,7 +279,7 @@ pub fn a_broker_dies_and_another_leads(world: &World) {
     host.wait_until_ready();
 }
 
-/// Take out: the function's own progress (`Verdict::ResumeAt`), or let `start` apply again.
+/// Take out: the function's own progress (`Decision::ResumeAt`), or let `start` apply again.
 pub fn scaled_to_nothing_and_back_without_committed_offsets(world: &World) {
     let (database, name) = (world.postgres.database(), "expired");
     world.kafka().create_topic(&topic(name), 3, &[]);

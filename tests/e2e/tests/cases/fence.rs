@@ -45,7 +45,7 @@ pub fn redelivered_records_are_not_counted_again(world: &World) {
     });
 }
 
-/// Take out: `Verdict::ResumeAt` for a progress below the batch.
+/// Take out: `Decision::ResumeAt` for a progress below the batch.
 pub fn skipped_records_are_read_after_all(world: &World) {
     let database = world.postgres.database();
     let topic = topic("skipped");
@@ -96,7 +96,7 @@ pub fn deleted_records_are_a_gap_and_stop_the_partition(world: &World) {
     assert_eq!(partition["state"], "stopped", "{status}");
 }
 
-pub fn deleted_records_are_passed_over_where_told_so(world: &World) {
+pub fn deleted_records_are_skipped_where_told_so(world: &World) {
     let database = world.postgres.database();
     let setup = world
         .setup(&database, "gap-continue")
@@ -108,7 +108,7 @@ pub fn deleted_records_are_passed_over_where_told_so(world: &World) {
 }
 
 /// The reader runs, is held back, and finds its position gone: it must be able to go on.
-pub fn records_deleted_under_a_running_reader_are_passed_over_where_told_so(world: &World) {
+pub fn records_deleted_under_a_running_reader_are_skipped_where_told_so(world: &World) {
     let database = world.postgres.database();
     let topic = topic("gap-live");
     world.kafka().create_topic(&topic, 1, &[]);
@@ -135,7 +135,7 @@ pub fn records_deleted_under_a_running_reader_are_passed_over_where_told_so(worl
     wait_for_records(&database, "exchanges", 60_100 - lost);
 }
 
-pub fn a_topic_made_again_stops_loudly_until_it_is_reset(world: &World) {
+pub fn a_recreated_topic_stops_loudly_until_it_is_reset(world: &World) {
     let database = world.postgres.database();
     let topic = topic("made-again");
     world.kafka().create_topic(&topic, 1, &[]);

@@ -68,7 +68,7 @@ pub fn what_a_wrong_setting_spoilt_is_rebuilt(world: &World) {
     assert_eq!(rows(&database), before);
 }
 
-/// Take out: a condition of `judged` in `migrations/0004_edges_and_batches.sql`.
+/// Take out: a condition of `judged` in `migrations/definitions.sql`.
 pub fn what_cannot_be_rebuilt_whole_is_listed_and_left(world: &World) {
     let (database, name) = (world.postgres.database(), "replay-left");
     world.kafka().create_topic(&topic(name), 2, &[]);

@@ -136,7 +136,7 @@ pub fn an_idle_partition_does_not_hold_and_a_lagging_one_does(world: &World) {
 }
 
 /// The last windows of a source that falls silent are closed by the clock.
-/// Take out: the `None` arm of `window::watermark::judge`.
+/// Take out: the `None` arm of `window::watermark::compute`.
 pub fn a_silent_source_is_closed_by_the_clock(world: &World) {
     let (database, name) = (world.postgres.database(), "silent");
     world.kafka().create_topic(&topic(name), 3, &[]);
@@ -153,7 +153,7 @@ pub fn a_silent_source_is_closed_by_the_clock(world: &World) {
 }
 
 /// One clock that is ahead, by a day or by less than is allowed, makes no honest record late.
-/// Take out: `max_future_seconds` in `Schema::read`, or the clock's bound in `watermark::judge`.
+/// Take out: `max_future_seconds` in `Schema::read`, or the clock's bound in `watermark::compute`.
 pub fn a_fast_clock_makes_no_honest_record_late(world: &World) {
     let (database, name) = (world.postgres.database(), "fast-clock");
     world.kafka().create_topic(&topic(name), 1, &[]);
@@ -177,7 +177,7 @@ pub fn a_fast_clock_makes_no_honest_record_late(world: &World) {
 }
 
 /// 24 hours of a feed: read at full speed after the fact, and read as it comes (compressed time).
-/// Take out: the least over the partitions in `watermark::judge` (let the fastest decide).
+/// Take out: the least over the partitions in `watermark::compute` (let the fastest decide).
 pub fn a_day_read_at_full_speed_equals_the_day_read_as_it_came(world: &World) {
     const PARTITIONS: i32 = 4;
     const STEPS: i64 = 24 * 12;

@@ -12,10 +12,23 @@ use super::{quota, wit};
 /// Pages in memory; without a number it would be a gigabyte.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
+/// Why the file cannot be used; it is tried once a process.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    /// It is a link, somebody else's, or its folder cannot be written.
+    #[error("{0:#}")]
+    Private(anyhow::Error),
+    /// It is no file of stores, a damaged one, or in use by another process.
+    #[error(transparent)]
+    Database(#[from] redb::Error),
+    #[error("{0:?}")]
+    Totals(wit::Error),
+}
+
 /// It is made when a component first opens a store.
 pub struct StoreFile {
     path: PathBuf,
-    database: OnceLock<Result<Database, String>>,
+    database: OnceLock<Result<Database, FileError>>,
 }
 
 impl StoreFile {
@@ -24,26 +37,25 @@ impl StoreFile {
     }
 
     pub fn database(&self) -> Result<&Database, wit::Error> {
-        let in_file = |error: String| format!("{}: {error}", self.path.display());
-        let open = || create(&self.path).and_then(database).map_err(in_file);
-        self.database.get_or_init(open).as_ref().map_err(|error| wit::Error::Other(error.clone()))
+        let open = || create(&self.path).and_then(database);
+        let in_file = |error: &FileError| wit::Error::Other(format!("{}: {error}", self.path.display()));
+        self.database.get_or_init(open).as_ref().map_err(in_file)
     }
 }
 
 /// Values may be secrets, and a link in a folder that others may write to would have another file overwritten.
-fn create(path: &Path) -> Result<File, String> {
+fn create(path: &Path) -> Result<File, FileError> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    private::state_folder(folder).and_then(|()| private::open_or_create(path)).map_err(|error| format!("{error:#}"))
+    private::state_folder(folder).and_then(|()| private::open_or_create(path)).map_err(FileError::Private)
 }
 
-fn database(file: File) -> Result<Database, String> {
-    let database =
-        Database::builder().set_cache_size(CACHE_BYTES).create_file(file).map_err(|error| error.to_string())?;
-    let read = database.begin_read().map_err(|error| error.to_string())?;
+fn database(file: File) -> Result<Database, FileError> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file).map_err(redb::Error::from)?;
+    let read = database.begin_read().map_err(redb::Error::from)?;
     if matches!(read.open_table(quota::TOTALS), Err(redb::TableError::TableDoesNotExist(_))) {
-        let write = database.begin_write().map_err(|error| error.to_string())?;
-        quota::count(&write).map_err(|error| format!("{error:?}"))?;
-        write.commit().map_err(|error| error.to_string())?;
+        let write = database.begin_write().map_err(redb::Error::from)?;
+        quota::count(&write).map_err(FileError::Totals)?;
+        write.commit().map_err(redb::Error::from)?;
     }
     drop(read);
     Ok(database)

@@ -33,17 +33,24 @@ impl Totals {
     }
 
     /// Refuses what grows beyond the quota; a store that is too large already may shrink.
-    fn check(self, before: Self) -> Result<(), String> {
+    fn check(self, before: Self) -> Result<(), Full> {
         if self.bytes > STORE_BYTES_MAX && self.bytes > before.bytes {
-            return Err(format!(
-                "the store may hold {STORE_BYTES_MAX} bytes of keys and values, and is full: delete some"
-            ));
+            return Err(Full::Bytes);
         }
         if self.keys > STORE_KEYS_MAX && self.keys > before.keys {
-            return Err(format!("the store may hold {STORE_KEYS_MAX} keys, and is full: delete some"));
+            return Err(Full::Keys);
         }
         Ok(())
     }
+}
+
+/// Why nothing more fits into a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Full {
+    #[error("the store may hold {STORE_BYTES_MAX} bytes of keys and values, and is full: delete some")]
+    Bytes,
+    #[error("the store may hold {STORE_KEYS_MAX} keys, and is full: delete some")]
+    Keys,
 }
 
 /// What a key and its value count for.
@@ -74,7 +81,7 @@ pub fn change(write: &WriteTransaction, label: &str, key: &str, value: Option<&[
     };
     let replaced = replaced.map(|replaced| pair_bytes(key, replaced.value()));
     let after = before.after(replaced, value.map(|value| pair_bytes(key, value)));
-    after.check(before).map_err(wit::Error::Other)?;
+    after.check(before).map_err(|full| wit::Error::Other(full.to_string()))?;
     totals.insert(label, (after.bytes, after.keys)).map_err(other)?;
     Ok(after)
 }

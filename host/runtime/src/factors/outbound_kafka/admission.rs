@@ -40,7 +40,7 @@ impl Admission {
         match self.check(host, port) {
             Ok(()) => true,
             Err(reason) => {
-                self.note(host, port, reason);
+                self.note(host, port, reason.to_string());
                 false
             }
         }
@@ -48,8 +48,8 @@ impl Admission {
 
     /// # Errors
     /// With what a guest may be told.
-    pub fn check(&self, host: &str, port: u16) -> Result<(), String> {
-        self.allowed.check(Destination { scheme: "kafka", host, port }).map_err(|error| error.to_string())
+    pub fn check(&self, host: &str, port: u16) -> anyhow::Result<()> {
+        self.allowed.check(Destination { scheme: "kafka", host, port })
     }
 
     fn note(&self, host: &str, port: u16, reason: String) {

@@ -2,11 +2,25 @@
 
 use std::fmt;
 
-use exagg_clients::kafka::addresses;
+use exagg_clients::kafka::{BrokerAddressError, addresses};
 
 /// Addresses that a list may have, and bytes.
 const ADDRESSES_MAX: usize = 32;
 const BYTES_MAX: usize = 4096;
+
+/// Why a guest's text is not taken for a broker list.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerListError {
+    /// The text is longer than any list of [`ADDRESSES_MAX`] names need be.
+    #[error("the broker list is longer than {BYTES_MAX} bytes")]
+    TooLong,
+    /// Each address would cost a thread and a connection of the host's.
+    #[error("the broker list has more than {ADDRESSES_MAX} addresses")]
+    TooMany,
+    /// One of the entries is not an address.
+    #[error(transparent)]
+    Address(#[from] BrokerAddressError),
+}
 
 /// Lower case, sorted, each address once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,13 +28,13 @@ pub struct BrokerList(Vec<(String, u16)>);
 
 impl BrokerList {
     /// As a guest gives it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, BrokerListError> {
         if text.len() > BYTES_MAX {
-            return Err(format!("the broker list is longer than {BYTES_MAX} bytes"));
+            return Err(BrokerListError::TooLong);
         }
         let mut list = addresses(text)?;
         if list.len() > ADDRESSES_MAX {
-            return Err(format!("the broker list has more than {ADDRESSES_MAX} addresses"));
+            return Err(BrokerListError::TooMany);
         }
         for (host, _) in &mut list {
             host.make_ascii_lowercase();

@@ -50,13 +50,16 @@ struct Entry {
 
 /// A client, and what its cluster is known to be.
 pub struct Producer {
+    /// The handle of librdkafka; its client ends soon after the last clone is dropped.
     pub client: sys::Producer,
+    /// Asked before each connection of the client; it knows which brokers were refused, and when.
     pub admission: Arc<Admission>,
     /// When all brokers that the cluster names were allowed.
     checked: Mutex<Option<Instant>>,
 }
 
 impl Producers {
+    /// No producer yet; each is opened at its first use, and freed once it was idle for `idle_max`.
     pub fn new(
         properties: Arc<Properties>,
         allowed: Arc<AllowedHosts>,
@@ -162,7 +165,7 @@ impl Producer {
                 None => Error::DeliveryFailed(format!("the cluster at {list} does not answer: {error}")),
             })?;
         for (host, port) in &advertised {
-            self.admission.check(host, *port).map_err(Error::NotAllowed)?;
+            self.admission.check(host, *port).map_err(|error| Error::NotAllowed(error.to_string()))?;
         }
         *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
         Ok(())

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use exagg_clients::kafka::{ClientError, Properties, log};
 use exagg_common::template::Secret;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 use tokio::sync::oneshot;
 
@@ -295,10 +296,10 @@ impl Producer {
     }
 
     /// Waits until each record is acknowledged or given up.
-    pub fn flush(&self, timeout: Duration) -> Result<(), String> {
+    pub fn flush(&self, timeout: Duration) -> Result<(), RDKafkaErrorCode> {
         // SAFETY: the client is alive; the callbacks that it may run here may run on any thread.
         let error = unsafe { sys::rd_kafka_flush(self.0.client.as_ptr(), millis(timeout)) };
-        if error == OK { Ok(()) } else { Err(name(error)) }
+        if error == OK { Ok(()) } else { Err(error.into()) }
     }
 }
 

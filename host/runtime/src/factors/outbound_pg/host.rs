@@ -3,19 +3,20 @@
 use exagg_clients::postgres::Authorities;
 use wasmtime::component::{Accessor, FutureReader, Resource, StreamReader};
 
-use super::query::{self, Failure, execute, query};
+use super::failure::Failure;
+use super::query::{self, execute, query};
 use super::{Connection, ConnectionBuilder, OutboundPgFactor, View};
 use crate::factors::bindings::spin::postgres3_0_0::postgres as v3;
 use crate::factors::bindings::spin::postgres4_2_0::postgres as v4;
 use crate::factors::handed::Handed;
 
-type Answer<T, E> = wasmtime::Result<Result<T, E>>;
+type ResultSet<T, E> = wasmtime::Result<Result<T, E>>;
 
 impl From<Failure> for v4::Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Connection(text) => Self::ConnectionFailed(text),
-            Failure::BadParameter(text) => Self::BadParameter(text),
+            Failure::BadParameter(error) => Self::BadParameter(error.to_string()),
             Failure::Query(error) => Self::QueryFailed(*error),
             Failure::Conversion(text) => Self::ValueConversionFailed(text),
             Failure::Other(text) => Self::Other(text),
@@ -27,7 +28,7 @@ impl From<Failure> for v3::Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Connection(text) => Self::ConnectionFailed(text),
-            Failure::BadParameter(text) => Self::BadParameter(text),
+            Failure::BadParameter(error) => Self::BadParameter(error.to_string()),
             Failure::Query(error) => Self::QueryFailed(match *error {
                 v4::QueryError::Text(text) => text,
                 v4::QueryError::DbError(error) => error.as_text,
@@ -47,7 +48,7 @@ impl View<'_> {
         &mut self,
         address: &str,
         authorities: Option<Authorities>,
-    ) -> Answer<Resource<Connection>, E> {
+    ) -> ResultSet<Resource<Connection>, E> {
         match self.pg.open(address, authorities).await {
             Ok(connection) => Ok(Ok(self.table.push(connection)?)),
             Err(failure) => Ok(Err(failure.into())),
@@ -66,7 +67,7 @@ async fn open_async<T: Send>(
     accessor: &Accessor<T, OutboundPgFactor>,
     address: &str,
     authorities: Option<Authorities>,
-) -> Answer<Resource<Connection>, v4::Error> {
+) -> ResultSet<Resource<Connection>, v4::Error> {
     let pg = accessor.with(|mut access| access.get().pg.clone());
     match pg.open(address, authorities).await {
         Ok(connection) => Ok(Ok(accessor.with(|mut access| access.get().table.push(connection))?)),
@@ -77,7 +78,7 @@ async fn open_async<T: Send>(
 impl v4::Host for View<'_> {}
 
 impl v4::HostConnection for View<'_> {
-    async fn open(&mut self, address: String) -> Answer<Resource<Connection>, v4::Error> {
+    async fn open(&mut self, address: String) -> ResultSet<Resource<Connection>, v4::Error> {
         self.open(&address, None).await
     }
 
@@ -86,10 +87,10 @@ impl v4::HostConnection for View<'_> {
         this: Resource<Connection>,
         statement: String,
         params: Vec<v4::ParameterValue>,
-    ) -> Answer<v4::RowSet, v4::Error> {
+    ) -> ResultSet<v4::RowSet, v4::Error> {
         let connection = self.connection(&this)?;
         let result = query(&connection.0, &statement, &params).await;
-        Ok(result.map(|query::Answer { columns, rows, .. }| v4::RowSet { columns, rows }).map_err(Into::into))
+        Ok(result.map(|query::ResultSet { columns, rows, .. }| v4::RowSet { columns, rows }).map_err(Into::into))
     }
 
     async fn execute(
@@ -97,7 +98,7 @@ impl v4::HostConnection for View<'_> {
         this: Resource<Connection>,
         statement: String,
         params: Vec<v4::ParameterValue>,
-    ) -> Answer<u64, v4::Error> {
+    ) -> ResultSet<u64, v4::Error> {
         let connection = self.connection(&this)?;
         Ok(execute(&connection.0, &statement, &params).await.map_err(Into::into))
     }
@@ -111,7 +112,7 @@ impl v4::HostConnection for View<'_> {
 type Stream = (Vec<v4::Column>, StreamReader<Vec<v4::DbValue>>, FutureReader<Result<(), v4::Error>>);
 
 impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
-    async fn open_async(accessor: &Accessor<T, Self>, address: String) -> Answer<Resource<Connection>, v4::Error> {
+    async fn open_async(accessor: &Accessor<T, Self>, address: String) -> ResultSet<Resource<Connection>, v4::Error> {
         open_async(accessor, &address, None).await
     }
 
@@ -120,11 +121,11 @@ impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
         this: Resource<Connection>,
         statement: String,
         params: Vec<v4::ParameterValue>,
-    ) -> Answer<Stream, v4::Error> {
+    ) -> ResultSet<Stream, v4::Error> {
         let connection = connection(accessor, &this)?;
         match query(&connection.0, &statement, &params).await {
             Err(failure) => Ok(Err(failure.into())),
-            Ok(query::Answer { columns, rows, held }) => accessor.with(|mut access| {
+            Ok(query::ResultSet { columns, rows, held }) => accessor.with(|mut access| {
                 let rows = StreamReader::new(&mut access, Handed::new(rows, Some(held)))?;
                 let end = FutureReader::new(&mut access, async { wasmtime::error::Ok(Ok(())) })?;
                 Ok(Ok((columns, rows, end)))
@@ -137,7 +138,7 @@ impl<T: Send + 'static> v4::HostConnectionWithStore<T> for OutboundPgFactor {
         this: Resource<Connection>,
         statement: String,
         params: Vec<v4::ParameterValue>,
-    ) -> Answer<u64, v4::Error> {
+    ) -> ResultSet<u64, v4::Error> {
         let connection = connection(accessor, &this)?;
         Ok(execute(&connection.0, &statement, &params).await.map_err(Into::into))
     }
@@ -148,11 +149,11 @@ impl v4::HostConnectionBuilder for View<'_> {
         Ok(self.table.push(self.pg.builder(address))?)
     }
 
-    async fn set_ca_root(&mut self, this: Resource<ConnectionBuilder>, pem: String) -> Answer<(), v4::Error> {
+    async fn set_ca_root(&mut self, this: Resource<ConnectionBuilder>, pem: String) -> ResultSet<(), v4::Error> {
         Ok(self.table.get_mut(&this)?.set_authorities(&self.pg.call, &pem).map_err(Into::into))
     }
 
-    async fn build(&mut self, this: Resource<ConnectionBuilder>) -> Answer<Resource<Connection>, v4::Error> {
+    async fn build(&mut self, this: Resource<ConnectionBuilder>) -> ResultSet<Resource<Connection>, v4::Error> {
         match self.table.get(&this)?.parts() {
             Ok((address, authorities)) => self.open(&address, authorities).await,
             Err(failure) => Ok(Err(failure.into())),
@@ -169,7 +170,7 @@ impl<T: Send + 'static> v4::HostConnectionBuilderWithStore<T> for OutboundPgFact
     async fn build_async(
         accessor: &Accessor<T, Self>,
         this: Resource<ConnectionBuilder>,
-    ) -> Answer<Resource<Connection>, v4::Error> {
+    ) -> ResultSet<Resource<Connection>, v4::Error> {
         match accessor.with(|mut access| wasmtime::error::Ok(access.get().table.get(&this)?.parts()))? {
             Ok((address, authorities)) => open_async(accessor, &address, authorities).await,
             Err(failure) => Ok(Err(failure.into())),
@@ -180,7 +181,7 @@ impl<T: Send + 'static> v4::HostConnectionBuilderWithStore<T> for OutboundPgFact
 impl v3::Host for View<'_> {}
 
 impl v3::HostConnection for View<'_> {
-    async fn open(&mut self, address: String) -> Answer<Resource<Connection>, v3::Error> {
+    async fn open(&mut self, address: String) -> ResultSet<Resource<Connection>, v3::Error> {
         self.open(&address, None).await
     }
 
@@ -189,12 +190,12 @@ impl v3::HostConnection for View<'_> {
         this: Resource<Connection>,
         statement: String,
         params: Vec<v3::ParameterValue>,
-    ) -> Answer<v3::RowSet, v3::Error> {
+    ) -> ResultSet<v3::RowSet, v3::Error> {
         let connection = self.connection(&this)?;
         let params: Vec<_> = params.into_iter().map(Into::into).collect();
         let result = query(&connection.0, &statement, &params).await;
         Ok(result
-            .map(|query::Answer { columns, rows, .. }| v3::RowSet {
+            .map(|query::ResultSet { columns, rows, .. }| v3::RowSet {
                 columns: columns.into_iter().map(Into::into).collect(),
                 rows: rows.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect(),
             })
@@ -206,7 +207,7 @@ impl v3::HostConnection for View<'_> {
         this: Resource<Connection>,
         statement: String,
         params: Vec<v3::ParameterValue>,
-    ) -> Answer<u64, v3::Error> {
+    ) -> ResultSet<u64, v3::Error> {
         let connection = self.connection(&this)?;
         let params: Vec<_> = params.into_iter().map(Into::into).collect();
         Ok(execute(&connection.0, &statement, &params).await.map_err(Into::into))

@@ -19,8 +19,8 @@ use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::failure::Failure;
 use super::idle::{IDLE_MAX, Idle};
-use super::query::Failure;
 use crate::budget::{Account, Held, Limits, Resource};
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
 

@@ -1,36 +1,27 @@
-//! One statement, and what can go wrong.
+//! One statement.
 
 use std::sync::Arc;
 
 use futures::TryStreamExt;
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 
 use super::Opened;
+use super::failure::Failure;
 use super::types::{columns, parameter, value};
 use super::weight::{self, Meter, RESULT_BYTES_MAX};
 use crate::budget::{Account, Held, Resource};
 use crate::factors::bindings::spin::postgres4_2_0::postgres as v4;
 
-/// What went wrong, as both versions of the interface tell it.
-#[derive(Debug)]
-pub enum Failure {
-    Connection(String),
-    BadParameter(String),
-    Query(Box<v4::QueryError>),
-    Conversion(String),
-    Other(String),
-}
-
 /// Rows, charged to the call as long as the guard lives.
-pub struct Answer {
+pub struct ResultSet {
     pub columns: Vec<v4::Column>,
     pub rows: Vec<Vec<v4::DbValue>>,
     pub held: Held,
 }
 
 /// Runs a statement and gives its rows.
-pub async fn query(connection: &Opened, statement: &str, params: &[v4::ParameterValue]) -> Result<Answer, Failure> {
+pub async fn query(connection: &Opened, statement: &str, params: &[v4::ParameterValue]) -> Result<ResultSet, Failure> {
     let mut meter = Meter::new(&connection.call)?;
     let (mut names, mut rows) = (Vec::new(), Vec::new());
     let take = |row: Row| {
@@ -47,7 +38,7 @@ pub async fn query(connection: &Opened, statement: &str, params: &[v4::Parameter
         Ok(())
     };
     run(connection, statement, params, take).await?;
-    Ok(Answer { columns: names, rows, held: meter.finish()? })
+    Ok(ResultSet { columns: names, rows, held: meter.finish()? })
 }
 
 /// Runs a statement and gives the number of rows that it changed; rows that it returns are not kept.
@@ -70,7 +61,7 @@ async fn run(
     mut take: impl FnMut(Row) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let _held = hold(&connection.call, statement, params)?;
-    let params = params.iter().map(parameter).collect::<Result<Vec<_>, _>>().map_err(Failure::BadParameter)?;
+    let params = params.iter().map(parameter).collect::<Result<Vec<_>, _>>()?;
     let result = connection
         .client
         .run(async |client| {
@@ -115,6 +106,3 @@ fn failed(error: tokio_postgres::Error) -> Failure {
         .collect(),
     })))
 }
-
-/// A value and the type it is sent as.
-pub type Parameter = (Box<dyn ToSql + Sync + Send>, Type);

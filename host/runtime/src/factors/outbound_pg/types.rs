@@ -8,7 +8,6 @@ use tokio_postgres::Row;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::query::Parameter;
 use crate::factors::bindings::spin::postgres4_2_0::postgres as v4;
 
 type SqlError = Box<dyn Error + Sync + Send>;
@@ -50,8 +49,28 @@ impl ToSql for Null {
     to_sql_checked!();
 }
 
+/// A value and the type it is sent as.
+pub type Parameter = (Box<dyn ToSql + Sync + Send>, Type);
+
+/// A parameter of a guest's that is no value of its type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadParameter {
+    /// No such day, as the 30th of February.
+    #[error("{year}-{month}-{day} is not a date")]
+    Date { year: i32, month: u8, day: u8 },
+    /// No such time of a day.
+    #[error("{hour}:{minute}:{second} and {nano} ns is not a time")]
+    Time { hour: u8, minute: u8, second: u8, nano: u32 },
+    /// The certificates that a guest gives to verify its server by are parsed by the host.
+    #[error("the certificates of authorities are longer than {0} bytes")]
+    Authorities(usize),
+    /// JSON is text, and text is UTF-8.
+    #[error("a jsonb parameter is not UTF-8")]
+    JsonNotUtf8,
+}
+
 /// A parameter of the interface to one of PostgreSQL.
-pub fn parameter(value: &v4::ParameterValue) -> Result<Parameter, String> {
+pub fn parameter(value: &v4::ParameterValue) -> Result<Parameter, BadParameter> {
     use v4::ParameterValue as P;
     fn text(text: String, ty: Type) -> Parameter {
         (Box::new(Text(text)), ty)
@@ -89,17 +108,21 @@ pub fn parameter(value: &v4::ParameterValue) -> Result<Parameter, String> {
     })
 }
 
-fn utf8(bytes: &[u8]) -> Result<String, String> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| "a jsonb parameter is not UTF-8".to_owned())
+fn utf8(bytes: &[u8]) -> Result<String, BadParameter> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| BadParameter::JsonNotUtf8)
 }
 
-fn naive_date((year, month, day): (i32, u8, u8)) -> Result<NaiveDate, String> {
-    NaiveDate::from_ymd_opt(year, month.into(), day.into()).ok_or_else(|| format!("{year}-{month}-{day} is not a date"))
+fn naive_date((year, month, day): (i32, u8, u8)) -> Result<NaiveDate, BadParameter> {
+    NaiveDate::from_ymd_opt(year, month.into(), day.into()).ok_or(BadParameter::Date { year, month, day })
 }
 
-fn naive_time((hour, minute, second, nano): (u8, u8, u8, u32)) -> Result<NaiveTime, String> {
-    NaiveTime::from_hms_nano_opt(hour.into(), minute.into(), second.into(), nano)
-        .ok_or_else(|| format!("{hour}:{minute}:{second} and {nano} ns is not a time"))
+fn naive_time((hour, minute, second, nano): (u8, u8, u8, u32)) -> Result<NaiveTime, BadParameter> {
+    NaiveTime::from_hms_nano_opt(hour.into(), minute.into(), second.into(), nano).ok_or(BadParameter::Time {
+        hour,
+        minute,
+        second,
+        nano,
+    })
 }
 
 type Bound<T> = (T, v4::RangeBoundKind);

@@ -5,7 +5,7 @@
 use std::mem::size_of;
 use std::sync::Arc;
 
-use super::query::Failure;
+use super::failure::Failure;
 use crate::budget::{Account, Exceeded, Held, Resource};
 use crate::factors::bindings::spin::postgres4_2_0::postgres as v4;
 

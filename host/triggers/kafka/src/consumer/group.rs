@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::commits::Commits;
-use crate::log::{Assignment, Event};
+use crate::log::{Assignment, Event, RebalanceError};
 use crate::sys::PartitionQueue;
 
 /// How long a revoke waits for batches in flight: well below the group's time to rejoin.
@@ -47,7 +47,7 @@ impl ConsumerContext for Member {
     fn rebalance(&self, client: &Client, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let result = match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(client, list),
-            _ => self.revoke(client, list).map_err(|error| error.to_string()),
+            _ => self.revoke(client, list).map_err(RebalanceError::from),
         };
         if let Err(error) = result {
             tracing::error!(client = %self.who, "the rebalance failed: {error}");
@@ -116,13 +116,13 @@ impl Member {
     }
 
     /// Takes partitions over, paused: nothing is fetched until the function has said where to go on.
-    fn assign(&self, client: &Client, list: &mut TopicPartitionList) -> Result<(), String> {
+    fn assign(&self, client: &Client, list: &mut TopicPartitionList) -> Result<(), RebalanceError> {
         let native = client.client().native_client();
         let (mut assignments, mut without_queue) = (Vec::new(), Vec::new());
         for partition in partitions(list) {
             match PartitionQueue::split(native, &partition) {
                 Some(queue) => assignments.push(Assignment { partition, queue }),
-                None => without_queue.push(partition.to_string()),
+                None => without_queue.push(partition),
             }
         }
         // Paused first, and at a number: a question for the log's start would still be answered
@@ -133,12 +133,12 @@ impl Member {
                 _ => client.assign(list),
             }
         });
-        assigned.map_err(|error| error.to_string())?;
+        assigned?;
         self.tell(Event::Assigned(assignments));
         if without_queue.is_empty() {
             return Ok(());
         }
-        Err(format!("{} have no queue, and are not read", without_queue.join(", ")))
+        Err(RebalanceError::WithoutQueue(without_queue))
     }
 
     /// Lets partitions go after their batches in flight are done, or the wait was too long.

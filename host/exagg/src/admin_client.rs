@@ -24,7 +24,7 @@ pub enum AdminEndpoint {
     Address(SocketAddr, Option<Secret>),
 }
 
-pub struct Answer {
+pub struct AdminResponse {
     pub status: u16,
     pub body: String,
 }
@@ -63,7 +63,7 @@ pub fn socket(state_dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Asks the host.
-pub async fn request(endpoint: &AdminEndpoint, method: &str, path: &str, body: Bytes) -> Result<Answer> {
+pub async fn request(endpoint: &AdminEndpoint, method: &str, path: &str, body: Bytes) -> Result<AdminResponse> {
     let asked = async {
         let host = match endpoint {
             AdminEndpoint::Socket(_) => "exagg".to_owned(),
@@ -95,7 +95,7 @@ pub async fn request(endpoint: &AdminEndpoint, method: &str, path: &str, body: B
     )
 }
 
-async fn send<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<Answer>
+async fn send<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<AdminResponse>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -104,5 +104,5 @@ where
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await?.to_bytes();
-    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    Ok(AdminResponse { status, body: String::from_utf8_lossy(&body).into_owned() })
 }

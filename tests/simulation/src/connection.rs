@@ -1,12 +1,13 @@
 //! The functions' view of the database: statements that fail before or after their effect.
 
 use aggregator::aggregate::Aggregate;
-use aggregator::settings::{Late, Settings};
-use aggregator::statements::{Opened, Statements as Applying, StoreError as ApplyError};
+use aggregator::database::{Database as Applying, Opened, StoreError as ApplyError};
+use aggregator::settings::Settings;
 use exagg_sdk::kafka::{Batch, LostRange};
+use window::late::Late;
 use window::layout::LAYOUT;
 use window::time::EventTime;
-use window_closer::statements::{Closed, Statements as Closing, StoreError as CloseError};
+use window_closer::database::{Closed, Database as Closing, StoreError as CloseError};
 
 use crate::schedule::turn;
 use crate::world::World;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use window::late::Late;
 use window::time::EventTime;
 use window::watermark::PartitionProgress;
 
@@ -11,7 +12,7 @@ pub struct Stream {
     pub stream: String,
     pub allowed_lateness_seconds: i64,
     pub idle_timeout_seconds: i64,
-    pub late: String,
+    pub late: Late,
     pub partitions: Vec<PartitionProgress>,
 }
 
@@ -54,7 +55,7 @@ pub struct Closed {
 
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
-pub trait Statements {
+pub trait Database {
     /// Raises the watermark and returns where it is now.
     async fn raise_watermark(
         &self,

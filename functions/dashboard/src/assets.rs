@@ -1,4 +1,4 @@
-//! The page: static files that read the JSON.
+//! The page: static files, which the script fills from the JSON.
 
 pub const PAGE: &str = include_str!("page.html");
 pub const SCRIPT: &str = include_str!("page.js");

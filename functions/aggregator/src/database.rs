@@ -25,7 +25,7 @@ pub enum Opened {
 
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
-pub trait Statements {
+pub trait Database {
     /// Applies the batch from offset `from` on; false when the fence held it back.
     async fn apply(
         &self,

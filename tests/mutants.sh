@@ -42,6 +42,8 @@ mutants=(
 'host/triggers/kafka/src/stage.rs|                cancel.cancel();\n            }\n        }|                let _ = cancel;\n            }\n        }|unit:a_partition_that_comes_again_waits'
 'host/triggers/kafka/src/stage.rs|            ended.await;\n            drop(done);|            drop(done);\n            ended.await;|unit:a_revoked_partition_goes_when'
 'host/triggers/kafka/src/dispatch.rs|_ if verdict == CallVerdict::Rejected => reason,|_ if false => reason,|unit:a_version_that_fails_its_trial'
+'host/triggers/kafka/src/status.rs|if stopped.is_some() {|if false {|unit:a_stopped_partition_keeps'
+'host/triggers/kafka/src/stage.rs|stage.state.ends_at(&partition, bounds.next);|let _ = bounds;|unit:the_lag_of_a_partition'
 'host/triggers/cron/src/stage.rs|context.clock.now().max(next)|context.clock.now()|unit:a_clock_that_is_set_back'
 )
 

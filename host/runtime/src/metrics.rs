@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// From a quarter of a millisecond to half a minute.
@@ -28,6 +28,8 @@ pub struct Metrics {
     in_flight: IntGaugeVec,
     calls: HistogramVec,
     lag: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    partitions: IntGaugeVec,
     dead_letters: IntCounterVec,
     ticks: IntCounterVec,
     requests: IntCounterVec,
@@ -55,6 +57,14 @@ impl Metrics {
                 Opts::new("exagg_kafka_lag_records", "Records between the position and the end of the partition."),
                 &["stage", "topic", "partition"],
             )?,
+            lag_seconds: GaugeVec::new(
+                Opts::new("exagg_kafka_lag_seconds", "Age of the oldest record that is not applied; 0 without one."),
+                &["stage", "topic", "partition"],
+            )?,
+            partitions: IntGaugeVec::new(
+                Opts::new("exagg_kafka_partitions", "Partitions by what they do: reading, waiting, stopped."),
+                &["stage", "state"],
+            )?,
             dead_letters: counter(
                 "exagg_kafka_dead_letters_total",
                 "Records that went to the dead letters.",
@@ -78,6 +88,8 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.in_flight.clone()))?;
         metrics.registry.register(Box::new(metrics.calls.clone()))?;
         metrics.registry.register(Box::new(metrics.lag.clone()))?;
+        metrics.registry.register(Box::new(metrics.lag_seconds.clone()))?;
+        metrics.registry.register(Box::new(metrics.partitions.clone()))?;
         Ok(metrics)
     }
 
@@ -97,15 +109,26 @@ impl Metrics {
         }
     }
 
-    /// Sets a partition's lag, in records behind the end of the partition as it was last seen.
-    pub fn lag(&self, stage: &str, topic: &str, partition: i32, records: i64) {
-        self.lag.with_label_values(&[stage, topic, &partition.to_string()]).set(records);
+    /// Sets a partition's lag: records up to the end of the partition as it was last heard of, and the age of the
+    /// oldest of them.
+    pub fn lag(&self, stage: &str, topic: &str, partition: i32, records: i64, seconds: f64) {
+        let labels = [stage, topic, &partition.to_string()];
+        self.lag.with_label_values(&labels).set(records);
+        self.lag_seconds.with_label_values(&labels).set(seconds);
     }
 
     /// The partition is not ours any more.
     pub fn forget_lag(&self, stage: &str, topic: &str, partition: i32) {
         // A partition that never reported has no series.
-        let _ = self.lag.remove_label_values(&[stage, topic, &partition.to_string()]);
+        let labels = [stage, topic, &partition.to_string()];
+        let _ = self.lag.remove_label_values(&labels);
+        let _ = self.lag_seconds.remove_label_values(&labels);
+    }
+
+    /// Sets how many of the stage's partitions are in a state (`reading`, `waiting`, `stopped`).
+    pub fn partitions(&self, stage: &str, state: &str, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.partitions.with_label_values(&[stage, state]).set(count);
     }
 
     /// One record of the stage was stored in the topic of dead letters.

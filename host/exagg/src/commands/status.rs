@@ -34,6 +34,19 @@ fn render(status: &Value) -> String {
     let mut out =
         format!("{} ({})\n", text(&status["app"]), if status["ready"] == true { "ready" } else { "not ready" });
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    // What a person has to mend stands before everything else.
+    for stage in list(&status["stages"]) {
+        for p in list(&stage["partitions"]).iter().filter(|p| p["state"] == "stopped") {
+            out += &format!(
+                "STOPPED: {}/{} of stage {} at {}: {}\n  mend that, then start the host again\n",
+                text(&p["topic"]),
+                text(&p["partition"]),
+                text(&stage["id"]),
+                text(&p["next_offset"]),
+                printable(p["reason"].as_str().unwrap_or_default())
+            );
+        }
+    }
     for stage in list(&status["stages"]) {
         out += &format!(
             "stage {} ({} -> {}, {:.12})\n",
@@ -52,13 +65,14 @@ fn render(status: &Value) -> String {
             out += &format!("  holds {}\n", budget::in_words(held));
         }
         for p in list(&stage["partitions"]) {
-            let lag = p["end_offset"].as_i64().unwrap_or(0) - p["next_offset"].as_i64().unwrap_or(0);
+            let lag = p["next_offset"].as_i64().map(|next| (p["end_offset"].as_i64().unwrap_or(next) - next).max(0));
             out += &format!(
-                "  {}/{} at {}, lag {}, {} {}\n",
+                "  {}/{} at {}, lag {}, {:.0} s behind, {} {}\n",
                 text(&p["topic"]),
                 text(&p["partition"]),
                 text(&p["next_offset"]),
-                lag.max(0),
+                lag.map_or("unknown".to_owned(), |lag| lag.to_string()),
+                p["lag_seconds"].as_f64().unwrap_or_default(),
                 text(&p["state"]),
                 printable(p["reason"].as_str().unwrap_or_default())
             );
@@ -93,13 +107,15 @@ mod tests {
             "stages": [{"id": "k", "trigger": "kafka", "component": "c", "digest": "0123456789abcdef",
                         "held": {"connections": 2},
                         "partitions": [{"topic": "t", "partition": 1, "next_offset": 5, "end_offset": 8,
-                                        "state": "stopped", "reason": "why"}]}],
+                                        "lag_seconds": 61.4, "state": "stopped", "reason": "why"}]}],
             "streams": [{"stream": "s", "watermark": null, "watermark_held_by": "nobody", "lag_records": 3,
                          "open_windows": 1, "rejected_records": 0, "gaps": 0}],
         });
         let text = render(&status);
         assert!(text.contains("x (not ready)"));
-        assert!(text.contains("t/1 at 5, lag 3, stopped why") && text.contains("  holds connections 2\n"));
+        let first = text.lines().nth(1).unwrap_or_default();
+        assert_eq!(first, "STOPPED: t/1 of stage k at 5: why");
+        assert!(text.contains("t/1 at 5, lag 3, 61 s behind, stopped why") && text.contains("  holds connections 2\n"));
         assert!(text.contains("stream s: watermark - (held by nobody), lag 3, 1 open windows"));
     }
 }

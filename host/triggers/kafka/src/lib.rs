@@ -180,7 +180,11 @@ impl Trigger for KafkaTrigger {
             subscription.start = Start::Earliest;
         }
         exagg_unpack::raise_record_limit(subscription.batch.record_bytes_max);
-        let state = Arc::new(StageState::new(&subscription.trigger_id, Arc::clone(&self.context.metrics)));
+        let state = Arc::new(StageState::new(
+            &subscription.trigger_id,
+            Arc::clone(&self.context.metrics),
+            Arc::clone(&self.context.clock),
+        ));
         self.stages.push(Checked { subscription: Arc::new(subscription), slot, state });
         Ok(())
     }

@@ -65,6 +65,8 @@ pub struct PartitionTask<L: Log, F> {
     source: Source,
     /// The next batch's first offset.
     position: Offset,
+    /// False until the group's offset, or the policy, was heard of.
+    is_position_known: bool,
     /// What the last batch held: the next one is like it.
     last_size: Size,
     /// By it a partition that was added later is known.
@@ -93,6 +95,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             stage,
             source,
             position: Offset(0),
+            is_position_known: false,
             last_size: Size::default(),
             first_partition_count: 1,
             is_initialising: true,
@@ -140,7 +143,8 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
     }
 
     fn note(&self, state: PartitionState) {
-        self.stage.state.note(&self.source.partition, self.position, state);
+        let position = self.is_position_known.then_some(self.position);
+        self.stage.state.note(&self.source.partition, position, state);
     }
 
     /// Asks until there is an answer: the cluster may be away.
@@ -190,6 +194,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             None => self.first_offset(bounds).await?,
         };
         self.position = from;
+        self.is_position_known = true;
         self.described_at = Instant::now();
         self.dispatch(empty(&self.source, from, bounds.next)).await?;
         self.validate_position().await?;
@@ -331,11 +336,15 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
     /// Gives a batch to the function and follows its answer.
     async fn dispatch(&mut self, batch: Batch) -> Result<(), Interrupted> {
         let (next, end) = (Offset(batch.next_offset), Offset(batch.end_offset));
+        let last_timestamp = batch.timestamps.last().copied();
+        if let Some(first_timestamp) = batch.timestamps.first() {
+            self.stage.state.in_hand(&self.source.partition, *first_timestamp, end);
+        }
         let stage = Arc::clone(&self.stage);
         let partition = &self.source.partition;
         let note = |waiting: Option<&str>| {
             if let Some(reason) = waiting {
-                stage.state.note(partition, self.position, PartitionState::Waiting(reason.to_owned()));
+                stage.state.note(partition, Some(self.position), PartitionState::Waiting(reason.to_owned()));
             }
         };
         match stage.dispatcher.dispatch(batch, &self.cancel, &note).await {
@@ -350,7 +359,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
                 if let Some(observer) = &stage.observer {
                     observer.applied(partition, next);
                 }
-                stage.state.applied(partition, next, end);
+                stage.state.applied(partition, next, end, last_timestamp);
                 Ok(())
             }
             // While the partition is paused the position is only a number: no seek is needed yet.

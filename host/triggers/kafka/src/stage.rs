@@ -10,7 +10,9 @@ use exagg_clients::kafka::TopicPartition;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Subscription;
 use crate::dispatch::{Dispatcher, Function};
@@ -21,6 +23,9 @@ use crate::status::StageState;
 
 /// How long batches in flight may take when the host stops: below the host's own deadline.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+/// How often the end is asked for of a partition that does not go on.
+const LAG_EVERY: Duration = Duration::from_secs(2);
 
 /// A stage, ready to join its group.
 pub struct Stage<C: Cluster, F> {
@@ -93,11 +98,30 @@ impl<C: Cluster, F: Function> Stage<C, F> {
             state: Arc::clone(&self.state),
             observer: self.observer.clone(),
         });
+        let watching = AbortOnDropHandle::new(tokio::spawn(watch_lag(Arc::clone(&shared))));
         let mut partitions = Partitions { stage: shared, tasks: HashMap::new(), locks };
         let result = partitions.follow(partitions_max, events, stop).await;
         drop(partitions);
+        watching.abort();
+        // It ends with its answer, and its hold on the log goes.
+        let _ = watching.await;
         Log::leave(log).await;
         result
+    }
+}
+
+/// Asks for the ends of partitions that do not go on, whatever keeps them: their lag grows meanwhile.
+async fn watch_lag<L: Log, F: Function>(stage: Arc<Shared<L, F>>) {
+    let mut every = tokio::time::interval(LAG_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        for partition in stage.state.unheard(LAG_EVERY) {
+            // A broker that does not answer for one partition is not asked for the others now.
+            let Ok(bounds) = stage.log.bounds(&partition).await else { break };
+            stage.state.ends_at(&partition, bounds.next);
+        }
+        stage.state.tell_lag();
     }
 }
 

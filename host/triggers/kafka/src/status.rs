@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use exagg_clients::kafka::{Offset, Partition, TopicPartition};
+use exagg_common::clock::Clock;
 use exagg_runtime::metrics::Metrics;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::log::RebalanceError;
 
@@ -29,66 +33,178 @@ pub struct PartitionStatus {
     pub topic: String,
     /// The number of the partition in its topic, from 0 on.
     pub partition: Partition,
-    /// The first offset that is not applied yet.
-    pub next_offset: Offset,
-    /// The end of the partition as the last applied batch knew it; the lag is up to here.
+    /// The first offset that is not applied yet; none until the group's offset or the policy is known.
+    pub next_offset: Option<Offset>,
+    /// The end of the partition as it was last heard of: by a batch, or asked for while nothing is applied.
     pub end_offset: Offset,
+    /// The age of the oldest record that is not applied, 0 where there is none. Where that record was not seen yet,
+    /// how long it is known that there is one.
+    pub lag_seconds: f64,
     /// Written beside the other fields, as `state` and, where there is one, `reason`.
     #[serde(flatten)]
     pub state: PartitionState,
 }
 
+/// What is known of a partition.
+struct Known {
+    next_offset: Option<Offset>,
+    end_offset: Offset,
+    /// When `end_offset` was heard of.
+    heard_at: Instant,
+    /// The time of the oldest record that is not applied.
+    behind_since: Option<DateTime<Utc>>,
+    state: PartitionState,
+}
+
+impl Known {
+    fn lag(&self) -> Option<i64> {
+        Some((self.end_offset.0 - self.next_offset?.0).max(0))
+    }
+
+    /// `seen` is the time of the oldest record that is not applied, where it was seen.
+    fn is_behind(&mut self, seen: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+        self.behind_since = match self.lag() {
+            Some(0) | None => None,
+            Some(_) => seen.or(self.behind_since).or(Some(now)),
+        };
+    }
+
+    fn lag_seconds(&self, now: DateTime<Utc>) -> f64 {
+        self.behind_since.map_or(0.0, |since| (now - since).as_seconds_f64().max(0.0))
+    }
+}
+
 /// How far a stage is in its partitions, and what is in its way.
 pub struct StageState {
     stage: String,
-    partitions: Mutex<BTreeMap<TopicPartition, PartitionStatus>>,
+    partitions: Mutex<BTreeMap<TopicPartition, Known>>,
     unreachable: AtomicBool,
     /// Why the last rebalance failed; none when it did not.
     rebalance_error: Mutex<Option<RebalanceError>>,
     metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
 }
 
 impl StageState {
     /// A stage that has no partitions yet.
-    pub fn new(stage: &str, metrics: Arc<Metrics>) -> Self {
+    pub fn new(stage: &str, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         Self {
             stage: stage.to_owned(),
             partitions: Mutex::default(),
             unreachable: AtomicBool::new(false),
             rebalance_error: Mutex::default(),
             metrics,
+            clock,
         }
     }
 
-    fn with<R>(&self, work: impl FnOnce(&mut BTreeMap<TopicPartition, PartitionStatus>) -> R) -> R {
+    fn with<R>(&self, work: impl FnOnce(&mut BTreeMap<TopicPartition, Known>) -> R) -> R {
         work(&mut self.partitions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes what the partition does, and its position.
-    pub fn note(&self, key: &TopicPartition, next_offset: Offset, state: PartitionState) {
+    /// Changes what is known of a partition, and tells its lag.
+    fn change(&self, key: &TopicPartition, change: impl FnOnce(&mut Known, DateTime<Utc>)) {
+        let now = self.clock.now();
+        let told = self.with(|partitions| {
+            let known = partitions.get_mut(key)?;
+            change(known, now);
+            Some((known.lag()?, known.lag_seconds(now)))
+        });
+        if let Some((records, seconds)) = told {
+            self.metrics.lag(&self.stage, &key.topic, key.partition.0, records, seconds);
+        }
+    }
+
+    /// Notes what the partition does, and its position where it is known.
+    pub fn note(&self, key: &TopicPartition, next_offset: Option<Offset>, state: PartitionState) {
         self.with(|partitions| {
-            let known = partitions.entry(key.clone()).or_insert_with(|| PartitionStatus {
-                topic: key.topic.clone(),
-                partition: key.partition,
+            partitions.entry(key.clone()).or_insert_with(|| Known {
                 next_offset,
-                end_offset: next_offset,
+                end_offset: next_offset.unwrap_or_default(),
+                heard_at: Instant::now(),
+                behind_since: None,
                 state: state.clone(),
             });
-            known.next_offset = next_offset;
+        });
+        self.change(key, |known, now| {
+            known.next_offset = next_offset.or(known.next_offset);
             known.state = state;
+            known.is_behind(None, now);
+        });
+        self.count();
+    }
+
+    /// Notes the records that a partition has in hand and has not applied: `first_timestamp` is the first one's, in
+    /// Unix milliseconds, or negative.
+    pub fn in_hand(&self, key: &TopicPartition, first_timestamp: i64, end_offset: Offset) {
+        self.change(key, |known, now| {
+            known.end_offset = known.end_offset.max(end_offset);
+            known.heard_at = Instant::now();
+            known.is_behind(time(first_timestamp), now);
         });
     }
 
-    /// Everything below `next_offset` is applied.
-    pub fn applied(&self, key: &TopicPartition, next_offset: Offset, end_offset: Offset) {
+    /// Everything below `next_offset` is applied; the time of the last of it is `last_timestamp`, in Unix milliseconds.
+    pub fn applied(&self, key: &TopicPartition, next_offset: Offset, end_offset: Offset, last_timestamp: Option<i64>) {
+        let was_reading =
+            self.with(|partitions| partitions.get(key).is_none_or(|known| known.state == PartitionState::Reading));
+        self.change(key, |known, now| {
+            known.next_offset = Some(next_offset);
+            known.end_offset = end_offset;
+            known.heard_at = Instant::now();
+            known.state = PartitionState::Reading;
+            // What comes next is hardly older than what was last.
+            known.behind_since = None;
+            known.is_behind(last_timestamp.and_then(time), now);
+        });
+        if !was_reading {
+            self.count();
+        }
+    }
+
+    /// The partition's end, as the broker says.
+    pub fn ends_at(&self, key: &TopicPartition, end_offset: Offset) {
+        self.change(key, |known, now| {
+            known.end_offset = end_offset;
+            known.heard_at = Instant::now();
+            known.is_behind(None, now);
+        });
+    }
+
+    /// Partitions of whose end nothing was heard for so long.
+    pub fn unheard(&self, since: Duration) -> Vec<TopicPartition> {
         self.with(|partitions| {
-            if let Some(known) = partitions.get_mut(key) {
-                known.next_offset = next_offset;
-                known.end_offset = end_offset;
-                known.state = PartitionState::Reading;
+            let unheard = partitions.iter().filter(|(_, known)| known.heard_at.elapsed() >= since);
+            unheard.map(|(key, _)| key.clone()).collect()
+        })
+    }
+
+    /// Tells the metrics how old the lag is by now.
+    pub fn tell_lag(&self) {
+        let now = self.clock.now();
+        self.with(|partitions| {
+            for (key, known) in &*partitions {
+                if let Some(records) = known.lag() {
+                    let seconds = known.lag_seconds(now);
+                    self.metrics.lag(&self.stage, &key.topic, key.partition.0, records, seconds);
+                }
             }
         });
-        self.metrics.lag(&self.stage, &key.topic, key.partition.0, (end_offset.0 - next_offset.0).max(0));
+    }
+
+    /// Tells the metrics how many partitions do what.
+    fn count(&self) {
+        let counts = self.with(|partitions| {
+            let count = |is: fn(&PartitionState) -> bool| partitions.values().filter(|known| is(&known.state)).count();
+            [
+                ("reading", count(|state| matches!(state, PartitionState::Reading))),
+                ("waiting", count(|state| matches!(state, PartitionState::Waiting(_)))),
+                ("stopped", count(|state| matches!(state, PartitionState::Stopped(_)))),
+            ]
+        });
+        for (state, count) in counts {
+            self.metrics.partitions(&self.stage, state, count);
+        }
     }
 
     /// Whether any broker can be reached: without one there may be no partition that waits.
@@ -105,16 +221,35 @@ impl StageState {
     pub fn remove(&self, key: &TopicPartition) {
         self.with(|partitions| partitions.remove(key));
         self.metrics.forget_lag(&self.stage, &key.topic, key.partition.0);
+        self.count();
     }
 
     /// All partitions that are ours.
     pub fn all(&self) -> Vec<PartitionStatus> {
-        self.with(|partitions| partitions.values().cloned().collect())
+        let now = self.clock.now();
+        let status = |(key, known): (&TopicPartition, &Known)| PartitionStatus {
+            topic: key.topic.clone(),
+            partition: key.partition,
+            next_offset: known.next_offset,
+            end_offset: known.end_offset,
+            lag_seconds: known.lag_seconds(now),
+            state: known.state.clone(),
+        };
+        self.with(|partitions| partitions.iter().map(status).collect())
     }
 
-    /// What keeps the stage from being ready: no broker, a rebalance that failed, or a partition that waits for a
-    /// dependency.
+    /// What keeps the stage from being ready: a partition that is stopped, no broker, a rebalance that failed, or a
+    /// partition that waits for a dependency. What a person has to mend comes first.
     pub fn not_ready(&self) -> Option<String> {
+        let partitions = self.all();
+        let place = |known: &PartitionStatus| format!("topic {} partition {}", known.topic, known.partition);
+        let stopped = partitions.iter().find_map(|known| match &known.state {
+            PartitionState::Stopped(reason) => Some(format!("{} is stopped: {reason}", place(known))),
+            _ => None,
+        });
+        if stopped.is_some() {
+            return stopped;
+        }
         if self.unreachable.load(Ordering::Relaxed) {
             return Some("no Kafka broker can be reached".to_owned());
         }
@@ -122,11 +257,14 @@ impl StageState {
         if let Some(error) = rebalance_error {
             return Some(format!("the last rebalance failed: {error}"));
         }
-        self.all().into_iter().find_map(|partition| match partition.state {
-            PartitionState::Waiting(reason) => {
-                Some(format!("topic {} partition {}: {reason}", partition.topic, partition.partition))
-            }
+        partitions.iter().find_map(|known| match &known.state {
+            PartitionState::Waiting(reason) => Some(format!("{}: {reason}", place(known))),
             _ => None,
         })
     }
+}
+
+/// Kafka's time of a record, Unix milliseconds; none where it has none.
+fn time(timestamp: i64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(timestamp).filter(|_| timestamp >= 0)
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod fake;
+mod lag;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use exagg_app::TriggerSpec;
 use exagg_clients::kafka::{Offset, Partition, TopicPartition};
+use exagg_common::clock::SystemClock;
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::slot::Slot;
 use tokio::task::JoinHandle;
@@ -52,6 +54,7 @@ struct Running {
     given: Arc<Mutex<Vec<Given>>>,
     state: Arc<StageState>,
     letters: Letters,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -83,8 +86,9 @@ async fn run(cluster: FakeCluster, settings: &str, takes: Duration, answer: Answ
     let letters = Letters::default();
     let noted = Noted { letters: Arc::clone(&letters), fails: Mutex::new(2) };
     let metrics = Arc::new(Metrics::new().unwrap());
-    let progress = Arc::new(StageState::new("s", Arc::clone(&metrics)));
-    let dispatcher = Dispatcher::new(Arc::clone(&slot), Arc::clone(&subscription), Some(Box::new(noted)), metrics);
+    let progress = Arc::new(StageState::new("s", Arc::clone(&metrics), Arc::new(SystemClock)));
+    let dispatcher =
+        Dispatcher::new(Arc::clone(&slot), Arc::clone(&subscription), Some(Box::new(noted)), Arc::clone(&metrics));
     let stage = Stage {
         cluster: cluster.clone(),
         dispatcher: Arc::new(dispatcher),
@@ -99,7 +103,7 @@ async fn run(cluster: FakeCluster, settings: &str, takes: Duration, answer: Answ
     let told = stop.clone();
     let task = tokio::spawn(async move { stage.run(told).await });
     seconds(0.01).await;
-    Running { cluster, slot, given, state: progress, letters, stop, task }
+    Running { cluster, slot, given, state: progress, letters, metrics, stop, task }
 }
 
 async fn seconds(seconds: f64) {

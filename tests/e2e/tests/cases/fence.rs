@@ -94,6 +94,16 @@ pub fn deleted_records_are_a_gap_and_stop_the_partition(world: &World) {
     let status = host.admin("/status").json();
     let partition = status["stages"].as_array().unwrap().iter().find_map(|stage| stage["partitions"].get(0)).unwrap();
     assert_eq!(partition["state"], "stopped", "{status}");
+    // Nothing is applied, and all that says how it stands knows: readiness, metrics, the lag that grows.
+    let ready = host.admin("/readyz");
+    assert!(ready.status == 503 && ready.body.contains("is stopped"), "{} {}", ready.status, ready.body);
+    send(world, &topic("gap-stop"), 0, 50, now() / 60 * 60 - 600);
+    wait_for("the lag of a partition that is stopped", MINUTE, || {
+        let metrics = host.admin("/metrics").body;
+        let stopped = metrics.lines().any(|line| line.contains("state=\"stopped\"") && line.ends_with(" 1"));
+        let is_behind = |line: &str| line.starts_with("exagg_kafka_lag_records{") && line.ends_with(" 450");
+        (stopped && metrics.lines().any(is_behind)).then_some(())
+    });
 }
 
 pub fn deleted_records_are_skipped_where_told_so(world: &World) {

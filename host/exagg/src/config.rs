@@ -41,6 +41,8 @@ const BUDGET_BYTES_MIN: u64 = 128 << 20;
 const COMPILE_BYTES_MIN: u64 = 96 << 20;
 /// The variable of the environment with the token that may change things at the admin address.
 pub const ADMIN_TOKEN: &str = "EXAGG_ADMIN_TOKEN";
+/// Spin's variables for a certificate and its key.
+const TLS: [&str; 2] = ["SPIN_TLS_CERT", "SPIN_TLS_KEY"];
 /// What the SpinKube operator says by the environment.
 const COMPONENTS_TO_RETAIN: &str = "SPIN_COMPONENTS_TO_RETAIN";
 /// What `spin up` says by the environment.
@@ -75,6 +77,7 @@ pub struct HostConfig {
     pub admin_hosts: Vec<String>,
     /// Address of the database that cron ticks are leased in; a template.
     pub cron_lease: Option<String>,
+    /// Labels of the key-value stores that are this host's.
     pub key_value_stores: Vec<String>,
     /// Set in the default store at the start.
     pub key_values: Vec<(String, String)>,
@@ -91,6 +94,11 @@ impl HostConfig {
     /// `exagg up`.
     pub fn new(flags: Up, environment: &Environment) -> Result<Self> {
         let runtime = runtime::load(flags.run.runtime_config_file.as_deref(), Shared::No)?;
+        runtime::refuse_other_stores(&runtime.key_value_store)?;
+        for name in TLS {
+            let is_set = text(environment, name).is_some_and(|value| !value.is_empty());
+            ensure!(!is_set, "{name} is set, and this host serves HTTP without TLS: let a proxy end TLS, and unset it");
+        }
         let insecure = if flags.insecure {
             Insecure::Flag(true)
         } else {
@@ -151,14 +159,13 @@ impl HostConfig {
         let log_dir = flags.log_dir.or(exagg.log_dir).filter(|folder| !folder.as_os_str().is_empty());
         let connections = exagg.postgres_connections_max.unwrap_or(POSTGRES_CONNECTIONS_MAX).max(1);
         let default = ComponentLimits::default();
-        let stores = runtime.key_value_store.into_iter().filter(|(_, store)| store.r#type == "spin");
         Ok(Self {
             app,
             listen: None,
             admin: None,
             admin_socket: "",
             key_value_file: "key_value",
-            admin_token: exagg.admin_token.as_deref().or(text(environment, ADMIN_TOKEN)).map(Secret::new),
+            admin_token: text(environment, ADMIN_TOKEN).or(exagg.admin_token.as_deref()).map(Secret::new),
             component_ids: Vec::new(),
             output: Output { log_dir, truncate: flags.truncate_logs, follow: flags.follow },
             build: false,
@@ -169,7 +176,7 @@ impl HostConfig {
             connection_limits,
             admin_hosts: exagg.admin_hosts,
             cron_lease: exagg.cron.lease,
-            key_value_stores: stores.map(|(label, _)| label).collect(),
+            key_value_stores: runtime::served_stores(&runtime.key_value_store),
             key_values: flags.key_values.iter().map(|pair| key_value(pair)).collect::<Result<_>>()?,
             drain_max: Duration::from_secs(exagg.drain_seconds_max.unwrap_or(DRAIN_SECONDS_MAX)),
             postgres_connections_max: connections,
@@ -184,7 +191,7 @@ impl HostConfig {
 
 fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<Settings> {
     let default = Limits::default();
-    let memory = exagg.instance_memory_bytes_max.or(flags.max_instance_memory);
+    let memory = flags.max_instance_memory.or(exagg.instance_memory_bytes_max);
     let limits = Limits {
         memory_bytes_max: memory.unwrap_or(default.memory_bytes_max),
         call_time_max: exagg.call_seconds_max.map_or(default.call_time_max, Duration::from_secs),
@@ -253,11 +260,15 @@ mod tests {
     use crate::cli::{Cli, Command};
 
     fn up(arguments: &[&str], environment: &[(&str, &str)]) -> HostConfig {
+        try_up(arguments, environment).unwrap()
+    }
+
+    fn try_up(arguments: &[&str], environment: &[(&str, &str)]) -> Result<HostConfig> {
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spin.toml");
         let cli = Cli::parse_from([&["exagg", "up", "-f", manifest], arguments].concat());
         let Command::Up(flags) = cli.command else { panic!("not up") };
         let pairs = environment.iter().map(|(name, value)| (name.into(), value.into()));
-        HostConfig::new(flags, &pairs.collect()).unwrap()
+        HostConfig::new(flags, &pairs.collect())
     }
 
     #[test]
@@ -266,6 +277,45 @@ mod tests {
         assert_eq!(up(&[], &environment).component_ids, ["a", "b"]);
         assert_eq!(up(&["--component-id", "c"], &environment).component_ids, ["c"]);
         assert_eq!(up(&[], &[]).component_ids, [""; 0]);
+    }
+
+    /// What a configuration asks for and this host does not do must not be done in another way in silence.
+    #[test]
+    fn what_is_configured_and_not_served_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("runtime.toml");
+        let refused = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            try_up(&["--runtime-config-file", file.to_str().unwrap()], &[]).err().map(|error| format!("{error:#}"))
+        };
+        for (store, wanted) in [
+            ("type = \"redis\"\nurl = \"redis://x\"", "redis"),
+            ("type = \"azure_cosmos\"\nkey = \"x\"", "azure_cosmos"),
+            ("type = \"spin\"\npath = \"mine.db\"", "path"),
+        ] {
+            let error = refused(&format!("[key_value_store.default]\n{store}")).unwrap();
+            assert!(error.contains("key_value_store.default") && error.contains(wanted), "{error}");
+        }
+        assert_eq!(refused("[key_value_store.default]\ntype = \"spin\""), None);
+        for name in ["SPIN_TLS_CERT", "SPIN_TLS_KEY"] {
+            let error = try_up(&[], &[(name, "cert.pem")]).err().unwrap().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn flags_and_the_environment_win_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("runtime.toml");
+        std::fs::write(&file, "[exagg]\ninstance_memory_bytes_max = 2097152\nadmin_token = \"file\"").unwrap();
+        let file = file.to_str().unwrap();
+        let flag = ["--runtime-config-file", file, "--max-instance-memory", "1048576"];
+        let config = up(&flag, &[("EXAGG_ADMIN_TOKEN", "environment")]);
+        assert_eq!(config.engine.limits.memory_bytes_max, 1_048_576);
+        assert_eq!(config.admin_token.unwrap().expose(), "environment");
+        let config = up(&flag[..2], &[]);
+        assert_eq!(config.engine.limits.memory_bytes_max, 2_097_152);
+        assert_eq!(config.admin_token.unwrap().expose(), "file");
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod stages;
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use exagg_app::{App, Provider, Resolved, files, manifest, source};
 use exagg_clients::kafka::{self, Properties};
 use exagg_common::{memory, private};
@@ -68,6 +68,7 @@ pub async fn host(config: HostConfig) -> Result<()> {
 /// The app, built where that is asked for, with the stages that are to run and their files.
 async fn load(config: &HostConfig) -> Result<App> {
     let mut app = config.app.app().await?;
+    ensure!(!app.triggers.is_empty(), "the app {} has no triggers: nothing would run", app.name);
     if config.build {
         manifest::build(&app)?;
     }

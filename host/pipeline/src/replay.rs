@@ -20,7 +20,7 @@ use exagg_runtime::budget::plan::ComponentLimits;
 use exagg_runtime::engine;
 use exagg_runtime::engine::compiler::{Bounds, Place};
 use exagg_runtime::factors::Factors;
-use exagg_runtime::factors::key_value::KeyValueFactor;
+use exagg_runtime::factors::key_value::{DEFAULT_STORE, KeyValueFactor};
 use exagg_runtime::factors::outbound_http::OutboundHttpFactor;
 use exagg_runtime::factors::outbound_kafka::OutboundKafkaFactor;
 use exagg_runtime::factors::outbound_pg::OutboundPgFactor;
@@ -191,7 +191,7 @@ impl Stage {
             http: OutboundHttpFactor,
             pg: OutboundPgFactor::new(CONNECTIONS_MAX, settings.authorities.clone()),
             kafka: OutboundKafkaFactor::new(kafka.clone(), None),
-            key_value: KeyValueFactor::new(&scratch.0, "key_value", std::iter::empty()),
+            key_value: KeyValueFactor::new(&scratch.0, "key_value", [DEFAULT_STORE.to_owned()]),
         });
         let compile = Place::Apart(Bounds::default());
         let engine = engine::Settings { compile, ..engine::Settings::default() };

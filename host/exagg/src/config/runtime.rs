@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use exagg_runtime::factors::key_value::DEFAULT_STORE;
 use serde::Deserialize;
 
 use super::errors;
@@ -42,11 +43,37 @@ pub(super) fn variable_prefix() -> String {
     "SPIN_VARIABLE".to_owned()
 }
 
-/// Stores of other types have settings of their own; they are ignored here, and refused where a
-/// component wants one.
+/// A store. Those of other types have settings of their own, which are not read.
 #[derive(Deserialize)]
 pub(super) struct KeyValueStore {
     pub(super) r#type: String,
+    pub(super) path: Option<PathBuf>,
+}
+
+impl KeyValueStore {
+    /// Whether it is one of this host's: in a file in its state directory, which no path names.
+    fn is_served(&self) -> bool {
+        self.r#type == "spin" && self.path.is_none()
+    }
+}
+
+/// Labels of the stores that are this host's: `default` as well, unless the file has another one of that name.
+pub(super) fn served_stores(stores: &BTreeMap<String, KeyValueStore>) -> Vec<String> {
+    let served = stores.iter().filter(|(_, store)| store.is_served()).map(|(label, _)| label.clone());
+    let default = (!stores.contains_key(DEFAULT_STORE)).then(|| DEFAULT_STORE.to_owned());
+    served.chain(default).collect()
+}
+
+/// Refuses stores that are not this host's: values would go to another place than the file says.
+pub(super) fn refuse_other_stores(stores: &BTreeMap<String, KeyValueStore>) -> Result<()> {
+    for (label, store) in stores.iter().filter(|(_, store)| !store.is_served()) {
+        let what = match &store.path {
+            Some(path) if store.r#type == "spin" => format!("path = {path:?}"),
+            _ => format!("type = {:?}", store.r#type),
+        };
+        bail!("[key_value_store.{label}] has {what}: this host has stores of type \"spin\" without a path");
+    }
+    Ok(())
 }
 
 /// `[exagg]`: everything that a flag sets, because in a pod the arguments are fixed.
@@ -172,7 +199,11 @@ mod tests {
         assert!(parse(text, Shared::WithSpin).unwrap().exagg.no_migrate);
         assert!(parse("[exagg]\nx = 1", Shared::WithSpin).is_err());
         let stores = "[key_value_store.a]\ntype = \"redis\"\nurl = \"redis://x\"";
-        assert_eq!(parse(stores, Shared::WithSpin).unwrap().key_value_store["a"].r#type, "redis");
+        let stores = parse(stores, Shared::WithSpin).unwrap().key_value_store;
+        assert_eq!(served_stores(&stores), ["default"]);
+        let default = "[key_value_store.default]\ntype = \"redis\"\n[key_value_store.b]\ntype = \"spin\"";
+        let stores = parse(default, Shared::WithSpin).unwrap().key_value_store;
+        assert_eq!(served_stores(&stores), ["b"], "what Spin keeps elsewhere is not kept here");
         let vault = "[[variables_provider]]\ntype = \"vault\"\nurl = \"x\"\n[[variables_provider]]\ntype = \"env\"";
         assert_eq!(parse(vault, Shared::WithSpin).unwrap().variables_provider.len(), 1);
     }

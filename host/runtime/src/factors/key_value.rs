@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use exagg_app::ComponentSpec;
 use redb::{Database, ReadableDatabase, TableDefinition};
 use tokio::sync::Semaphore;
@@ -25,8 +25,8 @@ use crate::factors::bindings::spin::key_value::key_value as wit;
 
 /// Keys are the store's label and the key.
 const VALUES: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("values");
-/// Stores that exist without being configured, as in Spin.
-const DEFAULT_STORE: &str = "default";
+/// The store that exists without being configured, as in Spin.
+pub const DEFAULT_STORE: &str = "default";
 
 /// What a key in a list takes beside its own bytes, about.
 const LISTED_KEY_BYTES: usize = 64;
@@ -91,15 +91,17 @@ impl Stored {
 }
 
 impl KeyValueFactor {
-    /// `labels` are the stores that the runtime configuration names beside `default`. One process has
+    /// `labels` are the stores that components may open. One process has
     /// the file: hosts that share a state directory have a `name` each.
     pub fn new(state_dir: &Path, name: &str, labels: impl IntoIterator<Item = String>) -> Self {
         let file = Arc::new(StoreFile::new(state_dir.join(format!("{name}.redb"))));
-        Self { file, labels: labels.into_iter().chain([DEFAULT_STORE.to_owned()]).collect() }
+        Self { file, labels: labels.into_iter().collect() }
     }
 
     /// Sets keys of the default store, before anything runs.
     pub async fn set(&self, pairs: &[(String, String)]) -> Result<()> {
+        let is_default = pairs.is_empty() || self.labels.contains(DEFAULT_STORE);
+        ensure!(is_default, "--key-value: the runtime configuration puts the store {DEFAULT_STORE:?} elsewhere");
         for (key, value) in pairs {
             let store = Store { file: Arc::clone(&self.file), label: DEFAULT_STORE.to_owned(), stored: None };
             let written = store.write(key.clone(), Some(value.clone().into_bytes())).await;

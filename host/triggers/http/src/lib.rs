@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
 use exagg_app::TriggerSpec;
@@ -34,7 +34,7 @@ use wasmtime_wasi_http::handler::{
 };
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
-use self::route::{Matched, Pattern};
+use self::route::{Matched, Table};
 
 /// The settings as they are written.
 #[derive(Deserialize)]
@@ -91,6 +91,8 @@ impl World for HttpWorld {
 /// All `[[trigger.http]]` of the app.
 pub struct HttpTrigger {
     context: Context,
+    table: Table,
+    /// By the table's numbers.
     routes: Vec<Route>,
 }
 
@@ -120,7 +122,7 @@ impl Trigger for HttpTrigger {
 }
 
 struct Route {
-    pattern: Pattern,
+    written: String,
     stage: String,
     slot: Arc<Slot>,
     /// Places for requests that wait for an instance.
@@ -145,7 +147,7 @@ const WAITING_TIME_MAX: Duration = Duration::from_secs(10);
 impl HttpTrigger {
     /// A trigger without routes yet.
     pub fn new(context: Context) -> Self {
-        Self { context, routes: Vec::new() }
+        Self { context, table: Table::default(), routes: Vec::new() }
     }
 
     fn add_route(&mut self, trigger: &TriggerSpec, slot: Arc<Slot>) -> Result<()> {
@@ -155,35 +157,34 @@ impl HttpTrigger {
         if let Some(executor) = settings.executor {
             ensure!(executor.r#type == "http", "{}: executor {:?} is not known", in_trigger(), executor.r#type);
         }
-        let RouteSetting::Public(text) = settings.route else { return Ok(()) };
-        let pattern = Pattern::parse(&text).with_context(in_trigger)?;
-        ensure!(
-            !self.routes.iter().any(|route| route.pattern.text == pattern.text),
-            "{}: the route {text} is there twice",
-            in_trigger()
-        );
+        let RouteSetting::Public(text) = settings.route else {
+            bail!(
+                "{}: a private route is for service chaining (http://{}.spin.internal), which this host does not do",
+                in_trigger(),
+                trigger.component
+            );
+        };
+        self.table.add(&text, self.routes.len()).with_context(in_trigger)?;
         let waiting = Semaphore::new(WAITING_MAX);
-        self.routes.push(Route { pattern, stage: trigger.id.clone(), slot, waiting });
-        // The most specific route first.
-        self.routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.rank()));
+        self.routes.push(Route { written: text, stage: trigger.id.clone(), slot, waiting });
         Ok(())
     }
 
     /// Each stage's id and its route.
     pub fn stages(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.routes.iter().map(|route| (route.stage.as_str(), route.pattern.text.as_str()))
+        self.routes.iter().map(|route| (route.stage.as_str(), route.written.as_str()))
     }
 
     /// Answers one request.
     pub fn handle(&self, request: Request<Incoming>, client: SocketAddr) -> BoxFuture<'_, Response<WasiBody>> {
         Box::pin(async move {
             let path = request.uri().path().to_owned();
-            let found = self.routes.iter().find_map(|route| Some((route, route.pattern.matches(&path)?)));
+            let found = self.table.find(&path).and_then(|matched| Some((self.routes.get(matched.number)?, matched)));
             let Some((route, matched)) = found else {
                 return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
             };
             let started = Instant::now();
-            let response = match prepare(request, client, &route.pattern, &matched) {
+            let response = match prepare(request, client, &matched) {
                 Ok(request) => route.answer(request).instrument(call_span!(&*route.stage, "http request")).await,
                 Err(error) => plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
             };
@@ -249,12 +250,7 @@ pub fn proxy(pre: InstancePre<State>) -> wasmtime::Result<ProxyPre<State>> {
 }
 
 /// The request as a function sees it: an absolute URI, and Spin's headers about the route.
-fn prepare(
-    request: Request<Incoming>,
-    client: SocketAddr,
-    pattern: &Pattern,
-    matched: &Matched,
-) -> Result<Request<WasiBody>> {
+fn prepare(request: Request<Incoming>, client: SocketAddr, matched: &Matched<'_>) -> Result<Request<WasiBody>> {
     let (mut parts, body) = request.into_parts();
     let host = parts
         .uri
@@ -265,17 +261,11 @@ fn prepare(
     let path_and_query = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     parts.uri = http::Uri::builder().scheme("http").authority(host.as_str()).path_and_query(path_and_query).build()?;
     let full_url = parts.uri.to_string();
-    spin_headers(&mut parts.headers, &full_url, client, pattern, matched)?;
+    spin_headers(&mut parts.headers, &full_url, client, matched)?;
     Ok(Request::from_parts(parts, body.map_err(Error::from).boxed_unsync()))
 }
 
-fn spin_headers(
-    headers: &mut HeaderMap,
-    full_url: &str,
-    client: SocketAddr,
-    pattern: &Pattern,
-    matched: &Matched,
-) -> Result<()> {
+fn spin_headers(headers: &mut HeaderMap, full_url: &str, client: SocketAddr, matched: &Matched<'_>) -> Result<()> {
     // What a client sends under these names is not the host's word.
     let claimed: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();
     for name in claimed {
@@ -287,13 +277,14 @@ fn spin_headers(
     };
     set("spin-full-url", full_url)?;
     set("spin-path-info", &matched.rest)?;
-    set("spin-matched-route", &pattern.text)?;
-    set("spin-raw-component-route", &pattern.text)?;
-    set("spin-component-route", pattern.text.trim_end_matches("/..."))?;
+    set("spin-matched-route", &matched.route())?;
+    set("spin-raw-component-route", matched.written)?;
+    set("spin-component-route", matched.prefix())?;
     set("spin-base-path", "/")?;
     set("spin-client-addr", &client.to_string())?;
     for (parameter, value) in &matched.parameters {
-        set(&format!("spin-path-match-{}", parameter.to_ascii_lowercase()), value)?;
+        let parameter = parameter.to_ascii_lowercase().replace('_', "-");
+        set(&format!("spin-path-match-{parameter}"), value)?;
     }
     Ok(())
 }

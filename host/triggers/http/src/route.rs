@@ -1,72 +1,155 @@
-//! Routes, as Spin writes and matches them. Pure.
+//! Routes, as Spin writes, orders and matches them. Pure.
+//!
+//! Spin leaves this to `routefinder` 0.5, whose order and whose reading of slashes are followed here. (That version
+//! needs a crate under another licence; in 0.6 `/a/*` matches `/ab`.)
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-/// A route: exact (`/a/b`), with parameters (`/a/:b`), or with everything below (`/a/...`).
-#[derive(Debug)]
-pub struct Pattern {
-    pub text: String,
+/// The routes of an app, the best one first.
+#[derive(Default)]
+pub struct Table(Vec<Route>);
+
+struct Route {
+    number: usize,
+    written: String,
     segments: Vec<Segment>,
-    below: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// In the order in which they are preferred.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     Exact(String),
     Parameter(String),
+    /// The rest of the path, also none of it.
+    Wildcard,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Matched {
-    pub parameters: BTreeMap<String, String>,
-    /// The path behind a `/...`.
+/// The route that a path took.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Matched<'t> {
+    /// As it was added.
+    pub number: usize,
+    /// As the manifest writes it.
+    pub written: &'t str,
+    /// Name and value of each `:name`.
+    pub parameters: Vec<(&'t str, String)>,
+    /// What the wildcard at its end stands for: empty, or from the slash on; a slash at the path's end stays.
     pub rest: String,
 }
 
-fn segments(path: &str) -> Vec<&str> {
-    path.split('/').filter(|segment| !segment.is_empty()).collect()
+/// With a slash before it, and none behind it.
+fn rooted(written: &str) -> String {
+    let rooted = if written.starts_with('/') { written.to_owned() } else { format!("/{written}") };
+    rooted.strip_suffix('/').map_or(rooted.clone(), str::to_owned)
 }
 
-impl Pattern {
-    pub fn parse(text: &str) -> Result<Self> {
-        ensure!(text.starts_with('/'), "the route {text:?} must begin with /");
-        let (path, below) = match text.strip_suffix("/...") {
-            Some(path) => (path, true),
-            None => (text, false),
-        };
-        ensure!(!path.contains("..."), "the route {text:?} may have ... only at its end");
-        let segment = |segment: &str| match segment.strip_prefix(':') {
-            Some(name) => Segment::Parameter(name.to_owned()),
-            None => Segment::Exact(segment.to_owned()),
-        };
-        Ok(Self { text: text.to_owned(), segments: segments(path).into_iter().map(segment).collect(), below })
+/// What stands between the slashes, those at both ends left out.
+fn split(path: &str) -> Vec<&str> {
+    match path.trim_matches('/') {
+        "" => Vec::new(),
+        path => path.split('/').collect(),
     }
+}
 
-    /// Exact before parameters before `/...`; longer before shorter.
-    pub fn rank(&self) -> (bool, usize, usize) {
-        let exact = self.segments.iter().filter(|segment| matches!(segment, Segment::Exact(_))).count();
-        (!self.below, self.segments.len(), exact)
-    }
-
-    pub fn matches(&self, path: &str) -> Option<Matched> {
-        let path = segments(path);
-        if path.len() < self.segments.len() || (!self.below && path.len() > self.segments.len()) {
-            return None;
+impl Segment {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Exact(_) => 0,
+            Self::Parameter(_) => 1,
+            Self::Wildcard => 2,
         }
-        let mut matched = Matched::default();
-        for (segment, part) in self.segments.iter().zip(&path) {
+    }
+}
+
+impl Route {
+    fn parse(written: &str, number: usize) -> Result<Self> {
+        let rooted = rooted(written);
+        let parts = split(&rooted);
+        let mut segments = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            let is_last = index + 1 == parts.len();
+            segments.push(match part.strip_prefix(':') {
+                _ if is_last && matches!(*part, "*" | "...") => Segment::Wildcard,
+                _ if part.contains('*') || part.contains("...") => {
+                    bail!("the route {written:?} may have a wildcard only as its last segment")
+                }
+                Some(name) => {
+                    ensure!(!name.is_empty() && !name.contains([':', '.']), "the route {written:?} has {part:?}");
+                    Segment::Parameter(name.to_owned())
+                }
+                None => Segment::Exact((*part).to_owned()),
+            });
+        }
+        Ok(Self { number, written: written.to_owned(), segments })
+    }
+
+    /// Less is preferred: by the first segments of different kinds, then the shorter one.
+    fn compare(&self, other: &Self) -> Ordering {
+        let ranks = |route: &Self| route.segments.iter().map(Segment::rank).collect::<Vec<_>>();
+        ranks(self).cmp(&ranks(other))
+    }
+
+    /// Whether both match the same paths.
+    fn is_same(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Segment, &Segment)| match (one, other) {
+            (Segment::Exact(one), Segment::Exact(other)) => one == other,
+            _ => one.rank() == other.rank(),
+        };
+        self.segments.len() == other.segments.len() && self.segments.iter().zip(&other.segments).all(same)
+    }
+
+    fn matches(&self, path: &str) -> Option<Matched<'_>> {
+        let parts = split(path);
+        let mut left = parts.as_slice();
+        let mut matched =
+            Matched { number: self.number, written: &self.written, parameters: Vec::new(), rest: String::new() };
+        for segment in &self.segments {
+            if *segment == Segment::Wildcard {
+                matched.rest = left.iter().flat_map(|part| ["/", part]).collect();
+                if path.ends_with('/') {
+                    matched.rest.push('/');
+                }
+                return Some(matched);
+            }
+            let (part, behind) = left.split_first()?;
             match segment {
                 Segment::Exact(exact) if exact != part => return None,
-                Segment::Exact(_) => {}
-                Segment::Parameter(name) => {
-                    matched.parameters.insert(name.clone(), (*part).to_owned());
-                }
+                Segment::Parameter(name) => matched.parameters.push((name, (*part).to_owned())),
+                _ => {}
             }
+            left = behind;
         }
-        matched.rest = path[self.segments.len()..].iter().flat_map(|part| ["/", part]).collect();
-        Some(matched)
+        left.is_empty().then_some(matched)
+    }
+}
+
+impl Table {
+    /// Adds a route; one that is there already is refused.
+    pub fn add(&mut self, written: &str, number: usize) -> Result<()> {
+        let route = Route::parse(written, number)?;
+        ensure!(!self.0.iter().any(|known| known.is_same(&route)), "the route {written} is there twice");
+        let place = self.0.partition_point(|known| known.compare(&route).is_le());
+        self.0.insert(place, route);
+        Ok(())
+    }
+
+    /// The best route for a path, which has no query.
+    pub fn find(&self, path: &str) -> Option<Matched<'_>> {
+        self.0.iter().find_map(|route| route.matches(path))
+    }
+}
+
+impl Matched<'_> {
+    /// The route without a slash at its end: `spin-matched-route`.
+    pub fn route(&self) -> String {
+        rooted(self.written)
+    }
+
+    /// The route without a `/...` at its end: `spin-component-route`.
+    pub fn prefix(&self) -> &str {
+        self.written.strip_suffix("/...").unwrap_or(self.written)
     }
 }
 
@@ -74,35 +157,67 @@ impl Pattern {
 mod tests {
     use super::*;
 
-    fn matches(pattern: &str, path: &str) -> Option<Matched> {
-        Pattern::parse(pattern).unwrap().matches(path)
+    fn table(routes: &[&str]) -> Table {
+        let mut table = Table::default();
+        for (number, route) in routes.iter().enumerate() {
+            table.add(route, number).unwrap();
+        }
+        table
+    }
+
+    fn rest(route: &str, path: &str) -> Option<String> {
+        table(&[route]).find(path).map(|matched| matched.rest)
     }
 
     #[test]
     fn routes_match_as_in_spin() {
-        assert!(matches("/", "/").is_some());
-        assert!(matches("/", "/a").is_none());
-        assert!(matches("/a", "/a/").is_some());
-        assert!(matches("/a", "/a/b").is_none());
-        assert_eq!(matches("/a/...", "/a/b/c").unwrap().rest, "/b/c");
-        assert_eq!(matches("/a/...", "/a").unwrap().rest, "");
-        assert!(matches("/a/...", "/ab").is_none());
-        assert_eq!(matches("/...", "/x/y").unwrap().rest, "/x/y");
-        assert_eq!(matches("/a/:id", "/a/7").unwrap().parameters["id"], "7");
+        for (route, path, wanted) in [
+            ("/", "/", Some("")),
+            ("/", "/a", None),
+            ("/a", "/a/", Some("")),
+            ("a", "/a", Some("")),
+            ("/a", "/a/b", None),
+            ("/a/...", "/a/b/c", Some("/b/c")),
+            ("/a/...", "/a/b/", Some("/b/")),
+            ("/a/...", "/a", Some("")),
+            ("/a/...", "/a/", Some("/")),
+            ("/a/...", "/ab", None),
+            ("/a/*", "/a/b/c", Some("/b/c")),
+            ("/...", "/x/y", Some("/x/y")),
+            ("/...", "/", Some("/")),
+            ("/a/b", "/a//b", None),
+            ("/a/...", "/a//b", Some("//b")),
+        ] {
+            assert_eq!(rest(route, path).as_deref(), wanted, "{route} {path}");
+        }
+        let table = table(&["/users/:user_id/..."]);
+        let matched = table.find("/users/7/posts").unwrap();
+        assert_eq!(matched.parameters, [("user_id", "7".to_owned())]);
+        assert_eq!((matched.prefix(), matched.route().as_str()), ("/users/:user_id", "/users/:user_id/..."));
     }
 
     #[test]
-    fn the_most_specific_route_comes_first() {
-        let mut patterns: Vec<_> =
-            ["/...", "/a/...", "/a/:id", "/a/b"].iter().map(|text| Pattern::parse(text).unwrap()).collect();
-        patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.rank()));
-        let order: Vec<_> = patterns.iter().map(|pattern| pattern.text.as_str()).collect();
-        assert_eq!(order, ["/a/b", "/a/:id", "/a/...", "/..."]);
+    fn the_best_route_is_spins() {
+        let cases: [(&[&str], &str, usize); 7] = [
+            (&["/...", "/a/...", "/a/:id", "/a/b"], "/a/b", 3),
+            (&["/...", "/a/...", "/a/:id", "/a/b"], "/a/c", 2),
+            (&["/...", "/a/...", "/a/:id", "/a/b"], "/a/c/d", 1),
+            (&["/...", "/a/...", "/a/:id", "/a/b"], "/c", 0),
+            // An exact segment before a parameter, also where it is followed by a wildcard.
+            (&["/:x", "/a/..."], "/a", 1),
+            (&["/:x/b", "/a/..."], "/a/b", 1),
+            (&["/a/...", "/a"], "/a", 1),
+        ];
+        for (routes, path, wanted) in cases {
+            assert_eq!(table(routes).find(path).map(|matched| matched.number), Some(wanted), "{routes:?} {path}");
+        }
     }
 
     #[test]
     fn routes_that_cannot_be_right_are_refused() {
-        assert!(Pattern::parse("a").is_err());
-        assert!(Pattern::parse("/a/.../b").is_err());
+        let mut table = table(&["/a", "/b/..."]);
+        for wrong in ["/a/.../b", "/a", "/a/", "a", "/b/*", "/x/*/y", "/x/:", "/x/:a.:b"] {
+            assert!(table.add(wrong, 9).is_err(), "{wrong}");
+        }
     }
 }

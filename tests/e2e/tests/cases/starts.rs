@@ -21,6 +21,10 @@ fn dead(setup: Setup) -> Setup {
 type Refused = (&'static str, Setup, Vec<&'static str>);
 
 fn wrong_manifests() -> Vec<Refused> {
+    let idle = format!(
+        "spin_manifest_version = 2\n[application]\nname = \"idle\"\n[component.c]\nsource = \"{}\"\n",
+        dashboard()
+    );
     vec![
         ("missing variable", Setup::new(), vec!["postgres_url", "SPIN_VARIABLE_POSTGRES_URL"]),
         (
@@ -36,6 +40,13 @@ fn wrong_manifests() -> Vec<Refused> {
             dead(Setup::new()).variable("exchanges_schedule", "often"),
             vec!["fetcher-exchanges", "often"],
         ),
+        (
+            "a private route",
+            dead(Setup::new().replace("route = \"/...\"", "route = { private = true }")),
+            vec!["private route", "http://dashboard.spin.internal"],
+        ),
+        ("TLS that is not served", dead(Setup::new()).env("SPIN_TLS_CERT", "cert.pem"), vec!["SPIN_TLS_CERT", "proxy"]),
+        ("no triggers", Setup::new().manifest(&idle), vec!["the app idle has no triggers"]),
         ("a reference", Setup::new().from("registry.example/app:1"), vec!["registry.example/app:1"]),
     ]
 }

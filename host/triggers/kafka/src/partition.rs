@@ -202,6 +202,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         self.until("cannot go on reading", || log.seek(&partition, position)).await?;
         self.is_initialising = false;
         self.note(PartitionState::Reading);
+        self.stage.state.ends_at(&partition, bounds.next);
         Ok(())
     }
 

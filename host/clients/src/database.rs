@@ -3,13 +3,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use futures::future::BoxFuture;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::postgres::{Address, Authorities};
 
+/// The driver's time-out: until the socket is connected.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Beside that, until the end of the log-in: a server that is frozen, or whose disk is, accepts and says nothing.
+const LOGIN_MAX: Duration = Duration::from_secs(10);
+/// For the statements of [`Database::rows`], which are short ones.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// An address; every use is a connection of its own, for they are rare.
 #[derive(Clone)]
@@ -42,9 +47,13 @@ impl Database {
     /// A connection whose notices are logged.
     pub fn connect(&self) -> BoxFuture<'_, Result<Client>> {
         Box::pin(async move {
-            let (client, mut connection) = self.0.config.connect(self.0.tls.clone()).await.map_err(|error| {
-                anyhow::anyhow!("PostgreSQL at {} does not answer: {}", self.place(), crate::postgres::describe(&error))
-            })?;
+            let place = || format!("PostgreSQL at {} does not answer", self.place());
+            let config = &self.0.config;
+            let time_max = config.get_connect_timeout().copied().unwrap_or_default() + LOGIN_MAX;
+            let connected = tokio::time::timeout(time_max, config.connect(self.0.tls.clone())).await;
+            let (client, mut connection) = connected
+                .map_err(|_| anyhow!("{}: no log-in within {time_max:?}", place()))?
+                .map_err(|error| anyhow!("{}: {}", place(), crate::postgres::describe(&error)))?;
             tokio::spawn(async move {
                 let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
                 futures::pin_mut!(messages);
@@ -62,10 +71,10 @@ impl Database {
     pub fn rows<'a>(&'a self, statements: &'a str) -> BoxFuture<'a, Result<Vec<SimpleQueryRow>>> {
         Box::pin(async move {
             let client = self.connect().await?;
-            let messages = client
-                .simple_query(statements)
+            let messages = tokio::time::timeout(ANSWER_MAX, client.simple_query(statements))
                 .await
-                .map_err(|error| anyhow::anyhow!("PostgreSQL: {}", crate::postgres::describe(&error)))?;
+                .map_err(|_| anyhow!("PostgreSQL at {} does not answer within {ANSWER_MAX:?}", self.place()))?
+                .map_err(|error| anyhow!("PostgreSQL: {}", crate::postgres::describe(&error)))?;
             let row = |message| match message {
                 SimpleQueryMessage::Row(row) => Some(row),
                 _ => None,
@@ -83,6 +92,17 @@ pub fn literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that is frozen: connections are accepted, and nothing is ever said.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_accepts_and_never_answers_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let database = Database::parse(&format!("postgres://u:geheim@{address}/d?sslmode=disable"), None).unwrap();
+        let error = format!("{:#}", database.rows("SELECT 1").await.unwrap_err());
+        assert!(error.contains(&address.to_string()) && error.contains("log-in"), "{error}");
+        assert!(!error.contains("geheim"), "{error}");
+    }
 
     #[test]
     fn places_and_errors_tell_nothing_of_the_password() {

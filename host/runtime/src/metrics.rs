@@ -126,9 +126,9 @@ impl Metrics {
     }
 
     /// Sets how many of the stage's partitions are in a state (`reading`, `waiting`, `stopped`).
-    pub fn partitions(&self, stage: &str, state: &str, count: usize) {
+    pub fn partitions(&self, stage: &str, doing: &str, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.partitions.with_label_values(&[stage, state]).set(count);
+        self.partitions.with_label_values(&[stage, doing]).set(count);
     }
 
     /// One record of the stage was stored in the topic of dead letters.

@@ -66,14 +66,12 @@ pub(super) fn served_stores(stores: &BTreeMap<String, KeyValueStore>) -> Vec<Str
 
 /// Refuses stores that are not this host's: values would go to another place than the file says.
 pub(super) fn refuse_other_stores(stores: &BTreeMap<String, KeyValueStore>) -> Result<()> {
-    for (label, store) in stores.iter().filter(|(_, store)| !store.is_served()) {
-        let what = match &store.path {
-            Some(path) if store.r#type == "spin" => format!("path = {path:?}"),
-            _ => format!("type = {:?}", store.r#type),
-        };
-        bail!("[key_value_store.{label}] has {what}: this host has stores of type \"spin\" without a path");
-    }
-    Ok(())
+    let Some((label, store)) = stores.iter().find(|(_, store)| !store.is_served()) else { return Ok(()) };
+    let what = match &store.path {
+        Some(path) if store.r#type == "spin" => format!("path = \"{}\"", path.display()),
+        _ => format!("type = {:?}", store.r#type),
+    };
+    bail!("[key_value_store.{label}] has {what}: this host has stores of type \"spin\" without a path")
 }
 
 /// `[exagg]`: everything that a flag sets, because in a pod the arguments are fixed.

@@ -8,7 +8,7 @@
 //! - [`run`]: a run from its start to its end, in steps; [`plugin`]: the same as a trigger of `spin up`.
 //! - [`triggers`]: the one list of the types of triggers.
 //! - [`server`], [`admin`], [`swap`]: the listeners, and what the admin interface answers and does.
-//! - [`commands`]: the commands beside `exagg up`; [`client`]: how they reach a running host.
+//! - [`commands`]: the commands beside `exagg up`; [`admin_client`]: how they reach a running host.
 //! - [`embedded`]: a broker and a PostgreSQL for trying out.
 //! - [`telemetry`], [`shutdown`]: log lines and spans; when to stop.
 

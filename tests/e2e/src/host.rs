@@ -170,11 +170,15 @@ impl Setup {
         self.folder.path()
     }
 
-    /// Runs to its end: for starts that are refused. Gives standard error.
+    /// Runs to its end, which has to come: for starts that are refused. Gives standard error.
     pub fn refused(&self) -> String {
-        let output = self.command(free_port(), free_port()).stdout(Stdio::null()).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "it started");
+        let log = self.folder.path().join("refused.log");
+        let mut command = self.command(free_port(), free_port());
+        let mut child = command.stdout(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        // A host that runs instead ends with this thread.
+        let status = wait_for("the start to be refused", Duration::from_secs(60), || child.try_wait().unwrap());
+        let error = String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned();
+        assert!(!status.success(), "it started");
         error
     }
 

@@ -34,6 +34,7 @@ mutants=(
 'host/runtime/src/app.rs|Some(error) if errors.len() + 1 == all|Some(error)|a_component_that_does_not'
 'host/exagg/src/admin/origin.rs|headers.contains_key(header::ORIGIN) \|\| !site|headers.contains_key(header::ORIGIN) && site|other_origins'
 'host/runtime/src/factors/key_value/quota.rs|after.check(before).map_err(\|full\| wit::Error::Other(full.to_string()))?;|let _ = after.check(before);|a_store_has_a_quota'
+'host/pipeline/src/migrate.rs|(!has_later_definitions(&client).await?).then_some(DEFINITIONS)|Some(DEFINITIONS)|newer_definitions'
 'host/triggers/kafka/src/partition.rs|if source.partition.partition.0 >= self.first_partition_count {|if false {|unit:a_partition_that_was_added_later'
 'host/triggers/kafka/src/partition.rs|if self.position > bounds.next {|if false {|unit:a_log_that_lost_what_was_applied'
 'host/triggers/kafka/src/partition.rs|if described.id != self.source.topic_id {|if false {|unit:a_recreated_topic_is_not_read_on'

@@ -277,7 +277,7 @@ fn spin_headers(headers: &mut HeaderMap, full_url: &str, client: SocketAddr, mat
     };
     set("spin-full-url", full_url)?;
     set("spin-path-info", &matched.rest)?;
-    set("spin-matched-route", &matched.route())?;
+    set("spin-matched-route", matched.rooted)?;
     set("spin-raw-component-route", matched.written)?;
     set("spin-component-route", matched.prefix())?;
     set("spin-base-path", "/")?;

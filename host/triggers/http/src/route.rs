@@ -14,6 +14,7 @@ pub struct Table(Vec<Route>);
 struct Route {
     number: usize,
     written: String,
+    rooted: String,
     segments: Vec<Segment>,
 }
 
@@ -33,6 +34,8 @@ pub struct Matched<'t> {
     pub number: usize,
     /// As the manifest writes it.
     pub written: &'t str,
+    /// The same with a slash before it, and none behind it: `spin-matched-route`.
+    pub rooted: &'t str,
     /// Name and value of each `:name`.
     pub parameters: Vec<(&'t str, String)>,
     /// What the wildcard at its end stands for: empty, or from the slash on; a slash at the path's end stays.
@@ -41,8 +44,9 @@ pub struct Matched<'t> {
 
 /// With a slash before it, and none behind it.
 fn rooted(written: &str) -> String {
-    let rooted = if written.starts_with('/') { written.to_owned() } else { format!("/{written}") };
-    rooted.strip_suffix('/').map_or(rooted.clone(), str::to_owned)
+    let slash = if written.starts_with('/') { "" } else { "/" };
+    let rooted = format!("{slash}{written}");
+    rooted.strip_suffix('/').unwrap_or(&rooted).to_owned()
 }
 
 /// What stands between the slashes, those at both ends left out.
@@ -82,7 +86,7 @@ impl Route {
                 None => Segment::Exact((*part).to_owned()),
             });
         }
-        Ok(Self { number, written: written.to_owned(), segments })
+        Ok(Self { number, written: written.to_owned(), rooted, segments })
     }
 
     /// Less is preferred: by the first segments of different kinds, then the shorter one.
@@ -103,8 +107,13 @@ impl Route {
     fn matches(&self, path: &str) -> Option<Matched<'_>> {
         let parts = split(path);
         let mut left = parts.as_slice();
-        let mut matched =
-            Matched { number: self.number, written: &self.written, parameters: Vec::new(), rest: String::new() };
+        let mut matched = Matched {
+            number: self.number,
+            written: &self.written,
+            rooted: &self.rooted,
+            parameters: Vec::new(),
+            rest: String::new(),
+        };
         for segment in &self.segments {
             if *segment == Segment::Wildcard {
                 matched.rest = left.iter().flat_map(|part| ["/", part]).collect();
@@ -142,11 +151,6 @@ impl Table {
 }
 
 impl Matched<'_> {
-    /// The route without a slash at its end: `spin-matched-route`.
-    pub fn route(&self) -> String {
-        rooted(self.written)
-    }
-
     /// The route without a `/...` at its end: `spin-component-route`.
     pub fn prefix(&self) -> &str {
         self.written.strip_suffix("/...").unwrap_or(self.written)
@@ -193,7 +197,7 @@ mod tests {
         let table = table(&["/users/:user_id/..."]);
         let matched = table.find("/users/7/posts").unwrap();
         assert_eq!(matched.parameters, [("user_id", "7".to_owned())]);
-        assert_eq!((matched.prefix(), matched.route().as_str()), ("/users/:user_id", "/users/:user_id/..."));
+        assert_eq!((matched.prefix(), matched.rooted), ("/users/:user_id", "/users/:user_id/..."));
     }
 
     #[test]

@@ -146,12 +146,12 @@ impl StageState {
 
     /// Everything below `next_offset` is applied; the time of the last of it is `last_timestamp`, in Unix milliseconds.
     pub fn applied(&self, key: &TopicPartition, next_offset: Offset, end_offset: Offset, last_timestamp: Option<i64>) {
-        let was_reading =
-            self.with(|partitions| partitions.get(key).is_none_or(|known| known.state == PartitionState::Reading));
+        let mut was_reading = true;
         self.change(key, |known, now| {
             known.next_offset = Some(next_offset);
             known.end_offset = end_offset;
             known.heard_at = Instant::now();
+            was_reading = known.state == PartitionState::Reading;
             known.state = PartitionState::Reading;
             // What comes next is hardly older than what was last.
             known.behind_since = None;

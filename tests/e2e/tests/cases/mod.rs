@@ -181,6 +181,7 @@ fn of_the_host() -> Vec<Case> {
         kafka!(starts::a_leased_tick_runs_once),
         case!(starts::a_reference_table_is_kept),
         case!(starts::two_hosts_may_migrate_at_once),
+        case!(starts::newer_definitions_are_left_alone),
         kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),
     ]
 }

@@ -195,6 +195,20 @@ pub fn two_hosts_may_migrate_at_once(world: &World) {
     assert_eq!(database.number("SELECT count(*) FROM public.exagg_migrations"), i64::try_from(files + 1).unwrap());
 }
 
+/// A host that is older than the views and functions of a database. Take out: `has_later_definitions`.
+pub fn newer_definitions_are_left_alone(world: &World) {
+    let database = world.postgres.database();
+    database.execute(
+        "CREATE TABLE public.exagg_migrations (name text PRIMARY KEY, digest text NOT NULL,
+             applied_at timestamptz NOT NULL DEFAULT now());
+         INSERT INTO public.exagg_migrations VALUES ('9999_definitions', 'of a newer host')",
+    );
+    let host = world.setup(&database, "newer").components(&["dashboard"]).start();
+    host.wait_until_ready();
+    let known = "SELECT name FROM public.exagg_migrations WHERE name LIKE '%definitions'";
+    assert_eq!(database.texts(known), ["9999_definitions"]);
+}
+
 /// Nothing is there: it says so, is not ready, keeps trying, and recovers by itself.
 pub fn without_kafka_or_postgresql_it_waits_and_recovers(world: &World) {
     let database = world.postgres.database();

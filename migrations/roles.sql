@@ -54,6 +54,9 @@ GRANT EXECUTE ON FUNCTION public.exagg_edge_value(text) TO exagg_closer, exagg_r
 
 -- The aggregators: what is pending, behind the fence. No final rows, and nothing that was written can be
 -- deleted.
+-- What a host is ready for depends on it.
+GRANT SELECT ON public.exagg_migrations TO exagg_writer, exagg_closer, exagg_reader, exagg_lease;
+
 GRANT SELECT ON public.window_state_layout TO exagg_writer;
 GRANT SELECT, INSERT,
       UPDATE (next_offset, end_offset, partition_count, consumer_group, max_event_time_us, last_record_at, last_seen_at)

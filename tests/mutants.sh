@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mutants=(
-'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4\n    AND (SELECT| AND partition = $3 AND $4::int8 IS NOT NULL\n    AND (SELECT|lost_answer'
-'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4\n    AND (SELECT| AND partition = $3 AND $4::int8 IS NOT NULL\n    AND (SELECT|zombie'
+'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4\n    AND ($9| AND partition = $3 AND $4::int8 IS NOT NULL\n    AND ($9|lost_answer'
+'functions/aggregator/src/store.rs| AND partition = $3 AND next_offset = $4\n    AND ($9| AND partition = $3 AND $4::int8 IS NOT NULL\n    AND ($9|zombie'
 'functions/aggregator/src/store.rs|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND $4::int8 IS NOT NULL|kill_9_between'
 'functions/aggregator/src/store.rs|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4|$8, last_seen_at = clock_timestamp()\nWHERE stream = $1 AND topic_id = $2 AND partition = $3 AND $4::int8 IS NOT NULL|redelivered'
 'functions/window/src/fence.rs|(Less, _) \| (Greater, Greater) => Decision::ResumeAt(progress)|(Less, _) \| (Greater, Greater) => Decision::AlreadyApplied|skipped'
@@ -35,6 +35,14 @@ mutants=(
 'host/exagg/src/admin/origin.rs|headers.contains_key(header::ORIGIN) \|\| !site|headers.contains_key(header::ORIGIN) && site|other_origins'
 'host/runtime/src/factors/key_value/quota.rs|after.check(before).map_err(\|full\| wit::Error::Other(full.to_string()))?;|let _ = after.check(before);|a_store_has_a_quota'
 'host/pipeline/src/migrate.rs|(!has_later_definitions(&client).await?).then_some(DEFINITIONS)|Some(DEFINITIONS)|newer_definitions'
+'host/triggers/kafka/src/partition.rs|self.position = start.min(committed);|self.position = committed;|an_emptied_database'
+'functions/aggregator/src/store.rs|CASE WHEN $3 >= known.first THEN 0::int8 ELSE $5::int8 END|$5::int8|partitions_added_while_the_groups'
+'host/pipeline/src/watch.rs|let pending = pending(client).await?;|let pending: Vec<&str> = Vec::new();|a_database_that_is_not_migrated'
+'host/exagg/src/admin.rs|if !self.triggers.serve_requests() {|if true {|an_api_that_fails'
+'host/exagg/src/run.rs|shutdown.drain.cancelled() => {\n            tracing::info!("stopped before|shutdown.abort.cancelled() => {\n            tracing::info!("stopped before|a_signal_during'
+'host/exagg/src/run/stages.rs|if self.triggers.serve_requests() { self.drain.delay }|if false { self.drain.delay }|requests_are_answered_while'
+'host/exagg/src/embedded/postgres.rs|if !kept.is_wanted.load(Ordering::Acquire) {\n                break;|if true {\n                break;|a_database_that_dies'
+'host/exagg/src/embedded/place.rs|self.folder.join("data.setup")|self.folder.join("data")|a_set_up_that_was_cut_off'
 'host/triggers/kafka/src/partition.rs|if source.partition.partition.0 >= self.first_partition_count {|if false {|unit:a_partition_that_was_added_later'
 'host/triggers/kafka/src/partition.rs|if self.position > bounds.next {|if false {|unit:a_log_that_lost_what_was_applied'
 'host/triggers/kafka/src/partition.rs|if described.id != self.source.topic_id {|if false {|unit:a_recreated_topic_is_not_read_on'

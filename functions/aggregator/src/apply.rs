@@ -6,9 +6,10 @@ use exagg_sdk::kafka::{Batch, LostRange, Outcome};
 use window::fence::{Decision, decide};
 use window::late::Late;
 use window::layout::LAYOUT;
+use window::reject::Reject;
 use window::time::EventTime;
 
-use crate::aggregate::aggregate;
+use crate::aggregate::{Rejected, aggregate};
 use crate::database::{Database, Opened, StoreError};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -31,7 +32,25 @@ pub async fn apply(batch: &Batch, settings: &Settings) -> Outcome {
     })
 }
 
-/// The protocol itself: no I/O but by `store`, no clock but `now`.
+/// What time it is.
+#[derive(Clone, Copy)]
+enum Now {
+    /// By this host's clock, which may be wrong.
+    Host(EventTime),
+    /// By PostgreSQL's, which decides. It is asked where the host's would reject a record, or let one pass that
+    /// PostgreSQL's would not: the common batch costs no statement more.
+    Database(EventTime),
+}
+
+impl Now {
+    fn time(self) -> EventTime {
+        match self {
+            Self::Host(time) | Self::Database(time) => time,
+        }
+    }
+}
+
+/// The protocol itself: no I/O but by `store`, and no clock but its and `now`, which is the host's.
 pub async fn run(
     batch: &Batch,
     settings: &Settings,
@@ -41,9 +60,9 @@ pub async fn run(
     if let Some(lost) = &batch.lost {
         return skip_lost(batch, lost, settings, store).await;
     }
-    let mut from = batch.from_offset;
+    let (mut from, mut now) = (batch.from_offset, Now::Host(now));
     for _ in 0..ROUNDS_MAX {
-        if apply_from(batch, from, settings, store, now).await? {
+        if apply_from(batch, from, settings, store, &mut now).await? {
             return Ok(Outcome::Applied);
         }
         let Some(progress) = store.progress(settings, batch).await? else {
@@ -53,10 +72,10 @@ pub async fn run(
             }
         };
         match decide(progress, from, batch.next_offset) {
-            // Nothing was in the way of the offsets: the layout was, or it is gone by now.
+            // Nothing was in the way of the offsets: the layout was, or the clock, or it is gone by now.
             Decision::TryAgain => match store.layout().await? {
                 Some(layout) if layout != LAYOUT => return Ok(Outcome::Stop(other_layout(layout))),
-                _ => {}
+                _ => now = Now::Database(store.now().await?),
             },
             Decision::AlreadyApplied => return Ok(Outcome::Applied),
             Decision::DropBefore(offset) => from = offset,
@@ -72,7 +91,7 @@ async fn apply_from(
     from: i64,
     settings: &Settings,
     store: &impl Database,
-    now: EventTime,
+    now: &mut Now,
 ) -> Result<bool, StoreError> {
     if batch.is_empty() {
         store.write_settings(settings).await?;
@@ -83,7 +102,13 @@ async fn apply_from(
         // Without a row there is nothing closed; with one the statement checks it once more.
         Late::Reject => Some(store.closed_before(settings).await?.unwrap_or(i64::MIN)),
     };
-    let aggregate = aggregate(batch, from, &settings.schema, settings.windows, closed_before, now);
+    let fold = |now: Now| aggregate(batch, from, &settings.schema, settings.windows, closed_before, now.time());
+    let mut aggregate = fold(*now);
+    let is_future = |rejected: &Rejected| rejected.reject == Reject::Future;
+    if matches!(now, Now::Host(_)) && aggregate.rejected.iter().any(is_future) {
+        *now = Now::Database(store.now().await?);
+        aggregate = fold(*now);
+    }
     store.apply(settings, batch, from, aggregate).await
 }
 

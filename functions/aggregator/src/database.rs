@@ -2,6 +2,8 @@
 
 use exagg_sdk::kafka::{Batch, LostRange};
 
+use window::time::EventTime;
+
 use crate::aggregate::Aggregate;
 use crate::settings::Settings;
 
@@ -26,7 +28,8 @@ pub enum Opened {
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
 pub trait Database {
-    /// Applies the batch from offset `from` on; false when the fence held it back.
+    /// Applies the batch from offset `from` on; false when the fence held it back, or an event is further ahead of
+    /// PostgreSQL's clock than the settings allow.
     async fn apply(
         &self,
         settings: &Settings,
@@ -46,7 +49,11 @@ pub trait Database {
     /// [`window::layout::LAYOUT`].
     async fn layout(&self) -> Result<Option<i64>, StoreError>;
 
-    /// Writes down that the partition starts at the batch's first offset.
+    /// The clock that all hosts share.
+    async fn now(&self) -> Result<EventTime, StoreError>;
+
+    /// Writes down where the partition starts: at the batch's first offset, or at the log's where the partition was
+    /// added after the stream first saw the topic.
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError>;
 
     /// The closer and the status read the stream's settings from here.

@@ -8,6 +8,7 @@ use exagg_sdk::postgres::{self, Failure};
 use spin_sdk::pg::{Connection, Error, ParameterValue, Row};
 use window::late::Late;
 use window::layout::LAYOUT;
+use window::time::{EventTime, MICROS_PER_SECOND};
 
 use crate::aggregate::{Aggregate, Rejected};
 use crate::columns::{Columns, Place};
@@ -17,7 +18,8 @@ use crate::settings::Settings;
 /// Moves the progress by compare-and-set; everything else in the statement hangs on its row.
 /// Parameters: 1 stream, 2 topic id, 3 partition, 4 from, 5 next, 6 end, 7 partition count,
 /// 8 group, 9 highest event time, 10 whether there were events (bad records are silence: they must
-/// not hold the watermark). A batch's end may be older than the one a heartbeat told.
+/// not hold the watermark), 11 by how many microseconds an event may be ahead of PostgreSQL's clock. A batch's end
+/// may be older than the one a heartbeat told.
 const FENCE: &str = "
 UPDATE public.progress SET
     next_offset = $5, end_offset = greatest(end_offset, $6), partition_count = $7, consumer_group = $8,
@@ -25,6 +27,7 @@ UPDATE public.progress SET
     last_record_at = CASE WHEN $10 THEN clock_timestamp() ELSE last_record_at END,
     last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
+    AND ($9::int8 IS NULL OR $9 - $11 <= extract(epoch FROM clock_timestamp()) * 1000000)
     AND (SELECT version FROM public.window_state_layout) = <layout>";
 
 /// In reject mode the windows must still be open when the statement runs: the share lock makes
@@ -38,9 +41,9 @@ gate AS MATERIALIZED (
     SELECT s.closed_before FROM gate, public.streams AS s WHERE s.stream = $1 FOR SHARE OF s
 ),";
 const STILL_OPEN: &str = "
-    AND NOT EXISTS (SELECT FROM closed WHERE closed_before >= timestamp 'epoch' + $32 * interval '1 second')";
+    AND NOT EXISTS (SELECT FROM closed WHERE closed_before >= timestamp 'epoch' + $33 * interval '1 second')";
 
-/// Parameters 11 to 17: the rows; 18 to 26: what is packed; 27 to 31: the rejects; 32: the earliest
+/// Parameters 12 to 18: the rows; 19 to 27: what is packed; 28 to 32: the rejects; 33: the earliest
 /// end of a window. What they hold: [`Columns`].
 const STATE_AND_REJECTS: &str = "
     RETURNING topic
@@ -53,7 +56,7 @@ const STATE_AND_REJECTS: &str = "
            f.code, fence.topic, $3, f.records, f.numbers[1], f.numbers[2], f.numbers[3], f.first_edge, f.last_edge
     FROM fence,
          (SELECT window_end, window_start, code, records, numbers::float8[] AS numbers, first_edge, last_edge
-          FROM unnest($11::int8[], $12::int8[], $13::text[], $14::int8[], $15::text[], $16::text[], $17::text[])
+          FROM unnest($12::int8[], $13::int8[], $14::text[], $15::int8[], $16::text[], $17::text[], $18::text[])
                AS u(window_end, window_start, code, records, numbers, first_edge, last_edge)) AS f
     ON CONFLICT (stream, window_end, window_start, code, topic, partition) DO UPDATE SET
         records = s.records + excluded.records,
@@ -70,8 +73,8 @@ const STATE_AND_REJECTS: &str = "
            p.codes::varchar[], p.records::int8[], p.sum_vols::float8[], p.min_vols::float8[], p.max_vols::float8[],
            p.first_edges::varchar[], p.last_edges::varchar[]
     FROM fence,
-         unnest($18::int8[], $19::int8[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[],
-                $25::text[], $26::text[])
+         unnest($19::int8[], $20::int8[], $21::text[], $22::text[], $23::text[], $24::text[], $25::text[],
+                $26::text[], $27::text[])
              AS p(window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
 ), rejects AS (
     INSERT INTO public.rejected_records
@@ -79,7 +82,7 @@ const STATE_AND_REJECTS: &str = "
     SELECT $1, fence.topic, $2, $3, r.record_offset, timestamp 'epoch' + r.window_start * interval '1 second',
            r.reason, r.value_bytes, decode(r.value, 'base64')
     FROM fence,
-         unnest($27::int8[], $28::int8[], $29::text[], $30::int8[], $31::text[])
+         unnest($28::int8[], $29::int8[], $30::text[], $31::int8[], $32::text[])
              AS r(record_offset, window_start, reason, value_bytes, value)
     ON CONFLICT DO NOTHING
 )
@@ -92,15 +95,21 @@ UPDATE public.progress SET
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
     AND (SELECT version FROM public.window_state_layout) = <layout>";
 
+const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+
 const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
 const PROGRESS: &str = "
 SELECT next_offset FROM public.progress WHERE stream = $1 AND topic_id = $2 AND partition = $3";
 
-/// Writes down where a partition starts, unless the topic is known under another id.
+/// Writes down where a partition starts, unless the topic is known under another id: at the log's first offset where
+/// the topic had fewer partitions when the stream first saw it, for then nobody can have read it before.
 const BEGIN_PARTITION: &str = "
-INSERT INTO public.progress (stream, topic_id, partition, topic, next_offset, end_offset, partition_count, consumer_group)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8
+INSERT INTO public.progress
+    (stream, topic_id, partition, topic, next_offset, end_offset, partition_count, consumer_group, first_partition_count)
+SELECT $1, $2, $3, $4, CASE WHEN $3 >= known.first THEN 0::int8 ELSE $5::int8 END, $6, $7, $8, least(known.first, $7)
+FROM (SELECT min(coalesce(first_partition_count, partition_count)) AS first
+      FROM public.progress WHERE stream = $1 AND topic_id = $2) AS known
 WHERE NOT EXISTS (SELECT FROM public.progress WHERE stream = $1 AND topic = $4 AND topic_id <> $2)
 ON CONFLICT (stream, topic_id, partition) DO NOTHING";
 
@@ -215,6 +224,7 @@ impl Database for Store {
         let mut params = of_interval(settings, batch, from);
         params.push(aggregate.fold.max_event_time().map(|time| time.0).into());
         params.push(aggregate.fold.max_event_time().is_some().into());
+        params.push((settings.schema.max_future_seconds * MICROS_PER_SECOND).into());
         let place = Place { topic: &batch.topic, partition: batch.partition };
         let columns = Columns::new(&aggregate.fold.into_windows(), settings.windows, place);
         let earliest_end = columns.earliest_end;
@@ -237,6 +247,11 @@ impl Database for Store {
 
     async fn layout(&self) -> Result<Option<i64>, StoreError> {
         self.number(READ_LAYOUT, vec![]).await
+    }
+
+    async fn now(&self) -> Result<EventTime, StoreError> {
+        let now = self.number(NOW, vec![]).await?;
+        now.map(EventTime).ok_or_else(|| StoreError::Unavailable("PostgreSQL's clock gave nothing".to_owned()))
     }
 
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError> {
@@ -289,7 +304,7 @@ impl Database for Store {
     }
 }
 
-/// Appends parameters 11 to 26.
+/// Appends parameters 12 to 27.
 fn push_columns(params: &mut Vec<ParameterValue>, Columns { rows, packed, .. }: Columns) {
     params.push(rows.window_ends.into());
     params.push(rows.window_starts.into());
@@ -309,7 +324,7 @@ fn push_columns(params: &mut Vec<ParameterValue>, Columns { rows, packed, .. }: 
     params.push(packed.last_edges.into());
 }
 
-/// Appends parameters 27 to 31.
+/// Appends parameters 28 to 32.
 fn push_rejects(params: &mut Vec<ParameterValue>, rejected: &[Rejected<'_>]) {
     params.push(rejected.iter().map(|reject| reject.offset).collect::<Vec<i64>>().into());
     params.push(rejected.iter().map(|reject| reject.window_start).collect::<Vec<Option<i64>>>().into());

@@ -40,14 +40,14 @@ static ADMIN: LazyLock<Admin> = LazyLock::new(|| {
     });
     let metrics = Arc::new(Metrics::new().unwrap());
     let clock = Arc::new(SystemClock);
-    let context = Context { metrics: Arc::clone(&metrics), health: Arc::default(), clock };
+    let context = Context { metrics: Arc::clone(&metrics), clock, drain_max: std::time::Duration::from_secs(30) };
     Admin {
         swaps: Arc::new(Swaps::new(Arc::clone(&app), Arc::clone(&metrics))),
         token: Some(Secret::new(TOKEN)),
         asking: Semaphore::new(2),
         hosts: Vec::new(),
         triggers: Arc::new(Triggers::new(&context, Settings::default())),
-        health: Arc::clone(&context.health),
+        health: Arc::default(),
         database: None,
         app,
         metrics,

@@ -179,17 +179,22 @@ impl Admin {
         }
     }
 
-    /// 200 when every stage can do its work, else 503 with the reasons.
+    /// 200 when every stage can do its work, else 503 with the reasons. Where requests are served, a scheduled
+    /// function that fails (whose external API is away, say) does not turn them away; it is told all the same.
     pub fn ready(&self) -> Response<WasiBody> {
-        let mut reasons = self.health.reasons();
-        for StageStatus { stage, not_ready, .. } in self.triggers.status() {
+        let (mut reasons, mut failures) = (self.health.reasons(), Vec::new());
+        for StageStatus { stage, not_ready, failing, .. } in self.triggers.status() {
             reasons.extend(not_ready.map(|reason| format!("{stage}: {reason}")));
+            failures.extend(failing.map(|reason| format!("{stage}: {reason}")));
         }
+        if !self.triggers.serve_requests() {
+            reasons.append(&mut failures);
+        }
+        let lines = |list: &[String]| -> String { list.iter().map(|text| format!("{}\n", printable(text))).collect() };
         if reasons.is_empty() {
-            return plain(StatusCode::OK, "OK\n");
+            return plain(StatusCode::OK, &format!("OK\n{}", lines(&failures)));
         }
-        let lines: String = reasons.iter().map(|reason| format!("{}\n", printable(reason))).collect();
-        plain(StatusCode::SERVICE_UNAVAILABLE, &lines)
+        plain(StatusCode::SERVICE_UNAVAILABLE, &lines(&reasons))
     }
 
     /// The host's own metrics, then what the database's view of metrics says.
@@ -233,8 +238,8 @@ impl Admin {
     }
 
     fn stages(&self) -> Vec<Value> {
-        let partitions: BTreeMap<String, Value> =
-            self.triggers.status().into_iter().map(|status| (status.stage, status.partitions)).collect();
+        let statuses: BTreeMap<String, StageStatus> =
+            self.triggers.status().into_iter().map(|status| (status.stage.clone(), status)).collect();
         let stage = |trigger: &TriggerSpec| {
             let slot = self.app.components.get(&trigger.component);
             let status = slot.map(|slot| slot.status());
@@ -242,7 +247,8 @@ impl Admin {
                 "id": trigger.id,
                 "trigger": trigger.kind,
                 "component": trigger.component,
-                "partitions": partitions.get(trigger.id.as_str()),
+                "partitions": statuses.get(&trigger.id).map(|status| &status.partitions),
+                "failing": statuses.get(&trigger.id).and_then(|status| status.failing.as_deref()),
                 "held": slot.map(|slot| budget::held(slot.current().account())),
             });
             if let (Value::Object(stage), Value::Object(status)) = (&mut stage, json!(status)) {

@@ -31,6 +31,7 @@ pub use self::app::AppSettings;
 use self::runtime::{RuntimeConfig, Shared};
 use crate::cli::{ADMIN_DEFAULT, Plugin, RunFlags, Up};
 use crate::server::ConnectionLimits;
+use crate::shutdown::Drain;
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:3000";
 const DRAIN_SECONDS_MAX: u64 = 30;
@@ -81,7 +82,7 @@ pub struct HostConfig {
     pub key_value_stores: Vec<String>,
     /// Set in the default store at the start.
     pub key_values: Vec<(String, String)>,
-    pub drain_max: Duration,
+    pub drain: Drain,
     pub postgres_connections_max: usize,
     /// What one component may make the host hold.
     pub component_limits: ComponentLimits,
@@ -155,7 +156,7 @@ impl HostConfig {
         let app = AppSettings::new(source, &flags.variables, flags.state_dir.clone(), &runtime, environment)?;
         let exagg = runtime.exagg;
         let engine = engine(&flags, &exagg, &app.state_dir)?;
-        let connection_limits = connection_limits(&exagg);
+        let (connection_limits, drain) = (connection_limits(&exagg), drain(&exagg)?);
         let log_dir = flags.log_dir.or(exagg.log_dir).filter(|folder| !folder.as_os_str().is_empty());
         let connections = exagg.postgres_connections_max.unwrap_or(POSTGRES_CONNECTIONS_MAX).max(1);
         let default = ComponentLimits::default();
@@ -178,7 +179,7 @@ impl HostConfig {
             cron_lease: exagg.cron.lease,
             key_value_stores: runtime::served_stores(&runtime.key_value_store),
             key_values: flags.key_values.iter().map(|pair| key_value(pair)).collect::<Result<_>>()?,
-            drain_max: Duration::from_secs(exagg.drain_seconds_max.unwrap_or(DRAIN_SECONDS_MAX)),
+            drain,
             postgres_connections_max: connections,
             component_limits: ComponentLimits {
                 connections_max: connections as u64,
@@ -227,6 +228,17 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
         budget_bytes,
         ..Settings::default()
     })
+}
+
+fn drain(exagg: &runtime::Exagg) -> Result<Drain> {
+    let seconds_max = exagg.drain_seconds_max.unwrap_or(DRAIN_SECONDS_MAX);
+    let delay = exagg.drain_delay_seconds.unwrap_or_default();
+    ensure!((1..=3600).contains(&seconds_max), "[exagg] drain_seconds_max is {seconds_max}: 1 to 3600 are possible");
+    ensure!(
+        delay < seconds_max,
+        "[exagg] drain_delay_seconds is {delay}: it is a part of drain_seconds_max, which is {seconds_max}"
+    );
+    Ok(Drain { time_max: Duration::from_secs(seconds_max), delay: Duration::from_secs(delay) })
 }
 
 fn connection_limits(exagg: &runtime::Exagg) -> ConnectionLimits {

@@ -53,16 +53,27 @@ pub async fn up(flags: Up, environment: &Environment) -> Result<()> {
 /// Runs the app until it ends or is told to stop.
 pub async fn host(config: HostConfig) -> Result<()> {
     let shutdown = Shutdown::listen()?;
+    let bound = tokio::select! {
+        bound = Box::pin(start(config)) => bound?,
+        () = shutdown.drain.cancelled() => {
+            tracing::info!("stopped before anything ran");
+            return Ok(());
+        }
+    };
+    tokio::select! {
+        result = bound.run(&shutdown) => result,
+        () = shutdown.abort.cancelled() => bail!("a second signal: stopped without draining"),
+    }
+}
+
+/// Everything up to where stages may run. A signal ends it wherever it is.
+async fn start(config: HostConfig) -> Result<Bound> {
     private::state_folder(&config.app.state_dir)?;
     let app = load(&config).await?;
     let (resolved, local) = resolve(app, &config)?;
     let properties = kafka::properties(&resolved.variables, &config.app.kafka)?;
     let compiled = compile(&resolved, &config, &properties, local.as_ref()).await?;
-    let bound = Bound::new(config, &resolved, compiled, properties, local).await?;
-    tokio::select! {
-        result = bound.run(&shutdown) => result,
-        () = shutdown.abort.cancelled() => bail!("a second signal: stopped without draining"),
-    }
+    Bound::new(config, &resolved, compiled, properties, local).await
 }
 
 /// The app, built where that is asked for, with the stages that are to run and their files.
@@ -70,7 +81,8 @@ async fn load(config: &HostConfig) -> Result<App> {
     let mut app = config.app.app().await?;
     ensure!(!app.triggers.is_empty(), "the app {} has no triggers: nothing would run", app.name);
     if config.build {
-        manifest::build(&app)?;
+        let building = app.clone();
+        tokio::task::spawn_blocking(move || manifest::build(&building)).await??;
     }
     app.retain(&config.component_ids)?;
     files::stage(&mut app, &source::assets(&config.app.state_dir))?;

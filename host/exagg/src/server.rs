@@ -40,8 +40,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How often the log says that connections are turned away.
 const TURNED_AWAY_LOG: Duration = Duration::from_secs(60);
-/// How long open connections may take to end when the host stops.
-const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Takes the address, before anything runs.
 pub async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener> {
@@ -250,7 +248,9 @@ where
             }
         }
     }
-    let _ = tokio::time::timeout(CLOSE_MAX, graceful.shutdown()).await;
+    // Nobody comes any more; who waits for this says how long the others may take.
+    drop(listener);
+    graceful.shutdown().await;
 }
 
 fn http1() -> hyper::server::conn::http1::Builder {

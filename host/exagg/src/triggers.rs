@@ -87,6 +87,11 @@ impl Triggers {
         join_all(running, &stop).await
     }
 
+    /// Whether the app has routes.
+    pub fn serve_requests(&self) -> bool {
+        !self.http.is_empty()
+    }
+
     /// All stages that have something to say of themselves.
     pub fn status(&self) -> Vec<StageStatus> {
         self.all().flat_map(Trigger::status).collect()
@@ -104,8 +109,8 @@ mod tests {
     fn every_type_has_a_world_and_a_trigger() {
         let context = Context {
             metrics: Arc::new(Metrics::new().unwrap()),
-            health: Arc::default(),
             clock: Arc::new(SystemClock),
+            drain_max: std::time::Duration::from_secs(30),
         };
         let triggers = Triggers::new(&context, Settings::default());
         let sorted = |mut types: Vec<&'static str>| {

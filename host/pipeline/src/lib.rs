@@ -2,6 +2,7 @@
 //!
 //! - [`migrate`]: brings a database to this layout.
 //! - [`status`]: what the views say of streams, for status and metrics.
+//! - [`watch`]: whether a database is what the stages need.
 //! - [`lease`]: of several replicas, which runs a cron tick.
 //! - [`replay`]: closed windows computed anew from Kafka.
 //! - [`topics`]: topics that were recreated, and topics that are gone.
@@ -14,3 +15,4 @@ pub mod rejects;
 pub mod replay;
 pub mod status;
 pub mod topics;
+pub mod watch;

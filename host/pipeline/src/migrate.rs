@@ -1,18 +1,21 @@
 //! Migrations: forward only, each once, under a lock, so that hosts may start at the same time.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use exagg_clients::database::{Database, literal};
 use exagg_common::hex;
 use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: [(&str, &str); 5] = [
     ("0001_pipeline", include_str!("../../../migrations/0001_pipeline.sql")),
     ("0002_replay", include_str!("../../../migrations/0002_replay.sql")),
     ("0003_layout", include_str!("../../../migrations/0003_layout.sql")),
     ("0004_edges_and_batches", include_str!("../../../migrations/0004_edges_and_batches.sql")),
+    ("0006_first_partition_count", include_str!("../../../migrations/0006_first_partition_count.sql")),
 ];
 
 /// The views and functions as they are now. They change under another number, so that databases get them again; a host
@@ -53,6 +56,37 @@ pub fn migrate(database: &Database) -> BoxFuture<'_, Result<Vec<&'static str>>> 
     })
 }
 
+/// The migrations that this host knows and the database does not have; none where the role may not look.
+pub async fn pending(client: &Client) -> Result<Vec<&'static str>, tokio_postgres::Error> {
+    const MAY_LOOK: &str = "SELECT to_regclass('public.exagg_migrations') IS NULL,
+                                   has_table_privilege(to_regclass('public.exagg_migrations'), 'SELECT')";
+    let answer = first_row(client.simple_query(MAY_LOOK).await?);
+    let says = |column| answer.as_ref().is_some_and(|row| row.get(column) == Some("t"));
+    let (is_missing, may_look) = (says(0), says(1));
+    if !is_missing && !may_look {
+        return Ok(Vec::new());
+    }
+    let mut known = BTreeSet::new();
+    if !is_missing {
+        let names = client.simple_query("SELECT name FROM public.exagg_migrations").await?;
+        known.extend(names.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        }));
+    }
+    let is_later = |name: &String| name.ends_with("_definitions") && name.as_str() > DEFINITIONS.0;
+    let definitions = (!known.iter().any(is_later)).then_some(DEFINITIONS);
+    let wanted = MIGRATIONS.into_iter().chain(definitions).map(|(name, _)| name);
+    Ok(wanted.filter(|name| !known.contains(*name)).collect())
+}
+
+fn first_row(messages: Vec<SimpleQueryMessage>) -> Option<SimpleQueryRow> {
+    messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
 async fn has_later_definitions(client: &Client) -> Result<bool> {
     let later = format!(
         "SELECT 1 FROM public.exagg_migrations WHERE name LIKE '%\\_definitions' AND name > {}",
@@ -64,14 +98,8 @@ async fn has_later_definitions(client: &Client) -> Result<bool> {
 
 async fn apply(client: &Client, name: &str, sql: &str) -> Result<bool> {
     let digest = hex(&Sha256::digest(sql));
-    let known = client
-        .simple_query(&format!("SELECT digest FROM public.exagg_migrations WHERE name = {}", literal(name)))
-        .await?
-        .into_iter()
-        .find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
+    let digest_known = format!("SELECT digest FROM public.exagg_migrations WHERE name = {}", literal(name));
+    let known = first_row(client.simple_query(&digest_known).await?).and_then(|row| row.get(0).map(str::to_owned));
     match known {
         Some(known) if known == digest => Ok(false),
         Some(_) => bail!("it was applied with another content: this host and the database do not belong together"),

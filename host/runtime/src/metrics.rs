@@ -34,6 +34,7 @@ pub struct Metrics {
     ticks: IntCounterVec,
     requests: IntCounterVec,
     swaps: IntCounterVec,
+    clock_ahead: GaugeVec,
 }
 
 impl Metrics {
@@ -73,6 +74,13 @@ impl Metrics {
             ticks: counter("exagg_cron_ticks_total", "Cron ticks by result.", &["stage", "result"])?,
             requests: counter("exagg_http_requests_total", "Requests by status.", &["stage", "status"])?,
             swaps: counter("exagg_component_swaps_total", "Swaps by result.", &["component", "result"])?,
+            clock_ahead: GaugeVec::new(
+                Opts::new(
+                    "exagg_clock_ahead_seconds",
+                    "By how much the host's clock is ahead of the database's; negative where it is behind.",
+                ),
+                &["database"],
+            )?,
         };
         let counters = [
             &metrics.records,
@@ -90,6 +98,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.lag.clone()))?;
         metrics.registry.register(Box::new(metrics.lag_seconds.clone()))?;
         metrics.registry.register(Box::new(metrics.partitions.clone()))?;
+        metrics.registry.register(Box::new(metrics.clock_ahead.clone()))?;
         Ok(metrics)
     }
 
@@ -129,6 +138,11 @@ impl Metrics {
     pub fn partitions(&self, stage: &str, doing: &str, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.partitions.with_label_values(&[stage, doing]).set(count);
+    }
+
+    /// Sets by how many seconds the host's clock is ahead of that of a database, which has this name in readiness.
+    pub fn clock_ahead(&self, database: &str, seconds: f64) {
+        self.clock_ahead.with_label_values(&[database]).set(seconds);
     }
 
     /// One record of the stage was stored in the topic of dead letters.

@@ -1,6 +1,7 @@
 //! What starts calls: a type of trigger and the stages that an app has of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use async_trait::async_trait;
@@ -10,7 +11,6 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::Health;
 use crate::instance::World;
 use crate::metrics::Metrics;
 use crate::slot::Slot;
@@ -39,8 +39,11 @@ pub trait Trigger: Send + Sync {
 pub struct StageStatus {
     /// The trigger's id.
     pub stage: String,
-    /// What keeps it from doing its work, if anything does; [`Health`] has what triggers note there themselves.
+    /// What keeps it from doing its work, if anything does.
     pub not_ready: Option<String>,
+    /// What its last call failed with, if it did. It goes on by itself, and keeps nobody else from work: a host that
+    /// also serves requests is ready all the same.
+    pub failing: Option<String>,
     /// What it reads and how far it is; null where it reads nothing.
     pub partitions: Value,
 }
@@ -50,10 +53,10 @@ pub struct StageStatus {
 pub struct Context {
     /// Where calls are counted and timed, by the ids of the stages.
     pub metrics: Arc<Metrics>,
-    /// Where a stage notes what keeps it from its work; `/readyz` tells it.
-    pub health: Arc<Health>,
     /// The time of day that schedules follow; tests bring a clock that they turn themselves.
     pub clock: Arc<dyn Clock>,
+    /// How long calls in progress may take to end when the host stops.
+    pub drain_max: Duration,
 }
 
 /// When to stop: what makes records stops before what reads them.

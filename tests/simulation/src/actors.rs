@@ -107,7 +107,7 @@ async fn live(world: &World, consumer: usize, life: u32, partition: i32) {
         let records = if stalled || heard_us.is_none() { 0 } else { world.random.borrow_mut().usize(1..BATCH_MAX) };
         let batch = batch(world, partition, position, records);
         heard_us = Some(world.clock_us.get());
-        match apply::run(&batch, &world.settings, &store, world.now()).await {
+        match apply::run(&batch, &world.settings, &store, world.now_of(consumer)).await {
             Ok(Outcome::Applied) => {
                 position = batch.next_offset as usize;
                 if alive() {

@@ -6,9 +6,10 @@ use aggregator::settings::Settings;
 use exagg_sdk::kafka::{Batch, LostRange};
 use window::late::Late;
 use window::layout::LAYOUT;
-use window::time::EventTime;
+use window::time::{EventTime, MICROS_PER_SECOND};
 use window_closer::database::{Closed, Database as Closing, StoreError as CloseError};
 
+use crate::Broken;
 use crate::schedule::turn;
 use crate::world::World;
 
@@ -58,7 +59,8 @@ impl Applying for Connection<'_> {
         let reject_late = settings.late == Late::Reject;
         self.applying(|world| {
             let now_us = world.clock_us.get();
-            world.database.borrow_mut().apply(interval(batch, from), aggregate, reject_late, now_us)
+            let future_us = now_us + settings.schema.max_future_seconds * MICROS_PER_SECOND;
+            world.database.borrow_mut().apply(interval(batch, from), aggregate, reject_late, (now_us, future_us))
         })
         .await
     }
@@ -76,6 +78,14 @@ impl Applying for Connection<'_> {
 
     async fn layout(&self) -> Result<Option<i64>, ApplyError> {
         self.applying(|_| Some(LAYOUT)).await
+    }
+
+    async fn now(&self) -> Result<EventTime, ApplyError> {
+        self.applying(|world| match (world.plan.broken, self.life) {
+            (Broken::HostsClockRejects, Some((consumer, _))) => world.now_of(consumer),
+            _ => world.now(),
+        })
+        .await
     }
 
     async fn begin_partition(&self, _: &Settings, batch: &Batch) -> Result<Opened, ApplyError> {

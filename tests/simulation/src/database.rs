@@ -124,7 +124,7 @@ impl Database {
         (partition, from, next, end): (i32, i64, i64, i64),
         aggregate: Aggregate<'_>,
         reject_late: bool,
-        now_us: i64,
+        (now_us, future_us): (i64, i64),
     ) -> bool {
         let max_event_time_us = aggregate.fold.max_event_time().map(|time| time.0);
         let rejected: Vec<_> = aggregate
@@ -140,7 +140,8 @@ impl Database {
             !reject_late || self.broken == Broken::NoShareLock || !windows.iter().any(|window| closed(window.start));
         let Some(progress) = self.progress.get_mut(&partition) else { return false };
         let matches = progress.next_offset == from || self.broken == Broken::NoCompareAndSet;
-        let passed = matches && still_open;
+        let is_future = max_event_time_us > Some(future_us) && self.broken != Broken::HostsClockPasses;
+        let passed = matches && still_open && !is_future;
         if passed {
             progress.next_offset = next;
             progress.end_offset = progress.end_offset.max(end);

@@ -62,6 +62,10 @@ pub enum Broken {
     WatermarkFalls,
     /// In reject mode nobody looks again whether the window is still open.
     NoShareLock,
+    /// A host whose clock is behind rejects records of now.
+    HostsClockRejects,
+    /// A host whose clock is ahead counts records of the future.
+    HostsClockPasses,
     /// A partition that lags counts as caught up.
     LagLooksIdle,
     /// A partition without a consumer counts as attended.

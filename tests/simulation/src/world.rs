@@ -13,6 +13,8 @@ use crate::Plan;
 use crate::database::Database;
 
 pub const PARTITIONS: i32 = 3;
+/// By how much the consumers' clocks are wrong.
+const CLOCKS_AHEAD_SECONDS: [i64; 3] = [0, -90, 86_400 + 600];
 pub const CONSUMERS: usize = 3;
 pub const CLOSERS: usize = 2;
 pub const STREAM: &str = "s";
@@ -120,6 +122,11 @@ impl World {
 
     pub fn now(&self) -> EventTime {
         EventTime(self.clock_us.get())
+    }
+
+    /// The time by a consumer's own clock, which may be behind, or ahead by more than a record of the future is.
+    pub fn now_of(&self, consumer: usize) -> EventTime {
+        EventTime(self.clock_us.get() + CLOCKS_AHEAD_SECONDS[consumer % CLOCKS_AHEAD_SECONDS.len()] * MICROS_PER_SECOND)
     }
 
     pub fn seconds(&self) -> i64 {

@@ -47,6 +47,8 @@ fn each_mechanism_taken_out_is_noticed() {
         (Broken::CloserReplaces, Feed::Wild, Late::Revise),
         (Broken::WatermarkFalls, Feed::Wild, Late::Revise),
         (Broken::NoShareLock, Feed::Wild, Late::Reject),
+        (Broken::HostsClockRejects, Feed::Punctual, Late::Revise),
+        (Broken::HostsClockPasses, Feed::Wild, Late::Revise),
         (Broken::LagLooksIdle, Feed::Punctual, Late::Revise),
         (Broken::DeadLooksAlive, Feed::Punctual, Late::Revise),
         (Broken::UnreportedIsIgnored, Feed::Punctual, Late::Revise),

@@ -61,7 +61,7 @@ impl fmt::Display for TopicPartition {
 }
 
 /// Offsets from one on, up to another that is not among them: `[from, next)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OffsetRange {
     /// The first offset that is in it.
     pub from: Offset,

@@ -64,19 +64,10 @@ fn render(status: &Value) -> String {
         if let Some(held) = stage["held"].as_object().filter(|held| !held.is_empty()) {
             out += &format!("  holds {}\n", budget::in_words(held));
         }
-        for p in list(&stage["partitions"]) {
-            let lag = p["next_offset"].as_i64().map(|next| (p["end_offset"].as_i64().unwrap_or(next) - next).max(0));
-            out += &format!(
-                "  {}/{} at {}, lag {}, {:.0} s behind, {} {}\n",
-                text(&p["topic"]),
-                text(&p["partition"]),
-                text(&p["next_offset"]),
-                lag.map_or("unknown".to_owned(), |lag| lag.to_string()),
-                p["lag_seconds"].as_f64().unwrap_or_default(),
-                text(&p["state"]),
-                printable(p["reason"].as_str().unwrap_or_default())
-            );
+        if let Some(reason) = stage["failing"].as_str() {
+            out += &format!("  its last call failed: {}\n", printable(reason));
         }
+        out += &partitions(&stage);
     }
     if let Some(error) = status["streams"]["error"].as_str() {
         out += &format!("streams: {}\n", printable(error));
@@ -96,6 +87,33 @@ fn render(status: &Value) -> String {
     out
 }
 
+/// How far a stage is in its partitions.
+fn partitions(stage: &Value) -> String {
+    let mut out = String::new();
+    for p in stage["partitions"].as_array().into_iter().flatten() {
+        let lag = p["next_offset"].as_i64().map(|next| (p["end_offset"].as_i64().unwrap_or(next) - next).max(0));
+        out += &format!(
+            "  {}/{} at {}, lag {}, {:.0} s behind, {} {}\n",
+            text(&p["topic"]),
+            text(&p["partition"]),
+            text(&p["next_offset"]),
+            lag.map_or("unknown".to_owned(), |lag| lag.to_string()),
+            p["lag_seconds"].as_f64().unwrap_or_default(),
+            text(&p["state"]),
+            printable(p["reason"].as_str().unwrap_or_default())
+        );
+        if let Some(next) = p["reads_again"]["next"].as_i64() {
+            out += &format!(
+                "    offsets {} to {} were applied before and are read again: the database was emptied or restored, \
+                 the stream renamed, or the group's offset moved\n",
+                text(&p["reads_again"]["from"]),
+                next - 1
+            );
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +125,8 @@ mod tests {
             "stages": [{"id": "k", "trigger": "kafka", "component": "c", "digest": "0123456789abcdef",
                         "held": {"connections": 2},
                         "partitions": [{"topic": "t", "partition": 1, "next_offset": 5, "end_offset": 8,
-                                        "lag_seconds": 61.4, "state": "stopped", "reason": "why"}]}],
+                                        "lag_seconds": 61.4, "reads_again": {"from": 2, "next": 7},
+                                        "state": "stopped", "reason": "why"}]}],
             "streams": [{"stream": "s", "watermark": null, "watermark_held_by": "nobody", "lag_records": 3,
                          "open_windows": 1, "rejected_records": 0, "gaps": 0}],
         });
@@ -116,6 +135,7 @@ mod tests {
         let first = text.lines().nth(1).unwrap_or_default();
         assert_eq!(first, "STOPPED: t/1 of stage k at 5: why");
         assert!(text.contains("t/1 at 5, lag 3, 61 s behind, stopped why") && text.contains("  holds connections 2\n"));
+        assert!(text.contains("    offsets 2 to 6 were applied before and are read again"));
         assert!(text.contains("stream s: watermark - (held by nobody), lag 3, 1 open windows"));
     }
 }

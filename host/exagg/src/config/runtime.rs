@@ -109,6 +109,7 @@ pub(super) struct Exagg {
     /// Keys and values of one component.
     pub(super) key_value_bytes_max: Option<u64>,
     pub(super) drain_seconds_max: Option<u64>,
+    pub(super) drain_delay_seconds: Option<u64>,
     pub(super) postgres_connections_max: Option<usize>,
     /// Certificates of authorities (PEM): whom to believe of PostgreSQL servers.
     pub(super) postgres_ca_file: Option<PathBuf>,

@@ -14,6 +14,8 @@ use exagg_common::private;
 
 /// For a host that is root with a state directory that PostgreSQL's user cannot enter.
 const SYSTEM_FOLDER: &str = "/var/lib/exagg";
+/// What is there of a database that was set up to its end; initdb writes the second late.
+const COMPLETE: [&str; 2] = ["PG_VERSION", "global/pg_control"];
 /// Others may pass through and see nothing.
 const PASSABLE: u32 = 0o711;
 
@@ -137,11 +139,36 @@ impl Place {
         Ok(())
     }
 
-    /// Makes the folder of the database's own files.
-    pub fn make_data(&self) -> Result<()> {
+    /// Whether there is a database that was set up to its end. A folder in its place that holds anything else is
+    /// refused, and left as it is.
+    pub fn has_database(&self) -> Result<bool> {
         let data = self.data();
-        fs::DirBuilder::new().mode(0o700).create(&data).with_context(|| format!("cannot make {}", data.display()))?;
-        self.give(&data)
+        if fs::symlink_metadata(&data).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Ok(false);
+        }
+        let missing = COMPLETE.into_iter().find(|file| !data.join(file).exists());
+        let Some(missing) = missing else { return Ok(true) };
+        let is_empty = fs::read_dir(&data).with_context(|| format!("cannot read {}", data.display()))?.next().is_none();
+        ensure!(
+            is_empty,
+            "{} is no whole database ({missing} is missing), and is left as it is: move it away to begin with an \
+             empty one, or name another --state-dir",
+            data.display()
+        );
+        fs::remove_dir(&data).with_context(|| format!("cannot remove {}, which is empty", data.display()))?;
+        Ok(false)
+    }
+
+    /// Makes the folder that a database is set up in, before it is renamed into its place: what is there of a set-up
+    /// that was cut off is removed.
+    pub fn make_setup(&self) -> Result<PathBuf> {
+        let setup = self.folder.join("data.setup");
+        if setup.exists() {
+            fs::remove_dir_all(&setup).with_context(|| format!("cannot remove {}", setup.display()))?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(&setup).with_context(|| format!("cannot make {}", setup.display()))?;
+        self.give(&setup)?;
+        Ok(setup)
     }
 }
 
@@ -198,6 +225,29 @@ mod tests {
         assert!(Place::open(&state, None).is_err(), "another user's");
     }
 
+    /// Take out: the look at `COMPLETE`, or at what a folder holds.
+    #[test]
+    fn nothing_but_a_whole_database_is_taken_for_one_and_nothing_is_deleted() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = Place { folder: scratch.path().to_owned(), user: None };
+        assert!(!place.has_database().unwrap());
+        fs::create_dir_all(place.data().join("global")).unwrap();
+        fs::write(place.data().join("PG_VERSION"), "15").unwrap();
+        let error = place.has_database().unwrap_err().to_string();
+        assert!(error.contains("pg_control") && error.contains("move it away"), "{error}");
+        assert!(place.data().join("PG_VERSION").exists(), "it is left as it is");
+        fs::write(place.data().join("global/pg_control"), "").unwrap();
+        assert!(place.has_database().unwrap());
+        fs::remove_dir_all(place.data()).unwrap();
+        fs::create_dir(place.data()).unwrap();
+        assert!(!place.has_database().unwrap(), "an empty folder is no loss");
+        // What a set-up left that was cut off is begun anew.
+        let setup = place.make_setup().unwrap();
+        fs::write(setup.join("PG_VERSION"), "15").unwrap();
+        assert_eq!(fs::read_dir(place.make_setup().unwrap()).unwrap().count(), 0);
+        assert!(!place.has_database().unwrap());
+    }
+
     /// As root: the database's user owns its data, and none of the files that the host reads and writes.
     #[test]
     fn the_databases_user_owns_its_data_and_nothing_else() {
@@ -209,7 +259,7 @@ mod tests {
         let user = SystemUser { uid: 12345, gid: 12345 };
         let place = Place { folder: folder.clone(), user: Some(user) };
         place.take().unwrap();
-        place.make_data().unwrap();
+        fs::rename(place.make_setup().unwrap(), place.data()).unwrap();
         let owner = |path: &Path| fs::metadata(path).unwrap().uid();
         assert_eq!((owner(&folder), owner(&place.data())), (0, 12345));
         // As earlier versions left it, with a link that its user put there.

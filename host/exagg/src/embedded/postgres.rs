@@ -6,7 +6,9 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -19,6 +21,9 @@ const MAJOR_MIN: u32 = 14;
 const START_MAX: Duration = Duration::from_mins(1);
 const STOP_MAX: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
+/// Pauses before it is started again.
+const RESTART_MIN: Duration = Duration::from_millis(500);
+const RESTART_MAX: Duration = Duration::from_secs(10);
 const USER: &str = "exagg";
 const DATABASE: &str = "postgres";
 /// Where to look beside `PG_BIN` and the `PATH`.
@@ -62,17 +67,26 @@ impl Plan {
     }
 }
 
-/// A running PostgreSQL. It ends when this is stopped or dropped, or the host is killed.
+/// A running PostgreSQL, started again when it dies. It ends when this is stopped or dropped, or the host is killed.
 pub struct Postgres {
-    pid: u32,
-    ended: std::sync::mpsc::Receiver<()>,
+    process: Arc<Process>,
+    ended: mpsc::Receiver<()>,
+}
+
+/// The process as it is now.
+#[derive(Default)]
+struct Process {
+    /// 0 while there is none.
+    pid: AtomicU32,
+    /// It was ready once, and is not to end yet: should it die, it is started again.
+    is_wanted: AtomicBool,
 }
 
 impl Postgres {
     /// Initialises the folder the first time, and starts.
     pub fn start(plan: &Plan) -> Result<Self> {
         let lock = lock(&plan.place)?;
-        if !plan.place.data().join("PG_VERSION").exists() {
+        if !plan.place.has_database()? {
             initialise(plan)?;
         }
         let log = plan.place.folder.join("postgres.log");
@@ -90,8 +104,8 @@ impl Postgres {
             .stdout(output.try_clone()?)
             .stderr(output);
         sys::end_with_parent(&mut command);
-        let (pid, ended) = keep(command, lock)?;
-        let postgres = Self { pid, ended };
+        let (process, ended) = keep(command, lock)?;
+        let postgres = Self { process, ended };
         postgres.wait_until_ready(plan, &log)?;
         Ok(postgres)
     }
@@ -101,12 +115,13 @@ impl Postgres {
         let pid_file = plan.place.data().join("postmaster.pid");
         loop {
             let text = fs::read_to_string(&pid_file).unwrap_or_default();
-            let is_ours = text.lines().next() == Some(self.pid.to_string().as_str());
+            let pid = self.process.pid.load(Ordering::Acquire).to_string();
+            let is_ours = text.lines().next() == Some(pid.as_str());
             if is_ours && text.lines().nth(7).is_some_and(|state| state.trim() == "ready") {
+                self.process.is_wanted.store(true, Ordering::Release);
                 return Ok(());
             }
-            let ended = !matches!(self.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
-            if ended || Instant::now() > deadline {
+            if pid == "0" || Instant::now() > deadline {
                 let said = fs::read_to_string(log).unwrap_or_default();
                 let tail: Vec<_> = said.lines().rev().take(5).collect();
                 bail!(
@@ -126,14 +141,15 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Once it has ended by itself its pid may be somebody else's.
-        if self.ended.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty) {
-            return;
-        }
-        sys::signal(self.pid, libc::SIGINT);
-        if self.ended.recv_timeout(STOP_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            sys::signal(self.pid, libc::SIGQUIT);
-            let _ = self.ended.recv_timeout(STOP_MAX);
+        self.process.is_wanted.store(false, Ordering::Release);
+        for signal in [libc::SIGINT, libc::SIGQUIT] {
+            match self.process.pid.load(Ordering::Acquire) {
+                0 => {}
+                pid => sys::signal(pid, signal),
+            }
+            if self.ended.recv_timeout(STOP_MAX) != Err(mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
         }
     }
 }
@@ -143,27 +159,58 @@ fn pause() {
     std::thread::sleep(LOOK);
 }
 
-/// Starts the command on a thread that lives as long as the child: the child ends with the
-/// *thread* that started it.
-fn keep(mut command: Command, lock: fs::File) -> Result<(u32, std::sync::mpsc::Receiver<()>)> {
-    let (started, pid) = std::sync::mpsc::channel();
-    let (ending, ended) = std::sync::mpsc::channel();
+/// Runs the command on a thread that lives as long as the child, for the child ends with the *thread* that started
+/// it; and again when it dies, as long as it is wanted.
+fn keep(mut command: Command, lock: fs::File) -> Result<(Arc<Process>, mpsc::Receiver<()>)> {
+    let ((started, first), (ending, ended)) = (mpsc::channel(), mpsc::channel());
+    let process = Arc::new(Process::default());
+    let kept = Arc::clone(&process);
     let run = move || {
-        let mut child: Child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                let _ = started.send(Err(error));
-                return;
+        let mut restart = Pause(RESTART_MIN);
+        loop {
+            let began = Instant::now();
+            let how = match command.spawn() {
+                Ok(mut child) => {
+                    kept.pid.store(child.id(), Ordering::Release);
+                    // Only the first start is waited for.
+                    let _ = started.send(Ok(()));
+                    let ended = child.wait();
+                    kept.pid.store(0, Ordering::Release);
+                    ended.map_or_else(|error| error.to_string(), |status| status.to_string())
+                }
+                Err(error) => {
+                    let how = error.to_string();
+                    let _ = started.send(Err(error));
+                    how
+                }
+            };
+            if !kept.is_wanted.load(Ordering::Acquire) {
+                break;
             }
-        };
-        let _ = started.send(Ok(child.id()));
-        let _ = child.wait();
+            restart = restart.after(began.elapsed());
+            tracing::error!("the embedded PostgreSQL has ended ({how}); it is started again in {:?}", restart.0);
+            let until = Instant::now() + restart.0;
+            while Instant::now() < until && kept.is_wanted.load(Ordering::Acquire) {
+                pause();
+            }
+        }
         drop(lock);
         let _ = ending.send(());
     };
     std::thread::Builder::new().name("postgres".to_owned()).spawn(run)?;
-    let pid = pid.recv().context("the thread of the embedded PostgreSQL ended")?;
-    Ok((pid.context("the embedded PostgreSQL cannot be started")?, ended))
+    let started = first.recv().context("the thread of the embedded PostgreSQL ended")?;
+    started.context("the embedded PostgreSQL cannot be started")?;
+    Ok((process, ended))
+}
+
+/// The pause before the next start.
+struct Pause(Duration);
+
+impl Pause {
+    /// What ended at once again is given more time; what ran for a while is not.
+    fn after(self, ran: Duration) -> Self {
+        Self(if ran > RESTART_MAX { RESTART_MIN } else { (self.0 * 2).min(RESTART_MAX) })
+    }
 }
 
 /// One host a folder; a host that was killed has its lock taken from it by the system.
@@ -199,13 +246,12 @@ fn initialise(plan: &Plan) -> Result<()> {
     let _ = fs::remove_file(&password_file);
     private::write(&password_file, plan.password.as_bytes())?;
     plan.place.give(&password_file)?;
-    // A set-up that was cut off left a folder that initdb refuses.
-    let _ = fs::remove_dir_all(plan.place.data());
-    plan.place.make_data()?;
-    let output = plan
-        .command("initdb")
+    let setup = plan.place.make_setup()?;
+    let mut command = plan.command("initdb");
+    sys::end_with_parent(&mut command);
+    let output = command
         .arg("-D")
-        .arg(plan.place.data())
+        .arg(&setup)
         .args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--pwfile"])
         .arg(&password_file)
         .output()
@@ -213,22 +259,26 @@ fn initialise(plan: &Plan) -> Result<()> {
     fs::remove_file(&password_file)?;
     let output = output?;
     ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+    // From here on there is a database: a set-up that was cut off is begun anew.
+    fs::rename(&setup, plan.place.data()).context("cannot move the database to its place")
 }
 
 /// The password of this folder's database, made the first time.
 fn password(place: &Place) -> Result<String> {
     let path = place.folder.join("password");
+    let mut password = String::new();
     if path.exists() {
-        let mut password = String::new();
         private::open(&path)?.read_to_string(&mut password)?;
+    }
+    if !password.is_empty() {
         return Ok(password);
     }
     ensure!(
-        !place.data().join("PG_VERSION").exists(),
-        "{} is gone: the embedded database cannot be opened without it",
+        !place.has_database()?,
+        "{} is gone or empty: the embedded database cannot be opened without the password that was in it",
         path.display()
     );
+    let _ = fs::remove_file(&path);
     let password: String = (0..4).map(|_| uuid::Uuid::new_v4().simple().to_string()[..8].to_owned()).collect();
     private::write(&path, password.as_bytes())?;
     Ok(password)

@@ -11,17 +11,20 @@ use exagg_common::clock::SystemClock;
 use exagg_common::template::{Secret, Variables};
 use exagg_pipeline::lease::Leases;
 use exagg_runtime::app::Compiled;
+use exagg_runtime::health::Health;
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::trigger::Context;
 use exagg_trigger_cron::stage::TickLease;
 use exagg_trigger_kafka::Settings as KafkaSettings;
 use exagg_trigger_kafka::partition::AppliedObserver;
+use futures::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Local;
+use super::database::Told;
 use super::stages::Stages;
 use crate::admin::{ASKING_MAX, Admin};
 use crate::config::HostConfig;
@@ -34,15 +37,19 @@ use crate::{admin_client, server};
 
 /// How long producers may take to deliver what is queued when the host stops.
 const FLUSH: Duration = Duration::from_secs(2);
+/// So long at least open connections have to end, however long the stages took.
+const CLOSE_MIN: Duration = Duration::from_secs(1);
 
 /// Ready to run.
 pub struct Bound {
     config: HostConfig,
     compiled: Compiled,
     context: Context,
+    health: Arc<Health>,
     triggers: Arc<Triggers>,
     admin: Arc<Admin>,
     database: Option<Database>,
+    leases: Option<Database>,
     listeners: Listeners,
     local: Option<Local>,
 }
@@ -86,10 +93,13 @@ impl Bound {
         let variables = &resolved.variables;
         let context = Context {
             metrics: Arc::new(Metrics::new().context("the metrics cannot be set up")?),
-            health: Arc::default(),
             clock: Arc::new(SystemClock),
+            drain_max: config.drain.time_max,
         };
-        let settings = Settings { kafka: kafka(properties, local.as_ref()), lease: lease(&config, variables)? };
+        let health = Arc::default();
+        let leases = leases(&config, variables)?;
+        let lease = leases.clone().map(|database| Arc::new(Leases::new(database)) as Arc<dyn TickLease>);
+        let settings = Settings { kafka: kafka(properties, local.as_ref()), lease };
         let mut triggers = Triggers::new(&context, settings);
         triggers.add(&compiled.app)?;
         let triggers = Arc::new(triggers);
@@ -103,11 +113,11 @@ impl Bound {
             hosts: config.admin_hosts.clone(),
             app: Arc::clone(&compiled.app),
             triggers: Arc::clone(&triggers),
-            health: Arc::clone(&context.health),
+            health: Arc::clone(&health),
             metrics: Arc::clone(&context.metrics),
             database: database.clone(),
         });
-        Ok(Self { config, compiled, context, triggers, admin, database, listeners, local })
+        Ok(Self { config, compiled, context, health, triggers, admin, database, leases, listeners, local })
     }
 
     /// Runs the stages until they end or are told to stop, and what serves beside them.
@@ -115,28 +125,34 @@ impl Bound {
         let postgres = match &self.local {
             Some(local) => {
                 local.embedded.broker.create(&local.topics)?;
-                Some(local.embedded.start_postgres().await?)
+                tokio::select! {
+                    started = local.embedded.start_postgres() => Some(started?),
+                    () = shutdown.drain.cancelled() => return Ok(()),
+                }
             }
             None => None,
         };
         self.banner()?;
         let closing = CancellationToken::new();
-        let Self { config, compiled, context, triggers, admin, database, listeners, local } = self;
+        let Self { config, compiled, context, health, triggers, admin, database, leases, listeners, local } = self;
         let servers = serve(listeners, &triggers, &admin, &config, &compiled, &closing);
         let stages = Stages {
             triggers,
-            health: context.health,
+            told: Told { health, metrics: context.metrics },
+            clock: context.clock,
             database,
+            leases,
             migrate: config.migrate,
             // The broker ends with `local`, which is kept until everything has ended.
             local: local.as_ref().map(|local| (Arc::clone(&local.guard), local.topics.clone())),
-            drain_max: config.drain_max,
+            drain: config.drain,
         };
         let result = stages.run(shutdown).await;
         compiled.factors.kafka.flush(FLUSH).await;
         closing.cancel();
-        for server in servers {
-            let _ = server.await;
+        let left = shutdown.left_of(config.drain.time_max).max(CLOSE_MIN);
+        if tokio::time::timeout(left, join_all(servers)).await.is_err() {
+            tracing::warn!("requests in progress are cut: they did not end within {:?}", config.drain.time_max);
         }
         if let Some(postgres) = postgres {
             tokio::task::spawn_blocking(|| Postgres::stop(postgres)).await?;
@@ -180,11 +196,10 @@ fn kafka(mut properties: Properties, local: Option<&Local>) -> KafkaSettings {
     }
 }
 
-/// Who runs a cron tick, where several replicas would.
-fn lease(config: &HostConfig, variables: &Variables) -> Result<Option<Arc<dyn TickLease>>> {
+/// Where it is said who runs a cron tick, where several replicas would.
+fn leases(config: &HostConfig, variables: &Variables) -> Result<Option<Database>> {
     let Some(template) = &config.cron_lease else { return Ok(None) };
-    let database = Database::parse(&variables.expand(template)?, config.app.authorities.as_ref())?;
-    Ok(Some(Arc::new(Leases::new(database))))
+    Ok(Some(Database::parse(&variables.expand(template)?, config.app.authorities.as_ref())?))
 }
 
 /// Serves all listeners, and watches files where that is asked for, until told to stop.

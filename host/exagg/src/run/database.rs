@@ -7,18 +7,30 @@ use anyhow::Result;
 use exagg_clients::database::Database;
 use exagg_pipeline::migrate::migrate;
 use exagg_pipeline::topics::retire_forgotten;
+use exagg_pipeline::watch::{Look, Watch};
 use exagg_runtime::health::Health;
+use exagg_runtime::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::shutdown::Shutdown;
 
-/// How often the database is looked at, for readiness.
-const LOOK: Duration = Duration::from_secs(3);
+/// How often a database is looked at, for readiness.
+const LOOK: Duration = Duration::from_secs(1);
+/// Seconds by which clocks may differ.
+const CLOCKS_DIFFER: f64 = 5.0;
 /// Pauses between tries to reach the database at the start.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// The name under which it stands in readiness.
-const NAME: &str = "database";
+/// The names under which the pipeline's database, and the one that cron ticks are leased in, stand in readiness.
+pub const NAME: &str = "database";
+pub const LEASES: &str = "database of leases";
+
+/// Who is told how a database is.
+#[derive(Clone)]
+pub struct Told {
+    pub health: Arc<Health>,
+    pub metrics: Arc<Metrics>,
+}
 
 /// Migrates the database, waiting until it can be reached; false when the host stops first. `forgotten` are the
 /// topics of an embedded broker, which starts empty.
@@ -64,13 +76,41 @@ pub async fn make_ready(
     Ok(true)
 }
 
-/// Keeps readiness as the database is.
-pub async fn watch(database: Database, health: Arc<Health>, stop: CancellationToken) {
+/// Keeps readiness as a database is, and says when the clocks differ.
+pub async fn watch(name: &'static str, mut watch: Watch, context: Told, stop: CancellationToken) {
+    let mut differ = false;
     loop {
-        health.note(NAME, database.connect().await.err().map(|error| format!("{error:#}")));
+        let look = watch.look().await;
+        let missing = match &look {
+            Ok(look) => look.missing.clone(),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        context.health.note(name, missing);
+        if let Ok(Look { clock_ahead_seconds: ahead, .. }) = look {
+            context.metrics.clock_ahead(name, ahead);
+            // Some way apart, so that a clock at the edge is not told again and again.
+            let limit = if differ { CLOCKS_DIFFER / 2.0 } else { CLOCKS_DIFFER };
+            if (ahead.abs() > limit) != differ {
+                differ = !differ;
+                tell_clocks(name, ahead, differ);
+            }
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
+    }
+}
+
+fn tell_clocks(name: &str, ahead: f64, differ: bool) {
+    let direction = if ahead < 0.0 { "behind" } else { "ahead of" };
+    let by = ahead.abs();
+    if differ {
+        tracing::warn!(
+            "this host's clock is {by:.1} s {direction} that of PostgreSQL ({name}): records are judged by \
+             PostgreSQL's, cron schedules follow the host's; set the clock"
+        );
+    } else {
+        tracing::info!("this host's clock agrees with that of PostgreSQL ({name}) again");
     }
 }

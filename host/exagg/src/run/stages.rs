@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use exagg_clients::database::Database;
-use exagg_runtime::health::Health;
+use exagg_common::clock::Clock;
+use exagg_pipeline::watch::{Need, Watch};
 use exagg_runtime::trigger::Stop;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::database::{make_ready, watch};
+use super::database::{LEASES, NAME, Told, make_ready, watch};
 use crate::embedded::broker::Guard;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Drain, Shutdown};
 use crate::triggers::Triggers;
 
 /// How long the embedded readers may take to read what is stored when the host stops.
@@ -20,12 +22,16 @@ const EMBEDDED_DRAIN: Duration = Duration::from_secs(2);
 /// What runs between the listeners' start and their end.
 pub struct Stages {
     pub triggers: Arc<Triggers>,
-    pub health: Arc<Health>,
+    /// Told how the databases are, and that the host stops.
+    pub told: Told,
+    pub clock: Arc<dyn Clock>,
     pub database: Option<Database>,
+    /// Where cron ticks are leased.
+    pub leases: Option<Database>,
     pub migrate: bool,
     /// The embedded broker's guard, and the topics that are read of it.
     pub local: Option<(Arc<Guard>, Vec<String>)>,
-    pub drain_max: Duration,
+    pub drain: Drain,
 }
 
 impl Stages {
@@ -33,34 +39,43 @@ impl Stages {
     pub async fn run(self, shutdown: &Shutdown) -> Result<()> {
         if let Some(database) = &self.database {
             let topics = self.local.as_ref().map(|(_, topics)| topics.as_slice());
-            if !make_ready(database, self.migrate, topics, &self.health, shutdown).await? {
+            if !make_ready(database, self.migrate, topics, &self.told.health, shutdown).await? {
                 return Ok(());
             }
         }
         let stop = Stop::default();
-        let watching = self
-            .database
-            .clone()
-            .map(|database| tokio::spawn(watch(database, Arc::clone(&self.health), stop.readers.clone())));
+        let watching = self.watch(&stop);
         let mut running = tokio::spawn(Arc::clone(&self.triggers).run(stop.clone()));
         let ended = tokio::select! {
             () = shutdown.drain.cancelled() => None,
             ended = &mut running => Some(ended?),
         };
+        self.told.health.note("host", Some("it stops".to_owned()));
         stop.sources.cancel();
-        let result = match ended {
-            Some(result) => result,
-            None => self.drain(&stop, running).await,
+        let result = if let Some(result) = ended {
+            result
+        } else {
+            let delay = if self.triggers.serve_requests() { self.drain.delay } else { Duration::ZERO };
+            tokio::join!(self.drain(&stop, running, shutdown), tokio::time::sleep(shutdown.left_of(delay))).0
         };
         stop.readers.cancel();
-        if let Some(watching) = watching {
-            let _ = watching.await;
-        }
+        drop(watching);
         result
     }
 
+    /// Watches the databases as long as the tasks are kept.
+    fn watch(&self, stop: &Stop) -> Vec<AbortOnDropHandle<()>> {
+        let pipeline = self.database.clone().map(|database| (NAME, database, Need::Migrations));
+        let leases = self.leases.clone().map(|database| (LEASES, database, Need::Leases));
+        let start = |(name, database, need)| {
+            let looks = Watch::new(database, need, Arc::clone(&self.clock));
+            AbortOnDropHandle::new(tokio::spawn(watch(name, looks, self.told.clone(), stop.readers.clone())))
+        };
+        pipeline.into_iter().chain(leases).map(start).collect()
+    }
+
     /// Lets the readers finish, then the batches in flight.
-    async fn drain(&self, stop: &Stop, running: JoinHandle<Result<()>>) -> Result<()> {
+    async fn drain(&self, stop: &Stop, running: JoinHandle<Result<()>>, shutdown: &Shutdown) -> Result<()> {
         tracing::info!("stopping: batches in flight end first");
         if let Some((guard, _)) = &self.local
             && !guard.drained(EMBEDDED_DRAIN).await
@@ -70,9 +85,9 @@ impl Stages {
             );
         }
         stop.readers.cancel();
-        match tokio::time::timeout(self.drain_max, running).await {
+        match tokio::time::timeout(shutdown.left_of(self.drain.time_max), running).await {
             Ok(ended) => ended?,
-            Err(_) => bail!("not drained within {:?}", self.drain_max),
+            Err(_) => bail!("not drained within {:?}: calls in progress are cut", self.drain.time_max),
         }
     }
 }

@@ -98,8 +98,7 @@ impl Trigger for CronTrigger {
     }
 
     fn status(&self) -> Vec<StageStatus> {
-        // What keeps a stage from doing its work is noted as its ticks fail.
-        Vec::new()
+        self.stages.iter().map(|stage| stage.status()).collect()
     }
 }
 

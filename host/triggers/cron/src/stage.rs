@@ -1,7 +1,7 @@
 //! One `[[trigger.cron]]`: its schedule, and the loop that follows it.
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
@@ -10,7 +10,7 @@ use cron::Schedule;
 use exagg_app::TriggerSpec;
 use exagg_runtime::instance::CallError;
 use exagg_runtime::slot::{CallResult, Slot, Version};
-use exagg_runtime::trigger::Context;
+use exagg_runtime::trigger::{Context, StageStatus};
 use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,8 @@ pub struct CronStage<F> {
     id: String,
     schedule: Schedule,
     slot: Arc<Slot<F>>,
+    /// Why the last tick failed, or could not be run; none when it did its work.
+    failing: Mutex<Option<String>>,
 }
 
 impl<F: Function> CronStage<F> {
@@ -60,7 +62,17 @@ impl<F: Function> CronStage<F> {
                 anyhow!("cron_expression {:?}: {error} (six fields, seconds first)", settings.cron_expression)
             })
             .with_context(in_trigger)?;
-        Ok(Self { id: spec.id.clone(), schedule, slot })
+        Ok(Self { id: spec.id.clone(), schedule, slot, failing: Mutex::default() })
+    }
+
+    /// The stage as it is now.
+    pub fn status(&self) -> StageStatus {
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        StageStatus { stage: self.id.clone(), not_ready: None, failing, partitions: serde_json::Value::Null }
+    }
+
+    fn note(&self, failure: Option<String>) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// Calls the function at each scheduled time until told to stop; a tick in progress ends first.
@@ -92,8 +104,15 @@ impl<F: Function> CronStage<F> {
     async fn is_ours(&self, time: DateTime<Utc>, lease: Option<&dyn TickLease>) -> bool {
         let Some(lease) = lease else { return true };
         match lease.take(&self.id, time).await {
-            Ok(ours) => ours,
+            Ok(ours) => {
+                if !ours {
+                    // Whoever has it says how it went.
+                    self.note(None);
+                }
+                ours
+            }
             Err(error) => {
+                self.note(Some(format!("the tick's lease cannot be had: {error:#}")));
                 tracing::warn!(stage = %self.id, "the tick is skipped, its lease cannot be had: {error:#}");
                 false
             }
@@ -112,7 +131,7 @@ impl<F: Function> CronStage<F> {
             Err(error) => Some(error.to_string()),
         };
         context.metrics.tick(&self.id, failure.is_none(), started.elapsed());
-        context.health.note(&self.id, failure.clone());
+        self.note(failure.clone());
         if let Some(reason) = failure {
             tracing::warn!(stage = %self.id, "tick failed: {reason}");
         }

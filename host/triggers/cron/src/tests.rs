@@ -81,8 +81,8 @@ fn stage(schedule: &str, takes: Duration, answer: Answer) -> Running {
     let clock = Arc::new(TurnedClock { started: Instant::now(), set: Mutex::new(DateTime::UNIX_EPOCH) });
     let context = Context {
         metrics: Arc::new(Metrics::new().unwrap()),
-        health: Arc::default(),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        drain_max: Duration::from_secs(30),
     };
     let stage = Arc::new(CronStage::new(&spec, Arc::clone(&slot)).unwrap());
     Running { stage, slot, context, clock, ticks, stop: CancellationToken::new() }
@@ -154,6 +154,8 @@ async fn a_tick_without_its_lease_does_not_run() {
     }))));
     after(45).await;
     assert_eq!(stage.ticks(), [10]);
+    let failing = stage.stage.status().failing.unwrap();
+    assert!(failing.contains("lease") && failing.contains("away"), "{failing}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,9 +164,9 @@ async fn a_tick_that_fails_is_noted_until_one_succeeds() {
     let stage = stage("*/10 * * * * *", Duration::ZERO, answer);
     stage.start(None);
     after(15).await;
-    assert_eq!(stage.context.health.reasons(), ["t: away"]);
+    assert_eq!(stage.stage.status().failing.as_deref(), Some("away"));
     after(10).await;
-    assert!(stage.context.health.reasons().is_empty());
+    assert_eq!(stage.stage.status().failing, None);
 }
 
 #[tokio::test(start_paused = true)]

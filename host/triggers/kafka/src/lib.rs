@@ -164,6 +164,7 @@ impl KafkaTrigger {
             state: Arc::clone(&checked.state),
             observer,
             share,
+            drain_max: self.context.drain_max,
         })
     }
 }
@@ -215,6 +216,7 @@ impl Trigger for KafkaTrigger {
         let status = |checked: &Checked| StageStatus {
             stage: checked.subscription.trigger_id.clone(),
             not_ready: checked.state.not_ready(),
+            failing: None,
             partitions: json!(checked.state.all()),
         };
         self.stages.iter().map(status).collect()

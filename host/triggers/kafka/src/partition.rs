@@ -147,6 +147,12 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         self.stage.state.note(&self.source.partition, position, state);
     }
 
+    fn note_waiting(&self, reason: Option<&str>) {
+        if let Some(reason) = reason {
+            self.note(PartitionState::Waiting(reason.to_owned()));
+        }
+    }
+
     /// Asks until there is an answer: the cluster may be away.
     async fn until<R, A>(&self, what: &str, ask: impl Fn() -> A + Send) -> Result<R, Interrupted>
     where
@@ -189,14 +195,19 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         self.source.topic_id = described.id;
         self.source.partition_count = described.partitions;
         let bounds = self.bounds().await?;
-        let from = match from {
-            Some(from) => from,
-            None => self.first_offset(bounds).await?,
+        let committed = match from {
+            Some(from) => {
+                self.position = from;
+                None
+            }
+            None => self.begin(bounds).await?,
         };
-        self.position = from;
         self.is_position_known = true;
         self.described_at = Instant::now();
-        self.dispatch(empty(&self.source, from, bounds.next)).await?;
+        self.dispatch(empty(&self.source, self.position, bounds.next)).await?;
+        if let Some(committed) = committed.filter(|committed| *committed > self.position) {
+            self.reads_again(committed);
+        }
         self.validate_position().await?;
         let position = self.position;
         self.until("cannot go on reading", || log.seek(&partition, position)).await?;
@@ -206,20 +217,55 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         Ok(())
     }
 
-    /// What the group committed; without that the policy, or the log's start for a partition that
-    /// was added after the topic was first seen.
-    async fn first_offset(&mut self, bounds: OffsetRange) -> Result<Offset, Interrupted> {
+    /// Sets the position of a partition that was just assigned, and gives what the group committed.
+    ///
+    /// A function that keeps progress of its own is asked at the start that the policy names, so that the group's
+    /// offset alone never has it skip anything: it answers with its progress, or begins there. For any other function
+    /// the group's offset is the progress.
+    async fn begin(&mut self, bounds: OffsetRange) -> Result<Option<Offset>, Interrupted> {
         let (log, source) = (Arc::clone(&self.stage.log), self.source.clone());
         let committed = self.until("cannot ask for the group's offsets", || log.committed(&source)).await?;
         self.first_partition_count = committed.first_partition_count.unwrap_or(source.partition_count);
-        if let Some(offset) = committed.next_offset {
-            return Ok(offset);
+        let start = self.start(bounds).await?;
+        let Some(committed) = committed.next_offset else {
+            self.position = start;
+            return Ok(None);
+        };
+        // What the group did not read is not skipped either, whatever the policy says.
+        self.position = start.min(committed);
+        if self.position < committed {
+            let probe = empty(&source, self.position, bounds.next);
+            match self.stage.dispatcher.dispatch(probe, &self.cancel, &|waiting| self.note_waiting(waiting)).await {
+                Dispatched::Applied => self.position = committed,
+                Dispatched::ResumeAt(offset) => self.position = offset,
+                Dispatched::Stopped(reason) => return Err(Interrupted::Stopped(reason)),
+                Dispatched::Cancelled => return Err(Interrupted::Cancelled),
+            }
         }
+        Ok(Some(committed))
+    }
+
+    /// Where the policy begins; the log's start for a partition that was added after the topic was first seen.
+    async fn start(&self, bounds: OffsetRange) -> Result<Offset, Interrupted> {
+        let (log, source) = (Arc::clone(&self.stage.log), &self.source);
         if source.partition.partition.0 >= self.first_partition_count {
             return Ok(bounds.from);
         }
         let start = self.stage.subscription.start;
         self.until("cannot find the start", || log.offset_of(&source.partition, start, bounds)).await
+    }
+
+    /// Says that the function does not know of records that the group had applied.
+    fn reads_again(&self, committed: Offset) {
+        let Self { position, source, .. } = self;
+        tracing::error!(
+            stage = %self.stage.subscription.trigger_id, partition = %source.partition,
+            "the group {} had applied everything below offset {committed}, and the function goes on at {position}: its \
+             database was emptied or restored, its stream was renamed, or the group's offset was moved; what lies \
+             between is read again", source.group
+        );
+        self.note(PartitionState::Reading);
+        self.stage.state.reads_again(&source.partition, OffsetRange { from: *position, next: committed });
     }
 
     /// The log must hold the position: what was deleted unread is a gap, and a position behind
@@ -343,12 +389,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         }
         let stage = Arc::clone(&self.stage);
         let partition = &self.source.partition;
-        let note = |waiting: Option<&str>| {
-            if let Some(reason) = waiting {
-                stage.state.note(partition, Some(self.position), PartitionState::Waiting(reason.to_owned()));
-            }
-        };
-        match stage.dispatcher.dispatch(batch, &self.cancel, &note).await {
+        match stage.dispatcher.dispatch(batch, &self.cancel, &|waiting| self.note_waiting(waiting)).await {
             Dispatched::Applied => {
                 self.position = next;
                 stage.log.commit(Applied {

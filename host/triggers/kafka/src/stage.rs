@@ -21,8 +21,8 @@ use crate::log::{Assignment, Cluster, Event, Log};
 use crate::partition::{AppliedObserver, PartitionTask, Shared};
 use crate::status::StageState;
 
-/// How long batches in flight may take when the host stops: below the host's own deadline.
-const DRAIN_MAX: Duration = Duration::from_secs(25);
+/// Of the time that the host has to stop, what commits and leaving the group are left.
+const LEAVE: Duration = Duration::from_secs(3);
 
 /// How often the end is asked for of a partition that does not go on.
 const LAG_EVERY: Duration = Duration::from_secs(2);
@@ -43,6 +43,8 @@ pub struct Stage<C: Cluster, F> {
     pub share: Share,
     /// Whether the operator sets the size of a partition's queue, which then holds, whatever it takes.
     pub is_queue_fixed: bool,
+    /// How long the host takes to stop at most.
+    pub drain_max: Duration,
 }
 
 /// Why a member leaves its group.
@@ -100,7 +102,8 @@ impl<C: Cluster, F: Function> Stage<C, F> {
         });
         let watching = AbortOnDropHandle::new(tokio::spawn(watch_lag(Arc::clone(&shared))));
         let mut partitions = Partitions { stage: shared, tasks: HashMap::new(), locks };
-        let result = partitions.follow(partitions_max, events, stop).await;
+        let drain_max = self.drain_max.saturating_sub(LEAVE).max(self.drain_max / 2);
+        let result = partitions.follow(partitions_max, drain_max, events, stop).await;
         drop(partitions);
         watching.abort();
         // It ends with its answer, and its hold on the log goes.
@@ -141,6 +144,7 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
     async fn follow(
         &mut self,
         partitions_max: usize,
+        drain_max: Duration,
         mut events: UnboundedReceiver<Event<L::Queue>>,
         stop: &CancellationToken,
     ) -> Result<Ended> {
@@ -177,8 +181,8 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
                 () = stop.cancelled() => {}
             }
         }
-        if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
-            tracing::warn!(stage = %self.id(), "a batch in flight did not end within {DRAIN_MAX:?}");
+        if tokio::time::timeout(drain_max, ended).await.is_err() {
+            tracing::warn!(stage = %self.id(), "a batch in flight did not end within {drain_max:?}");
         }
         result
     }

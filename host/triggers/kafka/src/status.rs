@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use exagg_clients::kafka::{Offset, Partition, TopicPartition};
+use exagg_clients::kafka::{Offset, OffsetRange, Partition, TopicPartition};
 use exagg_common::clock::Clock;
 use exagg_runtime::metrics::Metrics;
 use serde::Serialize;
@@ -40,6 +40,9 @@ pub struct PartitionStatus {
     /// The age of the oldest record that is not applied, 0 where there is none. Where that record was not seen yet,
     /// how long it is known that there is one.
     pub lag_seconds: f64,
+    /// Offsets that the group had applied and the function did not know of when the partition was assigned: they are
+    /// read again, or were by now.
+    pub reads_again: Option<OffsetRange>,
     /// Written beside the other fields, as `state` and, where there is one, `reason`.
     #[serde(flatten)]
     pub state: PartitionState,
@@ -53,6 +56,7 @@ struct Known {
     heard_at: Instant,
     /// The time of the oldest record that is not applied.
     behind_since: Option<DateTime<Utc>>,
+    reads_again: Option<OffsetRange>,
     state: PartitionState,
 }
 
@@ -123,6 +127,7 @@ impl StageState {
                 end_offset: next_offset.unwrap_or_default(),
                 heard_at: Instant::now(),
                 behind_since: None,
+                reads_again: None,
                 state: state.clone(),
             });
         });
@@ -160,6 +165,11 @@ impl StageState {
         if !was_reading {
             self.count();
         }
+    }
+
+    /// The group had applied these offsets, and the function did not know of them.
+    pub fn reads_again(&self, key: &TopicPartition, offsets: OffsetRange) {
+        self.change(key, |known, _| known.reads_again = Some(offsets));
     }
 
     /// The partition's end, as the broker says.
@@ -233,6 +243,7 @@ impl StageState {
             next_offset: known.next_offset,
             end_offset: known.end_offset,
             lag_seconds: known.lag_seconds(now),
+            reads_again: known.reads_again,
             state: known.state.clone(),
         };
         self.with(|partitions| partitions.iter().map(status).collect())

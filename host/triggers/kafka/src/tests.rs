@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use exagg_app::TriggerSpec;
-use exagg_clients::kafka::{Offset, Partition, TopicPartition};
+use exagg_clients::kafka::{Offset, OffsetRange, Partition, TopicPartition};
 use exagg_common::clock::SystemClock;
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::slot::Slot;
@@ -98,6 +98,7 @@ async fn run(cluster: FakeCluster, settings: &str, takes: Duration, answer: Answ
         // Queues of one MiB for 48 partitions.
         share: Share::new(384 << 20, 1),
         is_queue_fixed: false,
+        drain_max: Duration::from_secs(30),
     };
     let stop = CancellationToken::new();
     let told = stop.clone();
@@ -177,6 +178,61 @@ async fn the_functions_progress_wins_over_the_groups() {
     seconds(1.0).await;
     assert_eq!(stage.cluster.with(|state| state.seeks.clone()), [(0, 3)]);
     assert_eq!(stage.batches(), [("first", 3, 9)]);
+    stage.end().await;
+}
+
+/// A function that keeps progress of its own, as the aggregator does: it begins where it is asked first.
+fn with_progress(progress: Option<i64>) -> Answer {
+    let progress = Mutex::new(progress);
+    Box::new(move |batch| {
+        let mut progress = progress.lock().unwrap();
+        let at = *progress.get_or_insert(batch.from_offset);
+        if at != batch.from_offset {
+            return Ok(Outcome::ResumeAt(at));
+        }
+        *progress = Some(batch.next_offset);
+        Ok(Outcome::Applied)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_groups_offset_alone_has_nothing_skipped() {
+    let applied_before = |cluster: &FakeCluster| {
+        cluster.on(0, |partition| {
+            partition.committed = Committed { next_offset: Some(Offset(7)), first_partition_count: Some(1) };
+        });
+    };
+    let again = |from, next| Some(OffsetRange { from: Offset(from), next: Offset(next) });
+    // The database was emptied; restored from before; is as it was. Last, a start behind what the group had read.
+    for (start, progress, first, reads_again) in [
+        ("earliest", None, 0, again(0, 7)),
+        ("earliest", Some(3), 3, again(3, 7)),
+        ("earliest", Some(7), 7, None),
+        ("latest", None, 7, None),
+    ] {
+        let cluster = FakeCluster::new(&[9]);
+        applied_before(&cluster);
+        let settings = format!("start = \"{start}\"");
+        let stage = run(cluster, &settings, Duration::ZERO, with_progress(progress)).await;
+        stage.cluster.assign(&[0]);
+        seconds(1.0).await;
+        assert_eq!(stage.batches(), [("first", first, 9)], "{start} {progress:?}");
+        let commits = stage.cluster.commits();
+        assert!(
+            commits.iter().all(|commit| [(0, first), (0, 9)].contains(commit)),
+            "{start} {progress:?}: {commits:?}"
+        );
+        assert_eq!(stage.state.all()[0].reads_again, reads_again, "{start} {progress:?}");
+        stage.end().await;
+    }
+    // A function without progress of its own goes on where the group is.
+    let cluster = FakeCluster::new(&[9]);
+    applied_before(&cluster);
+    let stage = run(cluster, EARLIEST, Duration::ZERO, applied()).await;
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    assert_eq!(stage.batches(), [("first", 7, 9)]);
+    assert_eq!((stage.cluster.commits(), stage.state.all()[0].reads_again), (vec![(0, 7), (0, 9)], None));
     stage.end().await;
 }
 

@@ -93,3 +93,29 @@ pub fn nothing_is_doubled_or_orphaned_by_kill_9(_: &World) {
     let all = finals(&host, "weather");
     assert!(all.iter().all(|(_, records)| *records <= 5), "{all:?}");
 }
+
+/// Take out: the rename in `initialise`.
+pub fn a_set_up_that_was_cut_off_is_begun_anew(_: &World) {
+    let mut host = setup().start();
+    let folder = host.setup.folder().join(".spin/postgres");
+    wait_for("the set-up", Duration::from_secs(60), || folder.join("data.setup/PG_VERSION").exists().then_some(()));
+    host.kill();
+    assert!(!folder.join("data").exists());
+    host.restart();
+    wait_for("live rows", Duration::from_secs(30), || (!rows(&host, "").is_empty()).then_some(()));
+}
+
+/// Take out: `is_wanted` in `keep`.
+pub fn a_database_that_dies_is_started_again(_: &World) {
+    let mut host = setup().start();
+    wait_for("live rows", Duration::from_secs(30), || (!rows(&host, "").is_empty()).then_some(()));
+    let pid = std::fs::read_to_string(host.setup.folder().join(".spin/postgres/data/postmaster.pid")).unwrap();
+    let pid = pid.lines().next().unwrap().to_owned();
+    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    host.wait_for_log("it is started again", Duration::from_secs(10));
+    let counted = || rows(&host, "stream=weather").iter().map(|row| row["records"].as_i64().unwrap()).sum::<i64>();
+    let before = counted();
+    wait_for("rows of the database that came back", Duration::from_secs(60), || {
+        (counted() > before.max(1) + 2).then_some(())
+    });
+}

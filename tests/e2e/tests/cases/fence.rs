@@ -198,6 +198,85 @@ pub fn partitions_added_later_are_read_from_their_start(world: &World) {
     assert_eq!(database.number("SELECT count(*) FROM public.progress WHERE partition_count = 3"), 3);
 }
 
+/// Deletes the group once nobody is in it any more.
+fn delete_group(world: &World, group: &str) {
+    wait_for("the group's end", MINUTE, || std::panic::catch_unwind(|| world.kafka().delete_group(group)).ok());
+}
+
+/// Only `progress` knows what the stream had when it was first seen. Take out: `first_partition_count` in the
+/// aggregator's `BEGIN_PARTITION`.
+pub fn partitions_added_while_the_groups_offsets_are_gone_are_read(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("orphans");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    let setup = world.setup(&database, "orphans").replace("start = \"earliest\"", "start = \"latest\"");
+    let mut host = setup.components(&EXCHANGES).start();
+    wait_for("the first partition", MINUTE, || {
+        (database.number("SELECT count(*) FROM public.progress") == 1).then_some(())
+    });
+    send(world, &topic, 0, 100, time);
+    wait_for_records(&database, "exchanges", 100);
+    host.stop();
+    world.kafka().add_partitions(&topic, 3);
+    send(world, &topic, 1, 50, time);
+    send(world, &topic, 2, 50, time);
+    delete_group(world, "orphans-exchanges");
+    host.restart();
+    wait_for_records(&database, "exchanges", 200);
+}
+
+/// What `progress` lost and the group shows was there is read again, by the policy, and said.
+/// Take out: the question at the policy's start in `PartitionTask::begin`.
+pub fn an_emptied_database_is_filled_again_whatever_the_group_committed(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("emptied");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    send(world, &topic, 0, 100, time);
+    let mut host = world.setup(&database, "emptied").components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", 100);
+    host.stop();
+    assert_eq!(world.kafka().group_offset("emptied-exchanges", &topic, 0), Some(100));
+    database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    send(world, &topic, 0, 20, time);
+    host.restart();
+    wait_for_records(&database, "exchanges", 120);
+    assert!(host.log().contains("had applied everything below offset 100"), "{}", host.log());
+    let admin = format!("127.0.0.1:{}", host.admin);
+    let status = host.command_with("status", &["--admin", &admin], "EXAGG_ADMIN_TOKEN", None);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("offsets 0 to 99 were applied before"), "{status}");
+}
+
+/// The group knows the partition, the database that was restored does not. Take out: the same.
+pub fn a_database_from_before_a_partition_was_added_has_it_read_from_its_start(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("restored");
+    world.kafka().create_topic(&topic, 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    let setup = world.setup(&database, "restored").replace("start = \"earliest\"", "start = \"latest\"");
+    let mut host = setup.components(&EXCHANGES).start();
+    wait_for("the first partition", MINUTE, || {
+        (database.number("SELECT count(*) FROM public.progress") == 1).then_some(())
+    });
+    host.stop();
+    world.kafka().add_partitions(&topic, 2);
+    send(world, &topic, 1, 50, time);
+    host.restart();
+    wait_for_records(&database, "exchanges", 50);
+    host.stop();
+    assert_eq!(world.kafka().group_offset("restored-exchanges", &topic, 1), Some(50));
+    // As it was before: neither the partition nor what was counted of it.
+    database.execute(
+        "DELETE FROM public.progress WHERE partition = 1;
+         TRUNCATE public.aggregates, public.window_state, public.window_batches",
+    );
+    send(world, &topic, 1, 30, time);
+    host.restart();
+    wait_for_records(&database, "exchanges", 80);
+}
+
 pub fn a_stream_first_seen_starts_at_the_end(world: &World) {
     let database = world.postgres.database();
     let topic = topic("latest");

@@ -25,6 +25,7 @@ mod spinkube;
 mod starts;
 mod swap;
 mod templates;
+mod truth;
 mod windows;
 
 pub use e2e::{exchange, now, topic, utc};
@@ -78,6 +79,8 @@ fn of_the_pipeline() -> Vec<Case> {
     vec![
         case!(embedded::live_rows_at_once_final_rows_soon_and_a_restart_goes_on),
         case!(embedded::nothing_is_doubled_or_orphaned_by_kill_9),
+        case!(embedded::a_set_up_that_was_cut_off_is_begun_anew),
+        case!(embedded::a_database_that_dies_is_started_again),
         kafka!(equal::two_million_keyed_records),
         kafka!(equal::two_million_records_without_keys_and_a_kill_in_the_middle),
         kafka!(records::each_bad_record_is_rejected_once_and_its_neighbours_count),
@@ -98,6 +101,9 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(fence::records_deleted_under_a_running_reader_are_skipped_where_told_so),
         kafka!(fence::a_recreated_topic_stops_loudly_until_it_is_reset),
         kafka!(fence::partitions_added_later_are_read_from_their_start),
+        kafka!(fence::partitions_added_while_the_groups_offsets_are_gone_are_read),
+        kafka!(fence::an_emptied_database_is_filled_again_whatever_the_group_committed),
+        kafka!(fence::a_database_from_before_a_partition_was_added_has_it_read_from_its_start),
         kafka!(fence::a_stream_first_seen_starts_at_the_end),
         kafka!(faults::kill_9_between_the_write_and_the_commit),
         kafka!(faults::a_lost_answer_is_not_applied_again),
@@ -183,6 +189,11 @@ fn of_the_host() -> Vec<Case> {
         case!(starts::two_hosts_may_migrate_at_once),
         case!(starts::newer_definitions_are_left_alone),
         kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),
+        case!(truth::a_database_that_is_not_migrated_is_not_ready),
+        kafka!(truth::an_api_that_fails_turns_no_request_away),
+        case!(truth::clocks_that_differ_are_told),
+        case!(truth::a_signal_during_the_start_ends_it),
+        case!(truth::requests_are_answered_while_readiness_says_that_the_host_stops),
     ]
 }
 

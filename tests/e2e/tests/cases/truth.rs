@@ -1,0 +1,116 @@
+//! What the host says of itself, on the bad days too: readiness, and how it stops.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use e2e::host::Setup;
+use e2e::http;
+use e2e::wait_for;
+use exagg_common::clock::{Clock, SystemClock};
+use exagg_pipeline::watch::{Need, Watch};
+
+use super::World;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A runtime configuration with these lines.
+fn configured(setup: Setup, lines: &str) -> Setup {
+    let file = setup.folder().join("runtime.toml");
+    std::fs::write(&file, lines).unwrap();
+    setup.argument("--runtime-config-file").argument(file.to_str().unwrap())
+}
+
+/// Take out: `pending` in `Watch::ask`.
+pub fn a_database_that_is_not_migrated_is_not_ready(world: &World) {
+    let database = world.postgres.database();
+    let setup = world.setup(&database, "unmigrated").argument("--no-migrate");
+    let host = configured(setup, "[exagg.cron]\nlease = \"{{ postgres_url }}\"\n").components(&["dashboard"]).start();
+    let answer = wait_for("a reason", MINUTE, || {
+        http::try_get(host.admin, "/readyz").filter(|answer| answer.body.contains("exagg migrate"))
+    });
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert!(answer.body.contains("0001_pipeline") && answer.body.contains("exagg_cron_leases"), "{}", answer.body);
+    let from = host.setup.folder().to_str().unwrap();
+    let migrated = host.command_with("migrate", &["--from", from], "SPIN_VARIABLE_POSTGRES_URL", Some(&database.url));
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    host.wait_until_ready();
+}
+
+/// Take out: `serve_requests` in `Admin::ready`.
+pub fn an_api_that_fails_turns_no_request_away(world: &World) {
+    let database = world.postgres.database();
+    let setup = || {
+        world
+            .setup(&database, "api-away")
+            .variable("exchanges_source", "livecoinwatch")
+            .variable("exchanges_schedule", "* * * * * *")
+            .variable("livecoinwatch_url", "http://127.0.0.1:1/")
+            .variable("livecoinwatch_api_key", "k")
+    };
+    let both = setup().components(&["fetcher-exchanges", "dashboard"]).start();
+    let alone = setup().components(&["fetcher-exchanges"]).start();
+    let failing = |port, status| {
+        wait_for("a tick that fails", MINUTE, || {
+            let answer = http::try_get(port, "/readyz")?;
+            (answer.status == status && answer.body.contains("fetcher-exchanges")).then_some(())
+        });
+    };
+    failing(alone.admin, 503);
+    failing(both.admin, 200);
+    let stages = both.admin("/status").json()["stages"].clone();
+    assert!(stages.as_array().unwrap().iter().any(|stage| stage["failing"].is_string()), "{stages}");
+}
+
+/// A look at a database tells by how much the clocks differ.
+pub fn clocks_that_differ_are_told(world: &World) {
+    struct Shifted(TimeDelta);
+    impl Clock for Shifted {
+        fn now(&self) -> DateTime<Utc> {
+            SystemClock.now() + self.0
+        }
+    }
+    let database = world.postgres.database();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for seconds in [-90, 0, 600] {
+        let address = exagg_clients::database::Database::parse(&database.url, None).unwrap();
+        let mut watch = Watch::new(address, Need::Migrations, Arc::new(Shifted(TimeDelta::seconds(seconds))));
+        let look = runtime.block_on(watch.look()).unwrap();
+        let off = (look.clock_ahead_seconds - TimeDelta::seconds(seconds).as_seconds_f64()).abs();
+        assert!(off < 1.0, "{seconds}: {look:?}");
+    }
+}
+
+/// Take out: the selection on `shutdown.drain` in `run::host`.
+pub fn a_signal_during_the_start_ends_it(world: &World) {
+    let database = world.postgres.database();
+    // Compiled anew: that takes some seconds.
+    let mut host = world.setup(&database, "early").own_cache().start();
+    let compiled = host.setup.folder().join(".spin/compiled");
+    wait_for("the start of compiling", MINUTE, || compiled.exists().then_some(()));
+    let (status, took) = host.stop();
+    assert!(status.success(), "{status}: {}", host.log());
+    assert!(took < Duration::from_secs(3), "the stop took {took:?}:\n{}", host.log());
+    assert!(host.log().contains("before anything ran"), "{}", host.log());
+}
+
+/// Take out: the delay in `Stages::run`, or the note that the host stops.
+pub fn requests_are_answered_while_readiness_says_that_the_host_stops(world: &World) {
+    const DELAY: Duration = Duration::from_secs(3);
+    let database = world.postgres.database();
+    let setup = configured(world.setup(&database, "drained"), "[exagg]\ndrain_delay_seconds = 3\n");
+    let mut host = setup.components(&["dashboard"]).start();
+    host.wait_until_ready();
+    let began = Instant::now();
+    host.signal("TERM");
+    while began.elapsed() < DELAY.mul_f64(0.8) {
+        let ready = host.get("/.well-known/exagg/ready");
+        // The signal takes its way.
+        if began.elapsed() > Duration::from_millis(500) {
+            assert!(ready.status == 503 && ready.body.contains("it stops"), "{} {}", ready.status, ready.body);
+        }
+        assert_eq!(host.get("/api/streams").status, 200);
+    }
+    let status = host.wait(Duration::from_secs(10));
+    assert!(status.success() && began.elapsed() >= DELAY, "{status} after {:?}", began.elapsed());
+}

@@ -31,7 +31,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use self::prometheus::{gauges, label};
+use self::prometheus::{gauges, head, label};
 use crate::swap::Swaps;
 use crate::triggers::Triggers;
 
@@ -199,29 +199,42 @@ impl Admin {
 
     /// The host's own metrics, then what the database's view of metrics says.
     async fn metrics(&self) -> String {
-        let mut text = self.metrics.text();
+        let mut text = self.metrics.text() + &self.components() + &budget::metrics(&self.app);
+        let Some(database) = &self.database else { return text };
+        let samples = self.one_of_few(exagg_pipeline::status::metrics(database));
+        let samples = match tokio::time::timeout(DATABASE_TIMEOUT, samples).await {
+            Ok(Ok(samples)) => Some(samples),
+            Ok(Err(error)) => {
+                tracing::debug!("metrics of the database: {error:#}");
+                None
+            }
+            Err(_) => None,
+        };
+        text += &gauges(samples.as_deref().unwrap_or_default());
+        text += &head("exagg_database_up", "Whether the database gave its metrics: 1 or 0.", "gauge");
+        text + &format!("exagg_database_up {}\n", i32::from(samples.is_some()))
+    }
+
+    /// Which version of each component runs.
+    fn components(&self) -> String {
+        let mut text = head("exagg_component_info", "The component's version that runs, by its digest.", "gauge");
         for (component, slot) in &self.app.components {
-            let (status, component) = (slot.status(), label(component));
+            let digest = slot.status().digest;
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "exagg_component_info{{component=\"{component}\",digest=\"{}\"}} 1",
-                label(&status.digest)
+                "exagg_component_info{{component=\"{}\",digest=\"{}\"}} 1",
+                label(component),
+                label(&digest)
             );
-            let taken_back = i32::from(status.rolled_back.is_some());
-            let _ = writeln!(text, "exagg_component_rolled_back{{component=\"{component}\"}} {taken_back}");
         }
-        text += &budget::metrics(&self.app);
-        let Some(database) = &self.database else { return text };
-        let samples = self.one_of_few(exagg_pipeline::status::metrics(database));
-        match tokio::time::timeout(DATABASE_TIMEOUT, samples).await {
-            Ok(Ok(samples)) => text + &gauges(&samples) + "exagg_database_up 1\n",
-            Ok(Err(error)) => {
-                tracing::debug!("metrics of the database: {error:#}");
-                text + "exagg_database_up 0\n"
-            }
-            Err(_) => text + "exagg_database_up 0\n",
+        let help = "Whether the last version that was swapped in was taken back: 1 or 0.";
+        text += &head("exagg_component_rolled_back", help, "gauge");
+        for (component, slot) in &self.app.components {
+            let taken_back = i32::from(slot.status().rolled_back.is_some());
+            let _ = writeln!(text, "exagg_component_rolled_back{{component=\"{}\"}} {taken_back}", label(component));
         }
+        text
     }
 
     async fn status(&self) -> Response<WasiBody> {
@@ -248,6 +261,7 @@ impl Admin {
                 "trigger": trigger.kind,
                 "component": trigger.component,
                 "partitions": statuses.get(&trigger.id).map(|status| &status.partitions),
+                "not_ready": statuses.get(&trigger.id).and_then(|status| status.not_ready.as_deref()),
                 "failing": statuses.get(&trigger.id).and_then(|status| status.failing.as_deref()),
                 "held": slot.map(|slot| budget::held(slot.current().account())),
             });

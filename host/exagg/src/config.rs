@@ -14,7 +14,9 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -156,9 +158,10 @@ impl HostConfig {
         let app = AppSettings::new(source, &flags.variables, flags.state_dir.clone(), &runtime, environment)?;
         let exagg = runtime.exagg;
         let engine = engine(&flags, &exagg, &app.state_dir)?;
-        let (connection_limits, drain) = (connection_limits(&exagg), drain(&exagg)?);
+        let (connection_limits, drain) = (connection_limits(&exagg)?, drain(&exagg)?);
         let log_dir = flags.log_dir.or(exagg.log_dir).filter(|folder| !folder.as_os_str().is_empty());
-        let connections = exagg.postgres_connections_max.unwrap_or(POSTGRES_CONNECTIONS_MAX).max(1);
+        let connections = exagg.postgres_connections_max;
+        let connections = within("postgres_connections_max", connections, 1..=10_000, POSTGRES_CONNECTIONS_MAX)?;
         let default = ComponentLimits::default();
         Ok(Self {
             app,
@@ -194,12 +197,20 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
     let default = Limits::default();
     let memory = flags.max_instance_memory.or(exagg.instance_memory_bytes_max);
     let limits = Limits {
-        memory_bytes_max: memory.unwrap_or(default.memory_bytes_max),
-        call_time_max: exagg.call_seconds_max.map_or(default.call_time_max, Duration::from_secs),
-        instances_max: exagg.instances_max.unwrap_or(default.instances_max),
+        memory_bytes_max: within(
+            "instance_memory_bytes_max (--max-instance-memory)",
+            memory,
+            64 << 10..=4 << 30,
+            default.memory_bytes_max,
+        )?,
+        call_time_max: Duration::from_secs(within(
+            "call_seconds_max",
+            exagg.call_seconds_max,
+            1..=3_600,
+            default.call_time_max.as_secs(),
+        )?),
+        instances_max: within("instances_max", exagg.instances_max, 1..=100_000, default.instances_max)?,
     };
-    ensure!(limits.instances_max > 0, "[exagg] instances_max is 0");
-    ensure!(!limits.call_time_max.is_zero(), "[exagg] call_seconds_max is 0");
     let cache = match &flags.cache {
         _ if flags.disable_cache || exagg.disable_cache => Cache::Off,
         Some(file) => Cache::ConfiguredBy(file.clone()),
@@ -213,11 +224,14 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
     );
     let bounds = Bounds::default();
     let bounds = Bounds {
-        seconds_max: exagg.compile_seconds_max.unwrap_or(bounds.seconds_max),
-        // In a small container the compiler gets what the budget leaves of it.
-        memory_bytes_max: exagg
-            .compile_memory_bytes_max
-            .unwrap_or(bounds.memory_bytes_max.min((budget_bytes / 3).max(COMPILE_BYTES_MIN))),
+        seconds_max: within("compile_seconds_max", exagg.compile_seconds_max, 1..=3_600, bounds.seconds_max)?,
+        memory_bytes_max: within(
+            "compile_memory_bytes_max",
+            exagg.compile_memory_bytes_max,
+            1 << 20..=1 << 40,
+            // In a small container the compiler gets what the budget leaves of it.
+            bounds.memory_bytes_max.min((budget_bytes / 3).max(COMPILE_BYTES_MIN)),
+        )?,
     };
     Ok(Settings {
         limits,
@@ -231,9 +245,8 @@ fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<
 }
 
 fn drain(exagg: &runtime::Exagg) -> Result<Drain> {
-    let seconds_max = exagg.drain_seconds_max.unwrap_or(DRAIN_SECONDS_MAX);
+    let seconds_max = within("drain_seconds_max", exagg.drain_seconds_max, 1..=3_600, DRAIN_SECONDS_MAX)?;
     let delay = exagg.drain_delay_seconds.unwrap_or_default();
-    ensure!((1..=3600).contains(&seconds_max), "[exagg] drain_seconds_max is {seconds_max}: 1 to 3600 are possible");
     ensure!(
         delay < seconds_max,
         "[exagg] drain_delay_seconds is {delay}: it is a part of drain_seconds_max, which is {seconds_max}"
@@ -241,13 +254,20 @@ fn drain(exagg: &runtime::Exagg) -> Result<Drain> {
     Ok(Drain { time_max: Duration::from_secs(seconds_max), delay: Duration::from_secs(delay) })
 }
 
-fn connection_limits(exagg: &runtime::Exagg) -> ConnectionLimits {
+fn connection_limits(exagg: &runtime::Exagg) -> Result<ConnectionLimits> {
     let default = ConnectionLimits::default();
-    ConnectionLimits {
-        connections_max: exagg.http_connections_max.unwrap_or(default.connections_max).max(1),
-        per_address_max: exagg.http_connections_per_address_max.unwrap_or(default.per_address_max).max(1),
-        ..default
-    }
+    let all = within("http_connections_max", exagg.http_connections_max, 1..=100_000, default.connections_max)?;
+    let of_one = exagg.http_connections_per_address_max;
+    let of_one = within("http_connections_per_address_max", of_one, 1..=100_000, default.per_address_max)?;
+    Ok(ConnectionLimits { connections_max: all, per_address_max: of_one, ..default })
+}
+
+/// A number of `[exagg]`, which has to lie in a range; the default where it is not set.
+fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInclusive<T>, default: T) -> Result<T> {
+    let Some(value) = value else { return Ok(default) };
+    let (least, most) = (range.start(), range.end());
+    ensure!(range.contains(&value), "[exagg] {name} is {value}: {least} to {most} are possible");
+    Ok(value)
 }
 
 fn key_value(pair: &str) -> Result<(String, String)> {
@@ -312,6 +332,33 @@ mod tests {
         for name in ["SPIN_TLS_CERT", "SPIN_TLS_KEY"] {
             let error = try_up(&[], &[(name, "cert.pem")]).err().unwrap().to_string();
             assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("runtime.toml");
+        for setting in [
+            "instance_memory_bytes_max = 1000",
+            "call_seconds_max = 0",
+            "call_seconds_max = 18446744073709551615",
+            "instances_max = 0",
+            "memory_bytes_max = 1",
+            "compile_seconds_max = 0",
+            "compile_memory_bytes_max = 1",
+            "postgres_connections_max = 0",
+            "http_connections_max = 0",
+            "http_connections_per_address_max = 0",
+            "drain_seconds_max = 0",
+            "drain_delay_seconds = 30",
+        ] {
+            std::fs::write(&file, format!("[exagg]\n{setting}\n")).unwrap();
+            let refused = try_up(&["--runtime-config-file", file.to_str().unwrap()], &[]).err();
+            let error = format!("{:#}", refused.unwrap_or_else(|| panic!("{setting} is taken")));
+            let (name, _) = setting.split_once(' ').unwrap();
+            let is_toml = setting.ends_with("615");
+            assert!(error.contains(name) || is_toml, "{error}");
         }
     }
 

@@ -67,5 +67,8 @@ fn what_is_there() -> (Need, Option<&'static str>) {
     if !is_root || !["skopeo", "setcap", "getcap", "unshare"].iter().all(|program| is_there(program)) {
         return (Need::Registry, Some("skopeo, setcap or root is not there"));
     }
-    (Need::Image, None)
+    if !e2e::is_in_path("promtool") {
+        return (Need::Image, Some("promtool is not there (Debian: in the package prometheus)"));
+    }
+    (Need::Promtool, None)
 }

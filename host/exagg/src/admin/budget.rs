@@ -7,6 +7,8 @@ use exagg_runtime::app::LoadedApp;
 use exagg_runtime::budget::{Account, Resource};
 use serde_json::{Map, Value};
 
+use super::prometheus::head;
+
 /// One sample of an account.
 struct Sample {
     name: &'static str,
@@ -41,12 +43,12 @@ const SAMPLES: [Sample; 3] = [
 pub fn metrics(app: &LoadedApp) -> String {
     let mut text = String::new();
     for sample in &SAMPLES {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "# HELP {0} {1}\n# TYPE {0} {2}\n", sample.name, sample.help, sample.kind);
+        text += &head(sample.name, sample.help, sample.kind);
         for (id, slot) in &app.components {
             let component = slot.current();
             for resource in Resource::ALL {
                 let Some(value) = (sample.of)(component.account(), resource) else { continue };
+                // Writing to a String cannot fail.
                 let _ =
                     writeln!(text, "{}{{component=\"{id}\",resource=\"{}\"}} {value}", sample.name, resource.name());
             }
@@ -56,7 +58,7 @@ pub fn metrics(app: &LoadedApp) -> String {
         ("exagg_memory_budget_bytes", "What the host may use of the machine's memory.", memory::budget()),
         ("exagg_memory_resident_bytes", "What the host uses of it.", memory::resident()),
     ] {
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+        text += &format!("{}{name} {value}\n", head(name, help, "gauge"));
     }
     text
 }

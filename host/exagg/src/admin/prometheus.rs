@@ -9,9 +9,9 @@ pub fn label(value: &str) -> String {
     escape(value).replace('"', "\\\"")
 }
 
-/// What stands behind `# HELP`.
-pub fn help(text: &str) -> String {
-    escape(text)
+/// The two lines before the samples of a metric; `kind` is `gauge` or `counter`.
+pub fn head(name: &str, help: &str, kind: &str) -> String {
+    format!("# HELP {name} {}\n# TYPE {name} {kind}\n", escape(help))
 }
 
 /// The format knows `\\`, `\"` and `\n`: other control characters become text, whose backslash is escaped.
@@ -43,7 +43,7 @@ pub fn gauges(samples: &[Sample]) -> String {
         let Some(value) = number(&sample.value).filter(|_| is_name(&sample.name)) else { continue };
         if sample.name != last {
             last = sample.name.as_str();
-            text += &format!("# HELP {last} {}\n# TYPE {last} gauge\n", help(&sample.help));
+            text += &head(last, &sample.help, "gauge");
         }
         text += &format!("{last}{{stream=\"{}\"}} {value}\n", label(&sample.stream));
     }
@@ -65,7 +65,8 @@ mod tests {
         assert_eq!(label("a\"} 1\nforged 2"), "a\\\"} 1\\nforged 2");
         assert_eq!(label("a\\"), "a\\\\");
         assert_eq!(label("\u{1b}[2J\r"), "\\\\u{1b}[2J\\\\r");
-        assert_eq!(help("a\\b\n\"c\""), "a\\\\b\\n\"c\"");
+        let head = head("m", "a\\b\n\"c\"", "gauge");
+        assert_eq!(head, "# HELP m a\\\\b\\n\"c\"\n# TYPE m gauge\n");
     }
 
     #[test]

@@ -64,6 +64,9 @@ fn render(status: &Value) -> String {
         if let Some(held) = stage["held"].as_object().filter(|held| !held.is_empty()) {
             out += &format!("  holds {}\n", budget::in_words(held));
         }
+        if let Some(reason) = stage["not_ready"].as_str() {
+            out += &format!("  not ready: {}\n", printable(reason));
+        }
         if let Some(reason) = stage["failing"].as_str() {
             out += &format!("  its last call failed: {}\n", printable(reason));
         }

@@ -1,6 +1,6 @@
 //! `[[trigger.kafka]]`: the settings as they are written, and validated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -52,6 +52,8 @@ struct Settings {
 
 /// Where `batch_interval_ms_min` is not set.
 const BATCH_INTERVAL_MS_MIN: u64 = 10;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
 
 fn latest() -> String {
     "latest".to_owned()
@@ -226,10 +228,14 @@ impl Settings {
     fn validate(self, trigger: &TriggerSpec) -> Result<Subscription> {
         ensure!(!self.topics.is_empty() && self.topics.iter().all(|topic| !topic.is_empty()), "topics names no topic");
         ensure!(!self.topics.iter().any(|topic| topic.starts_with('^')), "topics are names, not patterns");
+        let mut topics = BTreeSet::new();
+        ensure!(self.topics.iter().all(|topic| topics.insert(topic)), "topics names a topic twice");
         ensure!(!self.group.is_empty(), "group is empty");
         ensure!((1..=1_000_000).contains(&self.batch_records_max), "batch_records_max is 1 to 1000000");
         ensure!((1024..=64 << 20).contains(&self.batch_bytes_max), "batch_bytes_max is 1 KiB to 64 MiB");
         ensure!((1024..=64 << 20).contains(&self.record_bytes_max), "record_bytes_max is 1 KiB to 64 MiB");
+        ensure!(self.retry_attempts_max <= 1_000, "retry_attempts_max is 0 to 1000");
+        ensure!(self.retry_backoff_ms_max <= HOUR_MS, "retry_backoff_ms_max is at most an hour: {HOUR_MS}");
         ensure!(
             0 < self.retry_backoff_ms_min && self.retry_backoff_ms_min <= self.retry_backoff_ms_max,
             "retry_backoff_ms_min is above 0 and at most retry_backoff_ms_max"
@@ -241,6 +247,7 @@ impl Settings {
         }
         let batch_interval_ms_min =
             self.batch_interval_ms_min.or(self.batch_wait_ms_max).unwrap_or(BATCH_INTERVAL_MS_MIN);
+        ensure!(batch_interval_ms_min <= MINUTE_MS, "batch_interval_ms_min is at most a minute: {MINUTE_MS}");
         let on_poison = match (self.on_poison, self.dead_letter_topic) {
             (OnPoisonName::Stop, None) => OnPoison::Stop,
             (OnPoisonName::DeadLetter, Some(topic)) if !topic.is_empty() => OnPoison::DeadLetter(topic),
@@ -373,6 +380,10 @@ mod tests {
             "rdkafka = { \"auto.offset.reset\" = \"latest\" }",
             "rdkafka = { \"queued.max.messages.kbytes\" = \"2097151\" }",
             "retry_backoff_ms_min = 0",
+            "retry_backoff_ms_max = 3600001",
+            "retry_attempts_max = 1001",
+            "batch_interval_ms_min = 60001",
+            "batch_wait_ms_max = 18446744073709551615",
         ] {
             assert!(subscription(wrong).is_err(), "{wrong}");
         }

@@ -207,6 +207,21 @@ impl Log for Consumer {
         .await
     }
 
+    async fn has_topic(&self, topic: &str) -> Result<bool, Unanswered> {
+        if self.topics_are.is_some() {
+            return Ok(true);
+        }
+        let topic = topic.to_owned();
+        self.ask(move |client| {
+            match clients::describe_topic(client.client().native_client(), &topic, REQUEST_TIMEOUT) {
+                Ok(_) => Ok(true),
+                Err(clients::DescribeError::NoSuchTopic) => Ok(false),
+                Err(error) => Err(Unanswered(error.to_string())),
+            }
+        })
+        .await
+    }
+
     async fn bounds(&self, partition: &TopicPartition) -> Result<OffsetRange, Unanswered> {
         let TopicPartition { topic, partition } = partition.clone();
         self.ask(move |client| {

@@ -116,6 +116,9 @@ pub trait Log: Send + Sync + Sized + 'static {
     /// What the topic is now.
     fn describe(&self, topic: &str) -> impl Future<Output = Result<TopicDescription, Unanswered>> + Send;
 
+    /// Whether the topic exists.
+    fn has_topic(&self, topic: &str) -> impl Future<Output = Result<bool, Unanswered>> + Send;
+
     /// The offsets that the partition has now: the first record's, and the end.
     fn bounds(&self, partition: &TopicPartition) -> impl Future<Output = Result<OffsetRange, Unanswered>> + Send;
 

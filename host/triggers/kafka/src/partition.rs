@@ -22,6 +22,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const DESCRIBE: Duration = Duration::from_secs(4);
 /// A batch of so many records is worth its call: the next one is not waited for.
 const LARGE_BATCH_RECORDS: usize = 1_000;
+/// Times in a row that a function may ask to go on elsewhere, before that costs a pause.
+const RESUMED_MAX: u32 = 3;
 /// Heartbeats in a row that may find records which do not come.
 const STALLED_MAX: u32 = 2;
 
@@ -77,6 +79,8 @@ pub struct PartitionTask<L: Log, F> {
     described_at: Instant,
     /// Heartbeats in a row that found records behind the position, and none came.
     stalled: u32,
+    /// Times in a row that the function asked to go on elsewhere, and applied no record in between.
+    resumed: u32,
     /// Pauses after errors that came in the place of records.
     errors: Backoff,
     cancel: CancellationToken,
@@ -101,6 +105,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             is_initialising: true,
             described_at: Instant::now(),
             stalled: 0,
+            resumed: 0,
             cancel,
         }
     }
@@ -118,14 +123,20 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             };
             match interrupted {
                 Interrupted::Cancelled => break,
-                Interrupted::Reposition(offset) => from = Some(offset),
+                Interrupted::Reposition(offset) => {
+                    from = Some(offset);
+                    self.resumed += 1;
+                    if self.resumed > RESUMED_MAX {
+                        let reason = format!("the function asks again and again to go on elsewhere, now at {offset}");
+                        if !self.pause(reason).await {
+                            break;
+                        }
+                    }
+                }
                 Interrupted::Failed(error) => {
                     from = Some(self.position);
-                    let pause = self.errors.pause();
-                    self.note(PartitionState::Waiting(error.to_string()));
-                    tokio::select! {
-                        () = self.cancel.cancelled() => break,
-                        () = tokio::time::sleep(pause) => {}
+                    if !self.pause(error.to_string()).await {
+                        break;
                     }
                 }
                 Interrupted::Stopped(reason) => {
@@ -140,6 +151,20 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             }
         }
         self.stage.state.remove(&self.source.partition);
+    }
+
+    /// Waits before the next try, for this reason; false when the partition goes meanwhile.
+    async fn pause(&mut self, reason: String) -> bool {
+        let pause = self.errors.pause();
+        tracing::warn!(
+            stage = %self.stage.subscription.trigger_id, partition = %self.source.partition,
+            "{reason}; next try in {pause:?}"
+        );
+        self.note(PartitionState::Waiting(reason));
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
     }
 
     fn note(&self, state: PartitionState) {
@@ -333,9 +358,12 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             let result = if let Some(batch) = next {
                 heartbeat.reset();
                 self.stalled = 0;
-                self.errors = Backoff::new(&self.stage.subscription);
                 let (began, records) = (Instant::now(), batch.offsets.len());
                 let dispatched = self.dispatch(batch).await;
+                if dispatched.is_ok() {
+                    self.resumed = 0;
+                    self.errors = Backoff::new(&self.stage.subscription);
+                }
                 if records < LARGE_BATCH_RECORDS {
                     // Under a steady trickle a call for each record would cost more than the records.
                     tokio::time::sleep_until(began + self.stage.subscription.batch_interval_min).await;
@@ -361,23 +389,17 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
     /// What is there now as a batch; none when there is nothing.
     fn next_batch(&mut self) -> Result<Option<Batch>, Interrupted> {
         if let Some(error) = self.error.take() {
-            return Err(self.failed(error));
+            return Err(Interrupted::Failed(error));
         }
         let limits = self.stage.subscription.batch;
         let mut batch = BatchBuilder::new(&self.source, self.position, limits).reserve(self.last_size);
         self.error = self.queue.fetch(&mut batch);
         if batch.is_empty() {
-            return self.error.take().map_or(Ok(None), |error| Err(self.failed(error)));
+            return self.error.take().map_or(Ok(None), |error| Err(Interrupted::Failed(error)));
         }
         self.last_size = batch.size();
         let end = self.stage.log.known_end(&self.source.partition);
         Ok(Some(batch.finish(end)))
-    }
-
-    fn failed(&self, error: FetchError) -> Interrupted {
-        let stage = &self.stage.subscription.trigger_id;
-        tracing::warn!(stage = %stage, partition = %self.source.partition, "kafka: {error}");
-        Interrupted::Failed(error)
     }
 
     /// Gives a batch to the function and follows its answer.

@@ -10,7 +10,7 @@ use exagg_clients::kafka::TopicPartition;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,6 +24,9 @@ use crate::status::StageState;
 /// Of the time that the host has to stop, what commits and leaving the group are left.
 const LEAVE: Duration = Duration::from_secs(3);
 
+/// How often it is looked whether a topic that does not exist does by now, and how often the log says so.
+const TOPICS_EVERY: Duration = Duration::from_secs(2);
+const TOPICS_LOG: Duration = Duration::from_mins(1);
 /// How often the end is asked for of a partition that does not go on.
 const LAG_EVERY: Duration = Duration::from_secs(2);
 
@@ -101,13 +104,16 @@ impl<C: Cluster, F: Function> Stage<C, F> {
             observer: self.observer.clone(),
         });
         let watching = AbortOnDropHandle::new(tokio::spawn(watch_lag(Arc::clone(&shared))));
+        let looking = AbortOnDropHandle::new(tokio::spawn(look_for_topics(Arc::clone(&shared))));
         let mut partitions = Partitions { stage: shared, tasks: HashMap::new(), locks };
         let drain_max = self.drain_max.saturating_sub(LEAVE).max(self.drain_max / 2);
         let result = partitions.follow(partitions_max, drain_max, events, stop).await;
         drop(partitions);
-        watching.abort();
-        // It ends with its answer, and its hold on the log goes.
-        let _ = watching.await;
+        for task in [watching, looking] {
+            task.abort();
+            // It ends with its answer, and its hold on the log goes.
+            let _ = task.await;
+        }
         Log::leave(log).await;
         result
     }
@@ -125,6 +131,30 @@ async fn watch_lag<L: Log, F: Function>(stage: Arc<Shared<L, F>>) {
             stage.state.ends_at(&partition, bounds.next);
         }
         stage.state.tell_lag();
+    }
+}
+
+/// Looks for the stage's topics until each of them exists: of one that does not, no partition is ever assigned.
+async fn look_for_topics<L: Log, F: Function>(stage: Arc<Shared<L, F>>) {
+    let (id, mut unseen) = (&stage.subscription.trigger_id, stage.subscription.topics.clone());
+    let mut logged_at: Option<Instant> = None;
+    while !unseen.is_empty() {
+        let (mut missing, mut unknown) = (Vec::new(), Vec::new());
+        for topic in unseen {
+            match stage.log.has_topic(&topic).await {
+                Ok(true) => {}
+                Ok(false) => missing.push(topic),
+                // Whether the cluster can be reached is told elsewhere.
+                Err(_) => unknown.push(topic),
+            }
+        }
+        stage.state.missing_topics(missing.clone());
+        if !missing.is_empty() && logged_at.is_none_or(|logged_at| logged_at.elapsed() >= TOPICS_LOG) {
+            logged_at = Some(Instant::now());
+            tracing::warn!(stage = %id, "there is no topic {}: create it, or mend the name", missing.join(", "));
+        }
+        unseen = [missing, unknown].concat();
+        tokio::time::sleep(TOPICS_EVERY).await;
     }
 }
 

@@ -85,6 +85,8 @@ pub struct StageState {
     unreachable: AtomicBool,
     /// Why the last rebalance failed; none when it did not.
     rebalance_error: Mutex<Option<RebalanceError>>,
+    /// Topics of the stage that do not exist.
+    missing_topics: Mutex<Vec<String>>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 }
@@ -97,6 +99,7 @@ impl StageState {
             partitions: Mutex::default(),
             unreachable: AtomicBool::new(false),
             rebalance_error: Mutex::default(),
+            missing_topics: Mutex::default(),
             metrics,
             clock,
         }
@@ -227,6 +230,11 @@ impl StageState {
         *self.rebalance_error.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
     }
 
+    /// Which topics of the stage do not exist.
+    pub fn missing_topics(&self, topics: Vec<String>) {
+        *self.missing_topics.lock().unwrap_or_else(PoisonError::into_inner) = topics;
+    }
+
     /// The partition is not ours any more.
     pub fn remove(&self, key: &TopicPartition) {
         self.with(|partitions| partitions.remove(key));
@@ -249,8 +257,8 @@ impl StageState {
         self.with(|partitions| partitions.iter().map(status).collect())
     }
 
-    /// What keeps the stage from being ready: a partition that is stopped, no broker, a rebalance that failed, or a
-    /// partition that waits for a dependency. What a person has to mend comes first.
+    /// What keeps the stage from being ready: a partition that is stopped, no broker, a rebalance that failed, a topic
+    /// that does not exist, or a partition that waits for a dependency. What a person has to mend comes first.
     pub fn not_ready(&self) -> Option<String> {
         let partitions = self.all();
         let place = |known: &PartitionStatus| format!("topic {} partition {}", known.topic, known.partition);
@@ -267,6 +275,10 @@ impl StageState {
         let rebalance_error = self.rebalance_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(error) = rebalance_error {
             return Some(format!("the last rebalance failed: {error}"));
+        }
+        let missing_topics = self.missing_topics.lock().unwrap_or_else(PoisonError::into_inner).join(", ");
+        if !missing_topics.is_empty() {
+            return Some(format!("there is no topic {missing_topics}"));
         }
         partitions.iter().find_map(|known| match &known.state {
             PartitionState::Waiting(reason) => Some(format!("{}: {reason}", place(known))),

@@ -57,6 +57,8 @@ pub enum Need {
     Registry,
     /// And skopeo, setcap, and root, to unpack and run the image.
     Image,
+    /// And Prometheus' promtool.
+    Promtool,
 }
 
 /// `case!(module::function)`, and others for those that need more.
@@ -192,6 +194,7 @@ fn of_the_host() -> Vec<Case> {
         case!(truth::a_database_that_is_not_migrated_is_not_ready),
         kafka!(truth::an_api_that_fails_turns_no_request_away),
         case!(truth::clocks_that_differ_are_told),
+        Case { needs: Need::Promtool, ..case!(truth::metrics_are_as_prometheus_wants_them) },
         case!(truth::a_signal_during_the_start_ends_it),
         case!(truth::requests_are_answered_while_readiness_says_that_the_host_stops),
     ]

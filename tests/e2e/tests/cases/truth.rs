@@ -1,5 +1,7 @@
 //! What the host says of itself, on the bad days too: readiness, and how it stops.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,4 +115,43 @@ pub fn requests_are_answered_while_readiness_says_that_the_host_stops(world: &Wo
     }
     let status = host.wait(Duration::from_secs(10));
     assert!(status.success() && began.elapsed() >= DELAY, "{status} after {:?}", began.elapsed());
+}
+
+fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
+    let mut promtool = Command::new("promtool");
+    let promtool = promtool.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Of the host's own page, of what components hold, and of the database's view. Take out: a `head`.
+pub fn metrics_are_as_prometheus_wants_them(world: &World) {
+    let database = world.postgres.database();
+    let setup = world.setup(&database, "metrics").variable("exchanges_source", "random");
+    let host = setup.variable("exchanges_schedule", "* * * * * *").start();
+    let page = wait_for("metrics of a stream", MINUTE, || {
+        let page = host.admin("/metrics").body;
+        let has = |name: &str| page.contains(&format!("\n{name}{{"));
+        let all =
+            ["exagg_stream_lag_records", "exagg_kafka_lag_seconds", "exagg_cron_ticks_total", "exagg_component_info"];
+        all.into_iter().all(has).then_some(page)
+    });
+    let (passes, said) = promtool(&["check", "metrics"], &page);
+    assert!(passes && said.is_empty(), "{said}");
+    let (passes, said) = promtool(&["check", "metrics"], "exagg_nameless 1\n");
+    assert!(!passes || !said.is_empty(), "the check sees nothing");
+    // A gauge that every host tells of the one database is one number in the rules.
+    let rules = e2e::root().join("deploy/prometheus/rules.yaml");
+    let (passes, said) = promtool(&["check", "rules", rules.to_str().unwrap()], "");
+    assert!(passes, "{said}");
+    let tests = e2e::root().join("deploy/prometheus/tests.yaml");
+    let (passes, said) = promtool(&["test", "rules", tests.to_str().unwrap()], "");
+    assert!(passes, "{said}");
+    let text = std::fs::read_to_string(rules).unwrap();
+    for line in page.lines().filter(|line| line.starts_with("exagg_stream_")) {
+        let name = line.split('{').next().unwrap();
+        assert!(text.contains(&format!("max by (stream) ({name})")), "{name} has no rule");
+    }
 }

@@ -43,6 +43,8 @@ pub struct State {
     pub unanswered: u32,
     pub commits: Vec<(i32, i64)>,
     pub seeks: Vec<(i32, i64)>,
+    /// The topic does not exist.
+    pub is_missing: bool,
     pub joined: usize,
     pub left: usize,
     events: Option<UnboundedSender<Event<FakeQueue>>>,
@@ -146,6 +148,10 @@ impl Log for FakeLog {
             id: TopicId(state.topic_id.clone()),
             partitions: i32::try_from(state.partitions.len()).unwrap(),
         })
+    }
+
+    async fn has_topic(&self, _: &str) -> Result<bool, Unanswered> {
+        self.ask(|state| !state.is_missing)
     }
 
     async fn bounds(&self, partition: &TopicPartition) -> Result<OffsetRange, Unanswered> {

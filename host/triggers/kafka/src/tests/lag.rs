@@ -119,3 +119,33 @@ async fn a_partition_without_a_queue_is_named() {
     assert_eq!(stage.batches(), [("first", 0, 5)]);
     stage.end().await;
 }
+
+/// Take out: `look_for_topics`, or the missing ones in `StageState::not_ready`.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_does_not_exist_keeps_the_stage_from_being_ready() {
+    let cluster = FakeCluster::new(&[5]);
+    cluster.with(|state| state.is_missing = true);
+    let stage = run(cluster, EARLIEST, Duration::ZERO, applied()).await;
+    seconds(1.0).await;
+    assert_eq!(stage.state.not_ready().as_deref(), Some("there is no topic t"));
+    stage.cluster.with(|state| state.is_missing = false);
+    seconds(2.0).await;
+    assert_eq!(stage.state.not_ready(), None);
+    stage.end().await;
+}
+
+/// Take out: the pause in `PartitionTask::run`.
+#[tokio::test(start_paused = true)]
+async fn a_function_that_only_asks_to_go_on_elsewhere_is_slowed_down() {
+    let answer: Answer = Box::new(|batch| {
+        Ok(if batch.offsets.is_empty() { Outcome::Applied } else { Outcome::ResumeAt(batch.from_offset) })
+    });
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, answer).await;
+    stage.cluster.assign(&[0]);
+    seconds(60.0).await;
+    let tries = stage.batches().len();
+    assert!((5..40).contains(&tries), "{tries} tries in a minute");
+    let reason = stage.state.not_ready().unwrap();
+    assert!(reason.contains("again and again"), "{reason}");
+    stage.end().await;
+}

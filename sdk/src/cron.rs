@@ -17,9 +17,14 @@ pub mod bindings {
 
 pub use bindings::spin::cron::cron_types::{Error, Metadata};
 
-/// Exports `$handler`, an `async fn(Metadata) -> Result<(), String>`, as a cron function.
+/// Exports `$handler`, an `async fn(Metadata) -> Result<(), String>`, as a cron function; and with `check = $check` an
+/// `async fn() -> Result<(), String>` that says whether the settings are right ([`crate::check!`]).
 #[macro_export]
 macro_rules! cron_function {
+    ($handler:path, check = $check:path) => {
+        $crate::cron_function!($handler);
+        $crate::check!($check);
+    };
     ($handler:path) => {
         struct ExaggCronFunction;
 

@@ -126,9 +126,14 @@ impl Batch {
     }
 }
 
-/// Exports `$handler`, an `async fn(Batch) -> Outcome`, as a Kafka function.
+/// Exports `$handler`, an `async fn(Batch) -> Outcome`, as a Kafka function; and with `check = $check` an
+/// `async fn() -> Result<(), String>` that says whether the settings are right ([`crate::check!`]).
 #[macro_export]
 macro_rules! kafka_function {
+    ($handler:path, check = $check:path) => {
+        $crate::kafka_function!($handler);
+        $crate::check!($check);
+    };
     ($handler:path) => {
         struct ExaggKafkaFunction;
 

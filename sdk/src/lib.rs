@@ -4,6 +4,8 @@
 //! - [`kafka`]: the batch that a Kafka function is given, as an iterator of messages.
 //! - [`producer`]: publishing records.
 //! - [`cron`]: scheduled functions.
+//! - [`check`]: settings that are checked before anything runs.
+//! - [`variables`]: a component's variables, and why one cannot be read.
 //! - [`postgres`]: the address of a function's database, and what its statements answer.
 //!
 //! A whole Kafka function:
@@ -22,10 +24,12 @@
 //! ```
 #![warn(missing_docs)]
 
+pub mod check;
 pub mod cron;
 pub mod kafka;
 pub mod postgres;
 pub mod producer;
+pub mod variables;
 
 #[doc(hidden)]
 pub use spin_sdk;

@@ -5,6 +5,8 @@ use std::fmt;
 use spin_sdk::pg::{self, Connection, Decode, ParameterValue, PgError, QueryError};
 use spin_sdk::variables::{self, Error};
 
+use crate::variables::in_words;
+
 /// The component's own address, by a role that may do no more than the component needs.
 const OWN: &str = "own_postgres_url";
 /// The address that the components of an app share.
@@ -18,7 +20,7 @@ const SHARED: &str = "postgres_url";
 pub async fn url() -> Result<String, String> {
     match own(variables::get(OWN).await)? {
         Some(url) => Ok(url),
-        None => variables::get(SHARED).await.map_err(|error| format!("variable {SHARED}: {error}")),
+        None => crate::variables::get(SHARED).await,
     }
 }
 
@@ -28,7 +30,7 @@ fn own(answer: Result<String, Error>) -> Result<Option<String>, String> {
     match answer {
         Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
         Err(Error::Undefined(_)) => Ok(None),
-        Err(error) => Err(format!("variable {OWN}: {error}")),
+        Err(error) => Err(in_words(OWN, &error)),
     }
 }
 

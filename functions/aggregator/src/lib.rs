@@ -18,7 +18,11 @@ pub mod store;
 
 use exagg_sdk::kafka::{Batch, Outcome};
 
-exagg_sdk::kafka_function!(handle);
+exagg_sdk::kafka_function!(handle, check = check);
+
+async fn check() -> Result<(), String> {
+    settings::Settings::load().await.map(|_| ()).map_err(|error| error.to_string())
+}
 
 async fn handle(batch: Batch) -> Outcome {
     let settings = match settings::Settings::load().await {

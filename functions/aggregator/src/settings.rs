@@ -1,6 +1,5 @@
 //! The component's variables.
 
-use spin_sdk::variables;
 use window::event::Schema;
 use window::fields::FieldNames;
 use window::late::Late;
@@ -36,7 +35,7 @@ pub enum SettingsError {
 impl std::fmt::Display for SettingsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Missing(why) => write!(f, "a variable of the aggregator cannot be read: {why}"),
+            Self::Missing(why) => f.write_str(why),
             Self::NotANumber { name, value } => write!(f, "the variable {name} is {value:?}: a whole number is wanted"),
             Self::OutOfRange(name) => write!(f, "the variable {name} must be 0 to {SECONDS_MAX}"),
             Self::Late(value) => write!(f, "the variable late is {value:?}: use \"revise\" or \"reject\""),
@@ -113,7 +112,7 @@ impl Settings {
 }
 
 async fn get(name: &str) -> Result<String, SettingsError> {
-    variables::get(name).await.map_err(|error| SettingsError::Missing(format!("{name}: {error}")))
+    exagg_sdk::variables::get(name).await.map_err(SettingsError::Missing)
 }
 
 fn number(name: &'static str, text: &str) -> Result<i64, SettingsError> {

@@ -18,7 +18,11 @@ use exagg_sdk::producer;
 
 use crate::settings::{Settings, Source};
 
-exagg_sdk::cron_function!(handle);
+exagg_sdk::cron_function!(handle, check = check);
+
+async fn check() -> Result<(), String> {
+    Settings::load().await.map(|_| ())
+}
 
 async fn handle(tick: Metadata) -> Result<(), String> {
     let settings = Settings::load().await?;

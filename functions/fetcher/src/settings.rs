@@ -1,6 +1,6 @@
 //! The component's variables.
 
-use spin_sdk::variables;
+use exagg_sdk::variables::get;
 
 /// Most exchanges that one request asks for, by the API's documentation.
 const LIMIT_MAX: usize = 100;
@@ -37,12 +37,6 @@ impl Settings {
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err(format!("the variable limit is {limit}: 1 to {LIMIT_MAX} is wanted"));
         }
-        let api_key = get("api_key").await?;
-        if source == Source::LiveCoinWatch && api_key.is_empty() {
-            return Err("the variable api_key is empty: livecoinwatch wants a key (the app's variable is \
-                        livecoinwatch_api_key)"
-                .to_owned());
-        }
         Ok(Self {
             source,
             limit,
@@ -50,16 +44,12 @@ impl Settings {
             topic: get("topic").await?,
             kafka_brokers: get("kafka_brokers").await?,
             api_url: get("api_url").await?,
-            api_key,
+            api_key: get("api_key").await?,
             currency: get("currency").await?,
             cities: cities(&get("cities").await?),
             seed: number("seed", &get("seed").await?)?,
         })
     }
-}
-
-async fn get(name: &str) -> Result<String, String> {
-    variables::get(name).await.map_err(|error| format!("variable {name}: {error}"))
 }
 
 fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {

@@ -11,22 +11,30 @@ pub mod database;
 pub mod store;
 
 use exagg_sdk::cron::Metadata;
-use spin_sdk::variables;
 
-exagg_sdk::cron_function!(handle);
+exagg_sdk::cron_function!(handle, check = check);
 
 async fn handle(tick: Metadata) -> Result<(), String> {
-    let url = exagg_sdk::postgres::url().await?;
+    let (url, retention) = settings().await?;
+    close::tick(&url, tick.timestamp, &retention).await
+}
+
+async fn check() -> Result<(), String> {
+    settings().await.map(|_| ())
+}
+
+/// The database's address, and how long rows are kept.
+async fn settings() -> Result<(String, close::Retention), String> {
     let retention = close::Retention {
         aggregates_days: days("retention_days").await?,
         rejects_days: days("rejects_retention_days").await?,
     };
-    close::tick(&url, tick.timestamp, &retention).await
+    Ok((exagg_sdk::postgres::url().await?, retention))
 }
 
 /// A number of days; an empty variable means "for ever".
 async fn days(name: &str) -> Result<Option<i64>, String> {
-    let text = variables::get(name).await.map_err(|error| format!("variable {name}: {error}"))?;
+    let text = exagg_sdk::variables::get(name).await?;
     if text.is_empty() {
         return Ok(None);
     }

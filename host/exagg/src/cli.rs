@@ -92,6 +92,9 @@ pub struct Up {
     /// Does not apply the migrations
     #[arg(long)]
     pub no_migrate: bool,
+    /// Checks everything that can be checked without running: settings, components, their own checks
+    #[arg(long)]
+    pub check: bool,
     /// Swaps a component when its file changes
     #[arg(long)]
     pub watch: bool,

@@ -72,6 +72,8 @@ pub struct HostConfig {
     pub build: bool,
     pub embedded: bool,
     pub watch: bool,
+    /// Nothing runs: it is only seen whether it could.
+    pub check: bool,
     pub migrate: bool,
     pub engine: Settings,
     /// How many clients may be connected.
@@ -124,6 +126,7 @@ impl HostConfig {
             build,
             embedded,
             watch,
+            check: flags.check,
             migrate,
             ..Self::shared(source, flags.run, runtime, environment)?
         })
@@ -175,6 +178,7 @@ impl HostConfig {
             build: false,
             embedded: false,
             watch: false,
+            check: false,
             migrate: false,
             engine,
             connection_limits,

@@ -1,13 +1,13 @@
 //! A run from its start to its end, in steps. Each is a value that only the one before can make:
 //!
-//! settings ([`HostConfig`]) → app ([`App`]) → resolved ([`Resolved`]) → compiled ([`Compiled`]) → bound ([`Bound`])
-//! → running → drained.
+//! settings ([`HostConfig`]) → app ([`App`]) → resolved ([`Resolved`]) → compiled ([`Compiled`]) → set up ([`SetUp`])
+//! → bound ([`Bound`]) → running → drained.
 //!
 //! Everything is checked before anything runs, and a stop drains from the sources to the sinks.
 //!
 //! # Layout
 //! - here: the order, and the steps up to the compiled app.
-//! - [`bind`]: addresses taken, triggers and clients set up.
+//! - [`bind`]: triggers and clients set up, addresses taken.
 //! - [`stages`]: the stages while they run, and their drain.
 //! - [`database`]: the pipeline's database, before the stages run and meanwhile.
 
@@ -21,6 +21,7 @@ use anyhow::{Result, bail, ensure};
 use exagg_app::{App, Provider, Resolved, files, manifest, source};
 use exagg_clients::kafka::{self, Properties};
 use exagg_common::{memory, private};
+use exagg_pipeline::streams;
 use exagg_runtime::app::Compiled;
 use exagg_runtime::factors::Factors;
 use exagg_runtime::factors::key_value::KeyValueFactor;
@@ -29,7 +30,7 @@ use exagg_runtime::factors::outbound_kafka::{OutboundKafkaFactor, ProduceGate};
 use exagg_runtime::factors::outbound_pg::OutboundPgFactor;
 use exagg_runtime::factors::wasi::WasiFactor;
 
-use self::bind::Bound;
+use self::bind::{Bound, SetUp};
 use crate::cli::Up;
 use crate::config::{Environment, HostConfig};
 use crate::embedded::Embedded;
@@ -54,7 +55,10 @@ pub async fn up(flags: Up, environment: &Environment) -> Result<()> {
 pub async fn host(config: HostConfig) -> Result<()> {
     let shutdown = Shutdown::listen()?;
     let bound = tokio::select! {
-        bound = Box::pin(start(config)) => bound?,
+        bound = Box::pin(start(config)) => match bound? {
+            Some(bound) => bound,
+            None => return Ok(()),
+        },
         () = shutdown.drain.cancelled() => {
             tracing::info!("stopped before anything ran");
             return Ok(());
@@ -66,14 +70,22 @@ pub async fn host(config: HostConfig) -> Result<()> {
     }
 }
 
-/// Everything up to where stages may run. A signal ends it wherever it is.
-async fn start(config: HostConfig) -> Result<Bound> {
+/// Everything up to where stages may run; none where it was only to be checked. A signal ends it wherever it is.
+async fn start(config: HostConfig) -> Result<Option<Bound>> {
     private::state_folder(&config.app.state_dir)?;
     let app = load(&config).await?;
     let (resolved, local) = resolve(app, &config)?;
+    streams::check(&resolved)?;
     let properties = kafka::properties(&resolved.variables, &config.app.kafka)?;
     let compiled = compile(&resolved, &config, &properties, local.as_ref()).await?;
-    Bound::new(config, &resolved, compiled, properties, local).await
+    let stages = resolved.app.triggers.len();
+    let (is_check, name) = (config.check, resolved.app.name.clone());
+    let set_up = SetUp::new(config, &resolved, compiled, properties, local)?;
+    if is_check {
+        println!("the app {name} can run: {stages} stages, their settings and components are checked");
+        return Ok(None);
+    }
+    Ok(Some(set_up.bind().await?))
 }
 
 /// The app, built where that is asked for, with the stages that are to run and their files.

@@ -68,7 +68,7 @@ impl Swaps {
 
     async fn check(slot: &Arc<Slot>, code: Bytes) -> Result<Arc<exagg_runtime::instance::Component>> {
         let next = Arc::new(slot.current().successor(code).await?);
-        next.try_out().await.context("it does not start")?;
+        next.try_out().await?;
         Ok(next)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`migrate`]: brings a database to this layout.
 //! - [`status`]: what the views say of streams, for status and metrics.
+//! - [`streams`]: streams of one app: who writes them.
 //! - [`watch`]: whether a database is what the stages need.
 //! - [`lease`]: of several replicas, which runs a cron tick.
 //! - [`replay`]: closed windows computed anew from Kafka.
@@ -14,5 +15,6 @@ pub mod migrate;
 pub mod rejects;
 pub mod replay;
 pub mod status;
+pub mod streams;
 pub mod topics;
 pub mod watch;

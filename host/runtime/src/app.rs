@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use exagg_app::{Resolved, TriggerSpec};
 use futures::future::BoxFuture;
 
@@ -12,7 +12,7 @@ use crate::budget::Account;
 use crate::budget::plan::{ComponentLimits, Demand, Plan};
 use crate::engine::{Engine, Settings};
 use crate::factors::Factors;
-use crate::instance::{Component, Share, World};
+use crate::instance::{Component, Share, Unusable, World};
 use crate::slot::Slot;
 
 /// How long the start waits for components to start.
@@ -100,8 +100,9 @@ impl Compiled {
         })
     }
 
-    /// Makes an instance of each component. One that cannot be made harms its own stages only, unless there is no
-    /// other; one that takes long is not waited for.
+    /// Makes an instance of each component, and lets it check its settings. Settings that are refused refuse the app;
+    /// an instance that cannot be made harms its own stages only, unless there is no other; one that takes long is not
+    /// waited for.
     pub fn try_out(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let components: Vec<_> =
@@ -111,14 +112,23 @@ impl Compiled {
                 let mut errors = Vec::new();
                 // One at a time: memory that each may take at its start need not be there for all at once.
                 for (id, component) in components {
-                    let tried = component.try_out().await.with_context(|| format!("component {id} does not start"));
-                    errors.extend(tried.inspect_err(|error| tracing::error!("{error:#}: its stages cannot run")).err());
+                    match component.try_out().await {
+                        Ok(()) => {}
+                        Err(Unusable::Refused(reason)) => {
+                            bail!("component {id}: its settings are refused: {reason}")
+                        }
+                        Err(Unusable::DoesNotStart(error)) => {
+                            let error = anyhow!("component {id} does not start: {error}");
+                            tracing::error!("{error}: its stages cannot run");
+                            errors.push(error);
+                        }
+                    }
                 }
-                errors
+                Ok(errors)
             });
             let wait_max = if all > 1 { TRY_OUT } else { Duration::MAX };
             let Ok(tried) = tokio::time::timeout(wait_max, &mut trying).await else { return Ok(()) };
-            let mut errors = tried.context("the components cannot be tried out")?;
+            let mut errors = tried.context("the components cannot be tried out")??;
             match errors.pop() {
                 Some(error) if errors.len() + 1 == all => Err(error),
                 _ => Ok(()),

@@ -15,7 +15,7 @@ use exagg_common::template::Variables;
 use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable};
+use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable, TypedFunc};
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
@@ -127,6 +127,20 @@ pub enum CallError {
     NoRoom(String),
 }
 
+/// Why a component cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// No instance of it can be made, or its check has no answer.
+    #[error("it does not start: {0}")]
+    DoesNotStart(#[from] CallError),
+    /// Its own check refuses its settings, for this reason.
+    #[error("its settings are refused: {0}")]
+    Refused(String),
+}
+
+/// The export by which a component says whether its settings are right: `exagg:check/checked`.
+const CHECK: &str = "check";
+
 impl Component {
     /// Compiles the file and checks that its imports can be served and its exports fit the
     /// triggers that call it.
@@ -184,9 +198,9 @@ impl Component {
         })
     }
 
-    /// Makes an instance for each trigger and drops it: code that traps at its start shows here, and
-    /// exports of the right names with the wrong types.
-    pub async fn try_out(self: &Arc<Self>) -> Result<(), CallError> {
+    /// Makes an instance for each trigger and drops it: code that traps at its start shows here, and exports of the
+    /// right names with the wrong types. Then lets the component check its settings, where it can.
+    pub async fn try_out(self: &Arc<Self>) -> Result<(), Unusable> {
         for world in self.worlds.iter() {
             let (component, world) = (Arc::clone(self), Arc::clone(world));
             let call = async move {
@@ -195,7 +209,20 @@ impl Component {
             };
             self.run(call).await?;
         }
-        Ok(())
+        if self.pre.component().get_export_index(None, CHECK).is_none() {
+            return Ok(());
+        }
+        let component = Arc::clone(self);
+        let call = async move {
+            let instance = async |store: &mut Store<State>| -> wasmtime::Result<TypedFunc<(), (Result<(), String>,)>> {
+                component.pre.instantiate_async(&mut *store).await?.get_typed_func(store, CHECK)
+            };
+            let check = async |accessor: &Accessor<State>, check: TypedFunc<(), (Result<(), String>,)>| {
+                check.call_concurrent(accessor, ()).await.map(|(checked,)| checked)
+            };
+            component.call_now(instance, check).await
+        };
+        self.run(call).await?.map_err(Unusable::Refused)
     }
 
     /// The linked code, of which a trigger makes an instance.

@@ -166,6 +166,10 @@ impl Setup {
         self
     }
 
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -40,18 +40,25 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// So long at least open connections have to end, however long the stages took.
 const CLOSE_MIN: Duration = Duration::from_secs(1);
 
-/// Ready to run.
-pub struct Bound {
+/// The app, checked, with everything it needs but its addresses.
+pub struct SetUp {
     config: HostConfig,
     compiled: Compiled,
     context: Context,
-    health: Arc<Health>,
     triggers: Arc<Triggers>,
-    admin: Arc<Admin>,
+    /// May change things at the admin address.
+    token: Option<Secret>,
     database: Option<Database>,
     leases: Option<Database>,
-    listeners: Listeners,
     local: Option<Local>,
+}
+
+/// Ready to run.
+pub struct Bound {
+    set_up: SetUp,
+    health: Arc<Health>,
+    admin: Arc<Admin>,
+    listeners: Listeners,
 }
 
 /// Where the host is reached.
@@ -81,9 +88,9 @@ impl Listeners {
     }
 }
 
-impl Bound {
-    /// Sets up the triggers and the host's clients, and takes the addresses.
-    pub async fn new(
+impl SetUp {
+    /// Sets up the triggers, whose settings are checked, and the host's clients.
+    pub fn new(
         config: HostConfig,
         resolved: &Resolved,
         compiled: Compiled,
@@ -96,33 +103,40 @@ impl Bound {
             clock: Arc::new(SystemClock),
             drain_max: config.drain.time_max,
         };
-        let health = Arc::default();
         let leases = leases(&config, variables)?;
         let lease = leases.clone().map(|database| Arc::new(Leases::new(database)) as Arc<dyn TickLease>);
         let settings = Settings { kafka: kafka(properties, local.as_ref()), lease };
         let mut triggers = Triggers::new(&context, settings);
         triggers.add(&compiled.app)?;
-        let triggers = Arc::new(triggers);
         let database = config.app.database(variables)?;
-        let listeners = Listeners::bind(&config).await?;
         let token = config.admin_token.as_ref().map(|token| variables.expand(token.expose())).transpose()?;
-        let admin = Arc::new(Admin {
-            swaps: Arc::new(Swaps::new(Arc::clone(&compiled.app), Arc::clone(&context.metrics))),
-            token: token.filter(|token| !token.is_empty()).map(Secret::new),
-            asking: Semaphore::new(ASKING_MAX),
-            hosts: config.admin_hosts.clone(),
-            app: Arc::clone(&compiled.app),
-            triggers: Arc::clone(&triggers),
-            health: Arc::clone(&health),
-            metrics: Arc::clone(&context.metrics),
-            database: database.clone(),
-        });
-        Ok(Self { config, compiled, context, health, triggers, admin, database, leases, listeners, local })
+        let token = token.filter(|token| !token.is_empty()).map(Secret::new);
+        Ok(Self { config, compiled, context, triggers: Arc::new(triggers), token, database, leases, local })
     }
 
+    /// Takes the addresses.
+    pub async fn bind(self) -> Result<Bound> {
+        let listeners = Listeners::bind(&self.config).await?;
+        let (app, metrics, health) = (&self.compiled.app, &self.context.metrics, Arc::default());
+        let admin = Arc::new(Admin {
+            swaps: Arc::new(Swaps::new(Arc::clone(app), Arc::clone(metrics))),
+            token: self.token.clone(),
+            asking: Semaphore::new(ASKING_MAX),
+            hosts: self.config.admin_hosts.clone(),
+            app: Arc::clone(app),
+            triggers: Arc::clone(&self.triggers),
+            health: Arc::clone(&health),
+            metrics: Arc::clone(metrics),
+            database: self.database.clone(),
+        });
+        Ok(Bound { set_up: self, health, admin, listeners })
+    }
+}
+
+impl Bound {
     /// Runs the stages until they end or are told to stop, and what serves beside them.
     pub async fn run(self, shutdown: &Shutdown) -> Result<()> {
-        let postgres = match &self.local {
+        let postgres = match &self.set_up.local {
             Some(local) => {
                 local.embedded.broker.create(&local.topics)?;
                 tokio::select! {
@@ -134,7 +148,8 @@ impl Bound {
         };
         self.banner()?;
         let closing = CancellationToken::new();
-        let Self { config, compiled, context, health, triggers, admin, database, leases, listeners, local } = self;
+        let Self { set_up, health, admin, listeners } = self;
+        let SetUp { config, compiled, context, triggers, database, leases, local, .. } = set_up;
         let servers = serve(listeners, &triggers, &admin, &config, &compiled, &closing);
         let stages = Stages {
             triggers,
@@ -164,14 +179,14 @@ impl Bound {
     fn banner(&self) -> Result<()> {
         if let Some(listener) = &self.listeners.app {
             let address = listener.local_addr()?;
-            for (stage, route) in self.triggers.http.stages() {
+            for (stage, route) in self.set_up.triggers.http.stages() {
                 println!("{stage}: http://{address}{}", route.trim_end_matches("..."));
             }
         }
         if let Some(listener) = &self.listeners.admin {
             println!("admin: http://{}/status (exagg status), /metrics, /livez, /readyz", listener.local_addr()?);
         }
-        if let Some(local) = &self.local {
+        if let Some(local) = &self.set_up.local {
             println!(
                 "embedded: a broker in memory at {} (for trying out: its records go with this process) and a \
                  PostgreSQL in the state directory; for a real cluster leave --embedded out and set kafka_brokers, \

@@ -30,7 +30,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use async_trait::async_trait;
 use exagg_app::TriggerSpec;
 use exagg_clients::kafka::{Properties, TopicDescription};
@@ -143,6 +143,25 @@ impl KafkaTrigger {
         Self { settings, context, stages: Vec::new() }
     }
 
+    /// Refuses a stage whose group reads one of its topics for another stage: each would get some of the partitions.
+    fn check_group(&self, subscription: &Subscription) -> Result<()> {
+        for Checked { subscription: other, .. } in &self.stages {
+            let shared = subscription.topics.iter().find(|topic| other.topics.contains(topic));
+            if let Some(topic) =
+                shared.filter(|_| (&other.group, &other.brokers) == (&subscription.group, &subscription.brokers))
+            {
+                bail!(
+                    "[[trigger.kafka]] {}: the group {:?} reads topic {topic} for {} already: each of the two would \
+                     be given a part of it; give it a group of its own",
+                    subscription.trigger_id,
+                    subscription.group,
+                    other.trigger_id
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// The stage, ready to join its group.
     fn stage(&self, checked: &Checked, share: Share) -> Result<Stage<Brokers, Component>> {
         let Settings { properties, topics_are, observer, .. } = self.settings.clone();
@@ -177,6 +196,7 @@ impl Trigger for KafkaTrigger {
 
     fn add(&mut self, spec: &TriggerSpec, slot: Arc<Slot>) -> Result<()> {
         let mut subscription = Subscription::new(spec)?;
+        self.check_group(&subscription)?;
         if self.settings.from_earliest {
             subscription.start = Start::Earliest;
         }

@@ -186,6 +186,7 @@ fn of_the_host() -> Vec<Case> {
         kafka!(links::postgresql_over_tls),
         kafka!(links::kafka_over_tls_with_scram),
         case!(starts::bad_starts_are_one_clear_error),
+        case!(starts::a_check_does_everything_but_run),
         kafka!(starts::a_leased_tick_runs_once),
         case!(starts::a_reference_table_is_kept),
         case!(starts::two_hosts_may_migrate_at_once),

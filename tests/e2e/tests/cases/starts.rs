@@ -46,6 +46,17 @@ fn wrong_manifests() -> Vec<Refused> {
             vec!["private route", "http://dashboard.spin.internal"],
         ),
         ("TLS that is not served", dead(Setup::new()).env("SPIN_TLS_CERT", "cert.pem"), vec!["SPIN_TLS_CERT", "proxy"]),
+        (
+            "a stream with two writers",
+            dead(Setup::new()).replace("stream = \"weather\"", "stream = \"exchanges\""),
+            vec!["aggregator-exchanges and aggregator-weather", "\"exchanges\""],
+        ),
+        (
+            "a group that reads a topic twice",
+            dead(Setup::new().replace("exchange-agg-weather", "exchange-agg-exchanges"))
+                .variable("weather_topic", "exchanges"),
+            vec!["aggregator-weather", "exchange-agg-exchanges", "topic exchanges"],
+        ),
         ("no triggers", Setup::new().manifest(&idle), vec!["the app idle has no triggers"]),
         ("a reference", Setup::new().from("registry.example/app:1"), vec!["registry.example/app:1"]),
     ]
@@ -75,6 +86,31 @@ fn wrong_components() -> Vec<Refused> {
     ]
 }
 
+/// What the components themselves refuse.
+fn wrong_settings() -> Vec<Refused> {
+    let with = |name: &str, value: &str| dead(Setup::new()).variable(name, value);
+    vec![
+        ("a number that is none", with("window_seconds", "1h"), vec!["aggregator-exchanges", "window_seconds", "1h"]),
+        (
+            "a slide that does not fit",
+            dead(Setup::new().replace("slide_seconds = \"\"", "slide_seconds = \"7\"")),
+            vec!["aggregator-", "slide_seconds"],
+        ),
+        (
+            "a zone that does not exist",
+            dead(Setup::new().replace("time_zone = \"UTC\"", "time_zone = \"Mars/Olympus\"")),
+            vec!["aggregator-", "Mars/Olympus"],
+        ),
+        (
+            "a variable that is not there",
+            dead(Setup::new().replace("late = \"{{ late }}\"\n", "")),
+            vec!["aggregator-", "the variable late is not defined"],
+        ),
+        ("a source that is none", with("exchanges_source", "guess"), vec!["fetcher-exchanges", "source", "guess"]),
+        ("days that are none", with("retention_days", "-1"), vec!["window-closer", "retention_days"]),
+    ]
+}
+
 fn wrong_destinations() -> Vec<Refused> {
     vec![
         (
@@ -101,7 +137,7 @@ fn wrong_destinations() -> Vec<Refused> {
 }
 
 pub fn bad_starts_are_one_clear_error(_: &World) {
-    let cases = [wrong_manifests(), wrong_components(), wrong_destinations()];
+    let cases = [wrong_manifests(), wrong_components(), wrong_settings(), wrong_destinations()];
     for (what, setup, wanted) in cases.into_iter().flatten() {
         let error = setup.refused();
         for text in wanted {
@@ -114,6 +150,23 @@ pub fn bad_starts_are_one_clear_error(_: &World) {
     let taken_port = taken.local_addr().unwrap();
     let error = dead(Setup::new()).listen(&taken_port.to_string()).refused();
     assert!(error.contains(&taken_port.port().to_string()) && error.contains("in use"), "{error}");
+}
+
+/// `--check` says what a start would say, and runs nothing: nobody is at any of the addresses.
+pub fn a_check_does_everything_but_run(_: &World) {
+    let checked = |setup: Setup| {
+        let from = setup.folder().to_owned();
+        setup.write();
+        let mut exagg = std::process::Command::new(e2e::host::exagg());
+        let exagg = exagg.args(["up", "--check", "--from"]).arg(&from).args(setup.arguments());
+        let output = exagg.output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), text)
+    };
+    let (passes, said) = checked(dead(Setup::new()));
+    assert!(passes && said.contains("can run"), "{said}");
+    let (passes, said) = checked(dead(Setup::new()).variable("window_seconds", "1h"));
+    assert!(!passes && said.contains("window_seconds"), "{said}");
 }
 
 fn dashboard() -> String {

@@ -54,8 +54,8 @@ GRANT EXECUTE ON FUNCTION public.exagg_edge_value(text) TO exagg_closer, exagg_r
 
 -- The aggregators: what is pending, behind the fence. No final rows, and nothing that was written can be
 -- deleted.
--- What a host is ready for depends on it.
-GRANT SELECT ON public.exagg_migrations TO exagg_writer, exagg_closer, exagg_reader, exagg_lease;
+-- A host is ready when the migrations that it knows are there.
+GRANT SELECT ON public.exagg_migrations TO exagg_reader;
 
 GRANT SELECT ON public.window_state_layout TO exagg_writer;
 GRANT SELECT, INSERT,

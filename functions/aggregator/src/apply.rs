@@ -62,6 +62,11 @@ pub async fn run(
     }
     let (mut from, mut now) = (batch.from_offset, Now::Host(now));
     for _ in 0..ROUNDS_MAX {
+        if batch.is_empty()
+            && let Some(other) = store.write_settings(settings, &batch.group).await?
+        {
+            return Ok(Outcome::RetryLater(other_settings(batch, settings, &other)));
+        }
         if apply_from(batch, from, settings, store, &mut now).await? {
             return Ok(Outcome::Applied);
         }
@@ -94,7 +99,6 @@ async fn apply_from(
     now: &mut Now,
 ) -> Result<bool, StoreError> {
     if batch.is_empty() {
-        store.write_settings(settings).await?;
         return store.apply_empty(settings, batch, from).await;
     }
     let closed_before = match settings.late {
@@ -121,15 +125,21 @@ async fn skip_lost(
     store: &impl Database,
 ) -> Result<Outcome, StoreError> {
     store.write_gap(settings, batch, lost).await?;
+    let progress = store.progress(settings, batch).await?;
     if !lost.accepted {
+        let how = if progress >= Some(lost.next_offset) {
+            "were applied, and the log lost them: it has other records there, which were not read"
+        } else {
+            "were deleted before they were read"
+        };
         return Ok(Outcome::Stop(format!(
-            "{}: offsets {} to {} were deleted before they were read (on_gap = \"stop\")",
+            "{}: offsets {} to {} {how} (on_gap = \"stop\")",
             place(batch),
             lost.from_offset,
             lost.next_offset - 1
         )));
     }
-    Ok(match store.progress(settings, batch).await? {
+    Ok(match progress {
         Some(progress) if progress == batch.next_offset => Outcome::Applied,
         Some(progress) => Outcome::ResumeAt(progress),
         None => Outcome::RetryLater(format!("{} has no progress yet", place(batch))),
@@ -143,6 +153,16 @@ fn recreated(batch: &Batch, settings: &Settings, known_id: &str) -> String {
         topic = batch.topic,
         id = batch.topic_id,
         stream = settings.stream,
+    )
+}
+
+fn other_settings(batch: &Batch, settings: &Settings, other: &str) -> String {
+    format!(
+        "the group {other} reads for the stream {stream} by other settings (window, slide, lateness, idle or future \
+         seconds, late), and the group {group} waits until it has ended: give the stages the same settings, or each a \
+         stream of its own",
+        stream = settings.stream,
+        group = batch.group,
     )
 }
 

@@ -56,8 +56,9 @@ pub trait Database {
     /// added after the stream first saw the topic.
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError>;
 
-    /// The closer and the status read the stream's settings from here.
-    async fn write_settings(&self, settings: &Settings) -> Result<(), StoreError>;
+    /// The closer and the status read the stream's settings from here. Gives the other group that reads for the stream
+    /// now by other settings, which are kept.
+    async fn write_settings(&self, settings: &Settings, group: &str) -> Result<Option<String>, StoreError>;
 
     /// Unix microseconds up to which windows are closed for good.
     async fn closed_before(&self, settings: &Settings) -> Result<Option<i64>, StoreError>;

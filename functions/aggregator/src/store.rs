@@ -116,38 +116,55 @@ ON CONFLICT (stream, topic_id, partition) DO NOTHING";
 const OTHER_TOPIC_ID: &str = "
 SELECT topic_id FROM public.progress WHERE stream = $1 AND topic = $2 AND topic_id <> $3 LIMIT 1";
 
-/// Nothing is written, and no row locked, while they are as they were.
+/// Nothing is written, and no row locked, while they are as they were; and not while another group, which was seen
+/// lately, reads for the stream by other settings. Gives that group. A group that is restarted with other settings
+/// replaces its own.
 const WRITE_SETTINGS: &str = "
-INSERT INTO public.streams AS s
-    (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
-SELECT $1, $2, $3, $4, $5, $6, $7
-WHERE NOT EXISTS (
-    SELECT FROM public.streams
-    WHERE (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
-        = ($1, $2, $3, $4, $5, $6, $7))
-ON CONFLICT (stream) DO UPDATE SET
-    window_seconds = excluded.window_seconds,
-    slide_seconds = excluded.slide_seconds,
-    allowed_lateness_seconds = excluded.allowed_lateness_seconds,
-    idle_timeout_seconds = excluded.idle_timeout_seconds,
-    max_future_seconds = excluded.max_future_seconds,
-    late = excluded.late,
-    updated_at = clock_timestamp()";
+WITH known AS (
+    SELECT (window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
+        = ($2, $3, $4, $5, $6, $7) AS same
+    FROM public.streams WHERE stream = $1
+), other AS (
+    SELECT p.consumer_group FROM known, public.progress AS p
+    WHERE NOT known.same AND p.stream = $1 AND p.consumer_group <> $8
+        AND p.last_seen_at > clock_timestamp() - interval '10 seconds'
+    LIMIT 1
+), written AS (
+    INSERT INTO public.streams AS s
+        (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
+    SELECT $1, $2, $3, $4, $5, $6, $7
+    WHERE NOT EXISTS (SELECT FROM known WHERE same) AND NOT EXISTS (SELECT FROM other)
+    ON CONFLICT (stream) DO UPDATE SET
+        window_seconds = excluded.window_seconds,
+        slide_seconds = excluded.slide_seconds,
+        allowed_lateness_seconds = excluded.allowed_lateness_seconds,
+        idle_timeout_seconds = excluded.idle_timeout_seconds,
+        max_future_seconds = excluded.max_future_seconds,
+        late = excluded.late,
+        updated_at = clock_timestamp()
+)
+SELECT consumer_group FROM other";
 
 const CLOSED_BEFORE: &str = "
 SELECT (extract(epoch FROM closed_before) * 1000000)::int8 FROM public.streams WHERE stream = $1";
 
-/// Writes the lost range down and, where it is accepted, moves the progress past it.
+/// Writes the lost range down and, where it is accepted, moves the progress past it. A range in front of the progress
+/// was applied, lost by the log, and given to other records.
 const WRITE_GAP: &str = "
-WITH passed AS (
+WITH known AS (
+    SELECT next_offset >= $6 AS applied FROM public.progress
+    WHERE stream = $1 AND topic_id = $2 AND partition = $3
+), passed AS (
     UPDATE public.progress SET
         next_offset = $6, end_offset = greatest(end_offset, $8), last_seen_at = clock_timestamp()
     WHERE $7 AND stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $5
     RETURNING 1
 )
 INSERT INTO public.gaps (stream, topic_id, partition, topic, from_offset, next_offset, reason)
-SELECT $1, $2, $3, $4, $5, $6, 'deleted from the log before it was read'
-WHERE NOT $7 OR EXISTS (SELECT FROM passed)
+SELECT $1, $2, $3, $4, $5, $6, CASE WHEN EXISTS (SELECT FROM known WHERE applied)
+    THEN 'the log lost its tail: other records have these offsets, and were not read'
+    ELSE 'deleted from the log before it was read' END
+WHERE NOT $7 OR EXISTS (SELECT FROM passed) OR EXISTS (SELECT FROM known WHERE applied)
 ON CONFLICT DO NOTHING";
 
 impl From<Error> for StoreError {
@@ -272,7 +289,7 @@ impl Database for Store {
         })
     }
 
-    async fn write_settings(&self, settings: &Settings) -> Result<(), StoreError> {
+    async fn write_settings(&self, settings: &Settings, group: &str) -> Result<Option<String>, StoreError> {
         let params = vec![
             settings.stream.clone().into(),
             settings.windows.window_seconds().into(),
@@ -281,9 +298,10 @@ impl Database for Store {
             settings.idle_timeout_seconds.into(),
             settings.schema.max_future_seconds.into(),
             settings.late.name().to_owned().into(),
+            group.to_owned().into(),
         ];
-        self.connection.execute(WRITE_SETTINGS, params).await?;
-        Ok(())
+        let others = self.rows(WRITE_SETTINGS, params).await?;
+        Ok(others.first().and_then(|row| row.get::<String>("consumer_group")))
     }
 
     async fn closed_before(&self, settings: &Settings) -> Result<Option<i64>, StoreError> {

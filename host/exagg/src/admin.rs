@@ -190,11 +190,10 @@ impl Admin {
         if !self.triggers.serve_requests() {
             reasons.append(&mut failures);
         }
-        let lines = |list: &[String]| -> String { list.iter().map(|text| format!("{}\n", printable(text))).collect() };
-        if reasons.is_empty() {
-            return plain(StatusCode::OK, &format!("OK\n{}", lines(&failures)));
-        }
-        plain(StatusCode::SERVICE_UNAVAILABLE, &lines(&reasons))
+        let (status, head) =
+            if reasons.is_empty() { (StatusCode::OK, "OK\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "") };
+        let lines = reasons.iter().chain(&failures).map(|text| format!("{}\n", printable(text)));
+        plain(status, &lines.fold(head.to_owned(), |body, line| body + &line))
     }
 
     /// The host's own metrics, then what the database's view of metrics says.

@@ -169,6 +169,11 @@ impl Kafka {
         wait_for("Kafka", START, || consumer.fetch_metadata(None, Duration::from_secs(2)).ok());
     }
 
+    /// The file of a partition's first segment.
+    pub fn segment(&self, topic: &str, partition: i32) -> PathBuf {
+        self.folder.path().join(format!("logs/{topic}-{partition}/{:020}.log", 0))
+    }
+
     /// Kills the broker.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

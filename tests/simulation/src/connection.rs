@@ -97,8 +97,12 @@ impl Applying for Connection<'_> {
         .await
     }
 
-    async fn write_settings(&self, _: &Settings) -> Result<(), ApplyError> {
-        self.applying(|world| world.database.borrow_mut().write_settings()).await
+    async fn write_settings(&self, _: &Settings, _: &str) -> Result<Option<String>, ApplyError> {
+        self.applying(|world| {
+            world.database.borrow_mut().write_settings();
+            None
+        })
+        .await
     }
 
     async fn closed_before(&self, _: &Settings) -> Result<Option<i64>, ApplyError> {

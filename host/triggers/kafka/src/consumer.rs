@@ -250,6 +250,7 @@ impl Log for Consumer {
                 }
                 if element.partition() == partition.partition.0 {
                     committed.next_offset = Some(Offset(offset));
+                    committed.leader_epoch = sys::leader_epoch(&answer, &partition);
                 }
                 let count = parse_metadata(element.metadata(), &topic_id);
                 committed.first_partition_count = committed.first_partition_count.into_iter().chain(count).min();
@@ -283,11 +284,19 @@ impl Log for Consumer {
         .await
     }
 
-    async fn seek(&self, partition: &TopicPartition, offset: Offset) -> Result<(), Unanswered> {
+    async fn seek(
+        &self,
+        partition: &TopicPartition,
+        offset: Offset,
+        leader_epoch: Option<i32>,
+    ) -> Result<(), Unanswered> {
         let partition = partition.clone();
         let orders = self.orders();
         self.ask(move |client| {
-            let list = at(&partition, offset).map_err(unanswered)?;
+            let mut list = at(&partition, offset).map_err(unanswered)?;
+            if let Some(leader_epoch) = leader_epoch {
+                sys::set_leader_epoch(&mut list, &partition, leader_epoch);
+            }
             let answer = client.seek_partitions(list, REQUEST_TIMEOUT).map_err(unanswered)?;
             let sought = answer.elements().iter().try_for_each(TopicPartitionListElem::error);
             match (sought, orders) {

@@ -52,8 +52,41 @@ impl From<KafkaError> for RebalanceError {
 /// Came in the place of records. Whatever it is, the partition's position is validated anew: an offset that is out
 /// of range is a gap, a topic that was recreated has another id, anything else passes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct FetchError(pub String);
+pub enum FetchError {
+    /// The log has another history than the one that was read: what it held of the leader epoch that it was asked by
+    /// ends in front of the position.
+    #[error("the log that was read up to here ended at {end}: it lost its tail")]
+    Truncated {
+        /// Where that epoch ends now; other records follow, if any.
+        end: Offset,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What is known of the history of a log: up to here it was read, and the last record was one of this epoch.
+///
+/// A leader that is elected begins another epoch. A log that loses its tail and grows again has records of a later
+/// epoch in their place: the broker is asked where the epoch ends ([KIP-320]).
+///
+/// [KIP-320]: https://cwiki.apache.org/confluence/display/KAFKA/KIP-320%3A+Allow+fetchers+to+detect+and+handle+log+truncation
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadTo {
+    /// The offset behind the last record.
+    pub next_offset: Offset,
+    /// The leader epoch of that record.
+    pub leader_epoch: i32,
+}
+
+/// What a look into the queue gave beside the records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// The last record's place in the history; none without a record, or where the brokers know no epochs.
+    pub read_to: Option<ReadTo>,
+    /// Came behind the records.
+    pub error: Option<FetchError>,
+}
 
 /// A partition that is assigned to this host now.
 pub struct Assignment<Q> {
@@ -84,6 +117,8 @@ pub struct Committed {
     pub next_offset: Option<Offset>,
     /// The least number of partitions that the topic had when the group first committed any.
     pub first_partition_count: Option<i32>,
+    /// The leader epoch that was committed beside the next offset.
+    pub leader_epoch: Option<i32>,
 }
 
 /// What is committed of a partition, once it is applied.
@@ -97,6 +132,8 @@ pub struct Applied {
     pub next_offset: Offset,
     /// Goes into the commit's metadata: a partition beyond this number was added later.
     pub first_partition_count: i32,
+    /// The epoch of the record in front of the next offset; none where that is not known.
+    pub leader_epoch: Option<i32>,
 }
 
 /// Where a stage's records are.
@@ -136,8 +173,14 @@ pub trait Log: Send + Sync + Sized + 'static {
         bounds: OffsetRange,
     ) -> impl Future<Output = Result<Offset, Unanswered>> + Send;
 
-    /// Fetches from this offset on.
-    fn seek(&self, partition: &TopicPartition, offset: Offset) -> impl Future<Output = Result<(), Unanswered>> + Send;
+    /// Fetches from this offset on. With the leader epoch of the record in front of it the log's history is validated
+    /// first, and may give [`FetchError::Truncated`] in the place of records.
+    fn seek(
+        &self,
+        partition: &TopicPartition,
+        offset: Offset,
+        leader_epoch: Option<i32>,
+    ) -> impl Future<Output = Result<(), Unanswered>> + Send;
 
     /// Notes what is applied; it is committed soon, and before the partition goes.
     fn commit(&self, applied: Applied);
@@ -154,7 +197,6 @@ pub trait Queue: Send + Sync + 'static {
     /// Notified when the queue has become non-empty.
     fn ready(&self) -> &Notify;
 
-    /// Moves what is there into the batch, without waiting, until the batch is full; gives the error behind the
-    /// records, where there is one.
-    fn fetch(&self, batch: &mut BatchBuilder) -> Option<FetchError>;
+    /// Moves what is there into the batch, without waiting, until the batch is full.
+    fn fetch(&self, batch: &mut BatchBuilder) -> Fetched;
 }

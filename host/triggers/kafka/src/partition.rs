@@ -1,4 +1,6 @@
-//! One partition: where it goes on, its batches in order, one in flight.
+//! One partition: its batches in order, one in flight. Where it goes on: [`position`].
+
+mod position;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::batch::{BatchBuilder, Size, Source, empty};
-use crate::bindings::exagg::kafka::types::{Batch, LostRange};
-use crate::config::{OnGap, Subscription};
+use crate::bindings::exagg::kafka::types::Batch;
+use crate::config::Subscription;
 use crate::dispatch::{Dispatched, Dispatcher, Function};
-use crate::log::{Applied, Assignment, FetchError, Log, Queue, Unanswered};
+use crate::log::{Applied, Assignment, FetchError, Log, Queue, ReadTo, Unanswered};
 use crate::status::{PartitionState, StageState};
 
 /// How often a quiet partition says where it stands: what closes windows may trust it no longer.
@@ -69,6 +71,12 @@ pub struct PartitionTask<L: Log, F> {
     position: Offset,
     /// False until the group's offset, or the policy, was heard of.
     is_position_known: bool,
+    /// What is known of the log's history: it is validated by it before it is read on.
+    read_to: Option<ReadTo>,
+    /// The same of the batch in hand, until it is applied.
+    in_hand: Option<ReadTo>,
+    /// Where the log that was read ended, when it was found to have lost its tail.
+    lost_tail: Option<Offset>,
     /// What the last batch held: the next one is like it.
     last_size: Size,
     /// By it a partition that was added later is known.
@@ -100,6 +108,9 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             source,
             position: Offset(0),
             is_position_known: false,
+            read_to: None,
+            in_hand: None,
+            lost_tail: None,
             last_size: Size::default(),
             first_partition_count: 1,
             is_initialising: true,
@@ -132,6 +143,12 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
                             break;
                         }
                     }
+                }
+                Interrupted::Failed(FetchError::Truncated { end }) => {
+                    from = Some(self.position);
+                    // Behind the last record whose epoch is known there may be another one: that says nothing.
+                    let known = self.read_to.take().is_some_and(|read_to| end < read_to.next_offset);
+                    self.lost_tail = known.then_some(end);
                 }
                 Interrupted::Failed(error) => {
                     from = Some(self.position);
@@ -234,110 +251,18 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             self.reads_again(committed);
         }
         self.validate_position().await?;
+        if let Some(end) = self.lost_tail.take() {
+            self.report_lost_tail(end).await?;
+        }
         let position = self.position;
-        self.until("cannot go on reading", || log.seek(&partition, position)).await?;
+        // What lies in front of an earlier position was not looked at by this epoch.
+        self.read_to = self.read_to.filter(|read_to| read_to.next_offset <= position);
+        let epoch = self.read_to.map(|read_to| read_to.leader_epoch);
+        self.until("cannot go on reading", || log.seek(&partition, position, epoch)).await?;
         self.is_initialising = false;
         self.note(PartitionState::Reading);
         self.stage.state.ends_at(&partition, bounds.next);
         Ok(())
-    }
-
-    /// Sets the position of a partition that was just assigned, and gives what the group committed.
-    ///
-    /// A function that keeps progress of its own is asked at the start that the policy names, so that the group's
-    /// offset alone never has it skip anything: it answers with its progress, or begins there. For any other function
-    /// the group's offset is the progress.
-    async fn begin(&mut self, bounds: OffsetRange) -> Result<Option<Offset>, Interrupted> {
-        let (log, source) = (Arc::clone(&self.stage.log), self.source.clone());
-        let committed = self.until("cannot ask for the group's offsets", || log.committed(&source)).await?;
-        self.first_partition_count = committed.first_partition_count.unwrap_or(source.partition_count);
-        let start = self.start(bounds).await?;
-        let Some(committed) = committed.next_offset else {
-            self.position = start;
-            return Ok(None);
-        };
-        // What the group did not read is not skipped either, whatever the policy says.
-        self.position = start.min(committed);
-        if self.position < committed {
-            let probe = empty(&source, self.position, bounds.next);
-            match self.stage.dispatcher.dispatch(probe, &self.cancel, &|waiting| self.note_waiting(waiting)).await {
-                Dispatched::Applied => self.position = committed,
-                Dispatched::ResumeAt(offset) => self.position = offset,
-                Dispatched::Stopped(reason) => return Err(Interrupted::Stopped(reason)),
-                Dispatched::Cancelled => return Err(Interrupted::Cancelled),
-            }
-        }
-        Ok(Some(committed))
-    }
-
-    /// Where the policy begins; the log's start for a partition that was added after the topic was first seen.
-    async fn start(&self, bounds: OffsetRange) -> Result<Offset, Interrupted> {
-        let (log, source) = (Arc::clone(&self.stage.log), &self.source);
-        if source.partition.partition.0 >= self.first_partition_count {
-            return Ok(bounds.from);
-        }
-        let start = self.stage.subscription.start;
-        self.until("cannot find the start", || log.offset_of(&source.partition, start, bounds)).await
-    }
-
-    /// Says that the function does not know of records that the group had applied.
-    fn reads_again(&self, committed: Offset) {
-        let Self { position, source, .. } = self;
-        tracing::error!(
-            stage = %self.stage.subscription.trigger_id, partition = %source.partition,
-            "the group {} had applied everything below offset {committed}, and the function goes on at {position}: its \
-             database was emptied or restored, its stream was renamed, or the group's offset was moved; what lies \
-             between is read again", source.group
-        );
-        self.note(PartitionState::Reading);
-        self.stage.state.reads_again(&source.partition, OffsetRange { from: *position, next: committed });
-    }
-
-    /// The log must hold the position: what was deleted unread is a gap, and a position behind
-    /// the end means that the log lost what was applied.
-    async fn validate_position(&mut self) -> Result<(), Interrupted> {
-        loop {
-            // Asked after the function has spoken: what it knows may be younger than an older answer.
-            let bounds = self.bounds().await?;
-            if self.position > bounds.next {
-                return Err(Interrupted::Stopped(format!(
-                    "the next offset is {}, but the log ends at {}: it lost records that were applied",
-                    self.position, bounds.next
-                )));
-            }
-            if self.position >= bounds.from {
-                return Ok(());
-            }
-            self.report_gap(bounds).await?;
-        }
-    }
-
-    /// Tells the function of offsets that were deleted unread, and goes on behind them where that is accepted.
-    async fn report_gap(&mut self, bounds: OffsetRange) -> Result<(), Interrupted> {
-        let accepted = self.stage.subscription.on_gap == OnGap::Continue;
-        tracing::error!(
-            stage = %self.stage.subscription.trigger_id, partition = %self.source.partition,
-            "offsets {} to {} were deleted before they were read", self.position, bounds.from.0 - 1
-        );
-        let mut batch = empty(&self.source, bounds.from, bounds.next);
-        batch.lost = Some(LostRange { from_offset: self.position.0, next_offset: bounds.from.0, accepted });
-        if !accepted {
-            return Err(self.stop_at_gap(batch).await);
-        }
-        self.position = bounds.from;
-        self.dispatch(batch).await
-    }
-
-    /// Tells the function of the gap and stops: nothing is applied or committed past it.
-    async fn stop_at_gap(&mut self, batch: Batch) -> Interrupted {
-        match self.stage.dispatcher.dispatch(batch, &self.cancel, &|_| {}).await {
-            Dispatched::Cancelled => Interrupted::Cancelled,
-            Dispatched::Stopped(reason) => Interrupted::Stopped(reason),
-            Dispatched::ResumeAt(offset) => Interrupted::Reposition(offset),
-            Dispatched::Applied => {
-                Interrupted::Stopped("records were deleted before they were read (on_gap = \"stop\")".to_owned())
-            }
-        }
     }
 
     /// Reads batches until something is in the way.
@@ -393,7 +318,8 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         }
         let limits = self.stage.subscription.batch;
         let mut batch = BatchBuilder::new(&self.source, self.position, limits).reserve(self.last_size);
-        self.error = self.queue.fetch(&mut batch);
+        let fetched = self.queue.fetch(&mut batch);
+        (self.error, self.in_hand) = (fetched.error, fetched.read_to);
         if batch.is_empty() {
             return self.error.take().map_or(Ok(None), |error| Err(Interrupted::Failed(error)));
         }
@@ -414,11 +340,14 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         match stage.dispatcher.dispatch(batch, &self.cancel, &|waiting| self.note_waiting(waiting)).await {
             Dispatched::Applied => {
                 self.position = next;
+                self.read_to = self.in_hand.take().or(self.read_to);
+                let in_front = self.read_to.filter(|read_to| read_to.next_offset == next);
                 stage.log.commit(Applied {
                     partition: partition.clone(),
                     topic_id: self.source.topic_id.clone(),
                     next_offset: next,
                     first_partition_count: self.first_partition_count,
+                    leader_epoch: in_front.map(|read_to| read_to.leader_epoch),
                 });
                 if let Some(observer) = &stage.observer {
                     observer.applied(partition, next);

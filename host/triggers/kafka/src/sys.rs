@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use exagg_clients::kafka::{Offset, TopicPartition};
 use rdkafka::client::NativeClient;
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka_sys as sys;
 use tokio::sync::Notify;
 
 use crate::batch::{BatchBuilder, RecordRef};
-use crate::log::{FetchError, Queue};
+use crate::log::{FetchError, Fetched, Queue, ReadTo};
 
 /// A partition's own queue of fetched records. It must not outlive the client that it was split
 /// from: whoever holds one holds the consumer as well.
@@ -81,10 +82,11 @@ impl Queue for PartitionQueue {
         &self.ready
     }
 
-    fn fetch(&self, batch: &mut BatchBuilder) -> Option<FetchError> {
-        let mut error = None;
+    fn fetch(&self, batch: &mut BatchBuilder) -> Fetched {
+        let mut fetched = Fetched::default();
         self.visit(|mut message| match message.error() {
             sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                let next_offset = Offset(message.offset()).next();
                 let record = RecordRef {
                     offset: Offset(message.offset()),
                     timestamp: message.timestamp(),
@@ -94,6 +96,8 @@ impl Queue for PartitionQueue {
                 if batch.push(&record) {
                     message.headers(|name, value| batch.push_header(name, value));
                 }
+                let read_to = |leader_epoch| ReadTo { next_offset, leader_epoch };
+                fetched.read_to = message.leader_epoch().map(read_to);
                 if batch.is_full() { Taken::Enough } else { Taken::More }
             }
             sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
@@ -102,11 +106,24 @@ impl Queue for PartitionQueue {
             }
             code => {
                 let text = message.value().map(String::from_utf8_lossy).unwrap_or_default();
-                error = Some(FetchError(format!("{code:?}: {text}")));
+                fetched.error = Some(fetch_error(code, &text));
                 Taken::Enough
             }
         });
-        error
+        fetched
+    }
+}
+
+/// librdkafka's code says only that there is no offset to go on at (`auto.offset.reset` is `error`): that the log lost
+/// its tail, and where an epoch ended, stands in its text. Without that number there is nothing to go by.
+fn fetch_error(code: sys::rd_kafka_resp_err_t, text: &str) -> FetchError {
+    let truncated = text.strip_prefix("Partition log truncation detected").and_then(|text| {
+        let (_, end) = text.split_once("broker end offset is ")?;
+        end.split(' ').next()?.parse().ok().filter(|end| *end >= 0)
+    });
+    match truncated {
+        Some(end) => FetchError::Truncated { end: Offset(end) },
+        None => FetchError::Other(format!("{code:?}: {text}")),
     }
 }
 
@@ -182,6 +199,13 @@ impl Message<'_> {
         unsafe { sys::rd_kafka_message_timestamp(self.0.as_ptr(), ptr::null_mut()) }
     }
 
+    /// The epoch of the leader that wrote the record; none where the broker does not say it.
+    fn leader_epoch(&self) -> Option<i32> {
+        // SAFETY: the message is valid, and what is asked is copied.
+        let epoch = unsafe { sys::rd_kafka_message_leader_epoch(self.0.as_ptr()) };
+        (epoch >= 0).then_some(epoch)
+    }
+
     /// Calls `each` with every header's name and value.
     fn headers(&mut self, mut each: impl FnMut(&str, Option<&[u8]>)) {
         let mut headers = ptr::null_mut();
@@ -207,6 +231,29 @@ impl Message<'_> {
     }
 }
 
+/// The entry of a partition in a list.
+fn find(list: &TopicPartitionList, partition: &TopicPartition) -> Option<NonNull<sys::rd_kafka_topic_partition_t>> {
+    let topic = CString::new(partition.topic.as_str()).ok()?;
+    // SAFETY: the list and the name are valid for the call; the entry lives as long as the list.
+    NonNull::new(unsafe { sys::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition.partition.0) })
+}
+
+/// Sets the leader epoch beside the offset of a partition in the list, where it is in it.
+pub fn set_leader_epoch(list: &mut TopicPartitionList, partition: &TopicPartition, leader_epoch: i32) {
+    if let Some(entry) = find(list, partition) {
+        // SAFETY: the entry is the list's, which nobody else holds.
+        unsafe { sys::rd_kafka_topic_partition_set_leader_epoch(entry.as_ptr(), leader_epoch) };
+    }
+}
+
+/// The leader epoch beside the offset of a partition in the list; none where there is none.
+pub fn leader_epoch(list: &TopicPartitionList, partition: &TopicPartition) -> Option<i32> {
+    let entry = find(list, partition)?;
+    // SAFETY: the entry is valid as long as the list, which the caller holds.
+    let epoch = unsafe { sys::rd_kafka_topic_partition_get_leader_epoch(entry.as_ptr()) };
+    (epoch >= 0).then_some(epoch)
+}
+
 /// The end of the partition as the last fetch saw it, without asking the broker.
 pub fn known_end(client: &NativeClient, partition: &TopicPartition) -> Option<Offset> {
     let topic = CString::new(partition.topic.as_str()).ok()?;
@@ -222,4 +269,22 @@ pub fn known_end(client: &NativeClient, partition: &TopicPartition) -> Option<Of
         )
     };
     (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(Offset(high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text is librdkafka's own, of its version 2.12; an update that words it otherwise is noticed by
+    /// `e2e/truth::a_log_that_lost_its_tail…`.
+    #[test]
+    fn a_truncation_says_where_the_log_ended() {
+        let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET;
+        let text = "Partition log truncation detected at offset 188 (leader epoch 3): broker end offset is 50 (offset \
+                    leader epoch 3). Reset to INVALID.: Local: Log truncation detected (broker 1)";
+        assert_eq!(fetch_error(code, text), FetchError::Truncated { end: Offset(50) });
+        let unknown = "No epoch found less or equal to offset 9 (leader epoch 3): broker end offset is -1 (offset leader \
+                       epoch -1). Reset using configured policy.";
+        assert!(matches!(fetch_error(code, unknown), FetchError::Other(_)));
+    }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod fake;
+mod history;
 mod lag;
 
 use std::sync::{Arc, Mutex};
@@ -169,7 +170,8 @@ async fn a_partition_is_read_from_where_the_policy_says_and_committed() {
 async fn the_functions_progress_wins_over_the_groups() {
     let cluster = FakeCluster::new(&[9]);
     cluster.on(0, |partition| {
-        partition.committed = Committed { next_offset: Some(Offset(7)), first_partition_count: Some(1) };
+        partition.committed =
+            Committed { next_offset: Some(Offset(7)), first_partition_count: Some(1), leader_epoch: None };
     });
     let answer: Answer =
         Box::new(|batch| Ok(if batch.from_offset == 7 { Outcome::ResumeAt(3) } else { Outcome::Applied }));
@@ -199,7 +201,8 @@ fn with_progress(progress: Option<i64>) -> Answer {
 async fn the_groups_offset_alone_has_nothing_skipped() {
     let applied_before = |cluster: &FakeCluster| {
         cluster.on(0, |partition| {
-            partition.committed = Committed { next_offset: Some(Offset(7)), first_partition_count: Some(1) };
+            partition.committed =
+                Committed { next_offset: Some(Offset(7)), first_partition_count: Some(1), leader_epoch: None };
         });
     };
     let again = |from, next| Some(OffsetRange { from: Offset(from), next: Offset(next) });
@@ -404,7 +407,7 @@ async fn an_error_in_the_place_of_records_has_the_position_validated_anew() {
     let stage = run(FakeCluster::new(&[4]), EARLIEST, Duration::ZERO, applied()).await;
     stage.cluster.assign(&[0]);
     seconds(1.0).await;
-    stage.cluster.on(0, |partition| partition.error = Some(FetchError("out of range".to_owned())));
+    stage.cluster.on(0, |partition| partition.error = Some(FetchError::Other("out of range".to_owned())));
     stage.cluster.append(0, 3);
     seconds(0.05).await;
     assert_eq!(stage.batches(), [("first", 0, 4), ("first", 4, 7)], "records before it count");

@@ -198,6 +198,33 @@ pub fn partitions_added_later_are_read_from_their_start(world: &World) {
     assert_eq!(database.number("SELECT count(*) FROM public.progress WHERE partition_count = 3"), 3);
 }
 
+/// Take out: `other` in the aggregator's `WRITE_SETTINGS`.
+pub fn two_stages_do_not_take_turns_at_the_settings_of_a_stream(world: &World) {
+    let database = world.postgres.database();
+    for name in ["turns-a", "turns-b"] {
+        world.kafka().create_topic(&topic(name), 1, &[]);
+    }
+    let time = now() / 60 * 60 - 600;
+    let mut first = world.setup(&database, "turns-a").components(&EXCHANGES).start();
+    wait_for("the first stage", MINUTE, || {
+        (database.number("SELECT window_seconds FROM public.streams") == 60).then_some(())
+    });
+    let mut second = world
+        .setup(&database, "turns-b")
+        .variable("window_seconds", "30")
+        .components(&["aggregator-exchanges"])
+        .start();
+    send(world, &topic("turns-b"), 0, 10, time);
+    second.wait_for_log("by other settings", MINUTE);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(database.number("SELECT window_seconds FROM public.streams"), 60);
+    assert_eq!((progress(&database), second.admin("/readyz").status), (0, 503));
+    first.stop();
+    // The one that is there now may have what it asks for.
+    wait_for_records(&database, "exchanges", 10);
+    assert_eq!(database.number("SELECT window_seconds FROM public.streams"), 30);
+}
+
 /// Deletes the group once nobody is in it any more.
 fn delete_group(world: &World, group: &str) {
     wait_for("the group's end", MINUTE, || std::panic::catch_unwind(|| world.kafka().delete_group(group)).ok());

@@ -103,6 +103,7 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(fence::records_deleted_under_a_running_reader_are_skipped_where_told_so),
         kafka!(fence::a_recreated_topic_stops_loudly_until_it_is_reset),
         kafka!(fence::partitions_added_later_are_read_from_their_start),
+        kafka!(fence::two_stages_do_not_take_turns_at_the_settings_of_a_stream),
         kafka!(fence::partitions_added_while_the_groups_offsets_are_gone_are_read),
         kafka!(fence::an_emptied_database_is_filled_again_whatever_the_group_committed),
         kafka!(fence::a_database_from_before_a_partition_was_added_has_it_read_from_its_start),
@@ -196,6 +197,7 @@ fn of_the_host() -> Vec<Case> {
         kafka!(truth::an_api_that_fails_turns_no_request_away),
         case!(truth::clocks_that_differ_are_told),
         Case { needs: Need::Promtool, ..case!(truth::metrics_are_as_prometheus_wants_them) },
+        kafka!(truth::a_log_that_lost_its_tail_and_grew_again_is_not_read_on),
         case!(truth::a_signal_during_the_start_ends_it),
         case!(truth::requests_are_answered_while_readiness_says_that_the_host_stops),
     ]

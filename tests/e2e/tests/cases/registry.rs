@@ -65,9 +65,14 @@ fn status(host: &e2e::host::Host) -> Value {
 pub fn what_is_pushed_is_pulled_and_each_stage_runs_alone(world: &World) {
     let registry = Registry::start_private();
     let reference = push_app(&registry, "round/trip");
+    // A stage is not ready without its topic.
+    let topics = ["exchanges", "weather"].map(|stream| format!("round-trip-{stream}"));
+    topics.iter().for_each(|topic| world.kafka().create_topic(topic, 1, &[]));
     for stage in STAGES {
-        let setup =
-            host(world, Setup::new(), &reference).env("DOCKER_CONFIG", registry.docker_config().to_str().unwrap());
+        let setup = host(world, Setup::new(), &reference)
+            .env("DOCKER_CONFIG", registry.docker_config().to_str().unwrap())
+            .variable("exchanges_topic", &topics[0])
+            .variable("weather_topic", &topics[1]);
         let host = setup.components(&[stage]).start();
         host.wait_until_ready();
         let stages = status(&host)["stages"].clone();

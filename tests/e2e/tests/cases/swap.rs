@@ -172,6 +172,13 @@ pub fn what_cannot_run_is_refused_and_changes_nothing(world: &World) {
     }
     let output = swap(&host, &["window-closer", write("start.wasm", &at_start("unreachable")).to_str().unwrap()]);
     assert!(text(&output).contains("window-closer is not swapped: it does not start"), "{}", text(&output));
+    // Of the same world, and without one of the variables that it needs.
+    let output = swap(&host, &["window-closer", function("fetcher").to_str().unwrap()]);
+    assert!(
+        text(&output).contains("its settings are refused: the variable source is not defined"),
+        "{}",
+        text(&output)
+    );
     let output = swap(&host, &["nobody", function("aggregator").to_str().unwrap()]);
     assert!(text(&output).contains("no component nobody") && text(&output).contains(AGGREGATOR), "{}", text(&output));
     assert!(text(&swap(&host, &[AGGREGATOR, "--back"])).contains("was not swapped"));

@@ -1,6 +1,7 @@
 //! What the host says of itself, on the bad days too: readiness, and how it stops.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,11 +9,12 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use e2e::host::Setup;
 use e2e::http;
+use e2e::kafka::Kafka;
 use e2e::wait_for;
 use exagg_common::clock::{Clock, SystemClock};
 use exagg_pipeline::watch::{Need, Watch};
 
-use super::World;
+use super::{EXCHANGES, World, exchange, now, topic, wait_for_records};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -130,9 +132,11 @@ fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
 pub fn metrics_are_as_prometheus_wants_them(world: &World) {
     let database = world.postgres.database();
     let setup = world.setup(&database, "metrics").variable("exchanges_source", "random");
-    let host = setup.variable("exchanges_schedule", "* * * * * *").start();
+    world.kafka().create_topic(&topic("metrics"), 1, &[]);
+    let stages = [EXCHANGES[0], EXCHANGES[1], "fetcher-exchanges"];
+    let host = setup.variable("exchanges_schedule", "* * * * * *").components(&stages).start();
     let page = wait_for("metrics of a stream", MINUTE, || {
-        let page = host.admin("/metrics").body;
+        let page = http::try_get(host.admin, "/metrics")?.body;
         let has = |name: &str| page.contains(&format!("\n{name}{{"));
         let all =
             ["exagg_stream_lag_records", "exagg_kafka_lag_seconds", "exagg_cron_ticks_total", "exagg_component_info"];
@@ -154,4 +158,57 @@ pub fn metrics_are_as_prometheus_wants_them(world: &World) {
         let name = line.split('{').next().unwrap();
         assert!(text.contains(&format!("max by (stream) ({name})")), "{name} has no rule");
     }
+}
+
+/// Keeps of a partition's only segment the batches in front of this offset, as a disk does that is restored from
+/// before.
+fn cut_tail(segment: &Path, offset: i64) {
+    let log = std::fs::read(segment).unwrap();
+    let mut at = 0;
+    while at + 12 <= log.len() {
+        let base = i64::from_be_bytes(log[at..at + 8].try_into().unwrap());
+        let length = i32::from_be_bytes(log[at + 8..at + 12].try_into().unwrap());
+        if length <= 0 || base >= offset {
+            break;
+        }
+        at += 12 + usize::try_from(length).unwrap();
+    }
+    std::fs::write(segment, &log[..at]).unwrap();
+}
+
+/// The host was down meanwhile: only the leader epoch that was committed shows it. Take out: `leader_epoch` in
+/// `Consumer::committed`, or in `Commits::take`.
+pub fn a_log_that_lost_its_tail_and_grew_again_is_not_read_on(world: &World) {
+    let database = world.postgres.database();
+    let mut kafka = Kafka::start();
+    kafka.create_topic("cut", 1, &[]);
+    let time = now() / 60 * 60 - 600;
+    let send = |kafka: &Kafka, from: i64, count: i64| {
+        let sender = kafka.producer();
+        for number in from..from + count {
+            sender.send("cut", 0, None, Some(exchange("A", 1.0, time + number % 60).as_bytes()));
+        }
+        sender.flush();
+    };
+    send(&kafka, 0, 50);
+    let setup = world.setup(&database, "cut").variable("exchanges_topic", "cut");
+    let setup = setup.variable("kafka_brokers", &kafka.brokers).variable("kafka_host", &kafka.brokers);
+    let mut host = setup.components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", 50);
+    send(&kafka, 50, 50);
+    wait_for_records(&database, "exchanges", 100);
+    host.stop();
+    kafka.kill();
+    cut_tail(&kafka.segment("cut", 0), 50);
+    kafka.resume();
+    // Past the position: by the offsets alone nothing looks wrong.
+    send(&kafka, 100, 200);
+    host.restart();
+    host.wait_for_log("the partition is stopped", MINUTE);
+    let gaps = "SELECT concat_ws(' ', from_offset, next_offset, reason) FROM public.gaps";
+    let gaps = database.texts(gaps);
+    assert!(gaps.len() == 1 && gaps[0].starts_with("50 100 the log lost its tail"), "{gaps:?}");
+    assert_eq!(database.number("SELECT next_offset FROM public.progress"), 100, "nothing is read on");
+    let status = host.admin("/readyz");
+    assert!(status.status == 503 && status.body.contains("it has other records there"), "{}", status.body);
 }

@@ -10,11 +10,13 @@ use exagg_clients::kafka::{Offset, Partition, TopicId, TopicPartition};
 use rdkafka::topic_partition_list::{self, TopicPartitionList};
 
 use crate::log::Applied;
+use crate::sys;
 
 /// How far a partition is applied.
 struct State {
     next_offset: Offset,
     metadata: String,
+    leader_epoch: Option<i32>,
     committed: bool,
 }
 
@@ -29,8 +31,9 @@ impl Commits {
 
     /// Notes that everything below is applied.
     pub fn applied(&self, applied: Applied) {
-        let Applied { partition, topic_id, next_offset, first_partition_count } = applied;
-        let state = State { next_offset, metadata: metadata(first_partition_count, &topic_id), committed: false };
+        let Applied { partition, topic_id, next_offset, first_partition_count, leader_epoch } = applied;
+        let metadata = metadata(first_partition_count, &topic_id);
+        let state = State { next_offset, metadata, leader_epoch, committed: false };
         self.with(|commits| match commits.get_mut(&partition) {
             Some(known) if known.next_offset == next_offset => {}
             Some(known) => *known = state,
@@ -47,6 +50,9 @@ impl Commits {
                 if element.set_offset(topic_partition_list::Offset::Offset(state.next_offset.0)).is_ok() {
                     element.set_metadata(&state.metadata);
                     state.committed = true;
+                    if let Some(leader_epoch) = state.leader_epoch {
+                        sys::set_leader_epoch(&mut list, key, leader_epoch);
+                    }
                 }
             }
         });
@@ -118,6 +124,7 @@ mod tests {
                 topic_id: id("id"),
                 next_offset: Offset(offset),
                 first_partition_count: 1,
+                leader_epoch: None,
             });
         };
         let take = || commits.take(|_| true);

@@ -16,7 +16,7 @@ use crate::bindings::exagg::kafka::types::{Batch, Outcome};
 use crate::config::Start;
 use crate::dispatch::Function;
 use crate::fetch::Fetch;
-use crate::log::{Applied, Assignment, Cluster, Committed, Event, FetchError, Log, Queue, Unanswered};
+use crate::log::{Applied, Assignment, Cluster, Committed, Event, FetchError, Fetched, Log, Queue, ReadTo, Unanswered};
 
 /// What one partition of the fake log holds, and how it behaves.
 #[derive(Default)]
@@ -32,6 +32,10 @@ pub struct Partitions {
     /// Comes once, in the place of records.
     pub error: Option<FetchError>,
     pub committed: Committed,
+    /// The leader's epoch: that of all records.
+    pub leader_epoch: i32,
+    /// An epoch of which the log holds no more than up to this offset.
+    pub ended: Option<(i32, i64)>,
     pub ready: Arc<Notify>,
 }
 
@@ -177,12 +181,24 @@ impl Log for FakeLog {
         })
     }
 
-    async fn seek(&self, partition: &TopicPartition, offset: Offset) -> Result<(), Unanswered> {
+    async fn seek(
+        &self,
+        partition: &TopicPartition,
+        offset: Offset,
+        leader_epoch: Option<i32>,
+    ) -> Result<(), Unanswered> {
         let number = partition.partition.0;
         self.ask(|state| {
             state.seeks.push((number, offset.0));
             let partition = state.partitions.get_mut(&number).unwrap();
             partition.fetching = Some(offset.0);
+            if let Some((epoch, end)) = partition.ended
+                && Some(epoch) == leader_epoch
+                && end < offset.0
+            {
+                partition.fetching = None;
+                partition.error = Some(FetchError::Truncated { end: Offset(end) });
+            }
             partition.ready.notify_one();
         })
     }
@@ -211,23 +227,30 @@ impl Queue for FakeQueue {
         &self.ready
     }
 
-    fn fetch(&self, batch: &mut BatchBuilder) -> Option<FetchError> {
+    fn fetch(&self, batch: &mut BatchBuilder) -> Fetched {
         self.cluster.on(self.number, |partition| {
-            let fetching = partition.fetching.filter(|_| !partition.is_stuck)?;
+            let mut fetched = Fetched::default();
+            let Some(fetching) = partition.fetching.filter(|_| !partition.is_stuck) else {
+                fetched.error = partition.error.take();
+                return fetched;
+            };
             for offset in fetching..partition.bounds.1 {
                 if batch.is_full() {
                     partition.fetching = Some(offset);
-                    return None;
+                    return fetched;
                 }
                 if !partition.holes.contains(&offset) {
                     let value = format!("record {offset}");
                     let value = Some(value.as_bytes());
                     batch.push(&RecordRef { offset: Offset(offset), timestamp: offset, key: None, value });
+                    fetched.read_to =
+                        Some(ReadTo { next_offset: Offset(offset + 1), leader_epoch: partition.leader_epoch });
                 }
             }
             partition.fetching = Some(partition.bounds.1.max(fetching));
             batch.end_at(Offset(partition.bounds.1));
-            partition.error.take()
+            fetched.error = partition.error.take();
+            fetched
         })
     }
 }

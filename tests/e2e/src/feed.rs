@@ -39,8 +39,13 @@ impl Feed {
 
     /// The topic has more partitions now.
     pub fn grow(&mut self, kafka: &Kafka, partitions: i32) {
-        // A producer that knows of them.
-        self.sender = kafka.producer();
+        self.grow_by(kafka.producer(), partitions);
+    }
+
+    /// The same, by a producer that knows of them.
+    pub fn grow_by(&mut self, sender: Sender, partitions: i32) {
+        self.sender.flush();
+        self.sender = sender;
         self.offsets.resize(usize::try_from(partitions).unwrap(), 0);
     }
 

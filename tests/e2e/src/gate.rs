@@ -20,9 +20,13 @@ enum Mode {
     Held,
     /// What clients send passes, the answers are held back.
     Deaf,
+    /// Answers come late.
+    Slow,
 }
 
-const MODES: [Mode; 4] = [Mode::Closed, Mode::Open, Mode::Held, Mode::Deaf];
+const MODES: [Mode; 5] = [Mode::Closed, Mode::Open, Mode::Held, Mode::Deaf, Mode::Slow];
+/// How late.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// A door before an address.
 pub struct Gate {
@@ -101,6 +105,10 @@ impl Gate {
         self.set(Mode::Deaf);
     }
 
+    pub fn slow_answers(&self) {
+        self.set(Mode::Slow);
+    }
+
     fn set(&self, mode: Mode) {
         self.state.mode.store(mode as u8, Ordering::SeqCst);
     }
@@ -121,7 +129,7 @@ impl Line {
             }
             match self.state.mode() {
                 Mode::Closed => return false,
-                Mode::Open => return true,
+                Mode::Open | Mode::Slow => return true,
                 Mode::Deaf if !self.is_answer => return true,
                 Mode::Held | Mode::Deaf => std::thread::sleep(LOOK),
             }
@@ -135,6 +143,9 @@ impl Line {
             match self.from.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {
+                    if self.is_answer && self.state.mode() == Mode::Slow {
+                        std::thread::sleep(SLOW);
+                    }
                     // The door may have moved while the read waited.
                     if !self.may_pass() || self.to.write_all(&buffer[..count]).is_err() {
                         break;

@@ -17,6 +17,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::certificates::Certificate;
+use crate::gate::Gate;
 use crate::{bound_command, free_port, root, wait_for};
 
 const START: Duration = Duration::from_secs(90);
@@ -38,11 +39,25 @@ struct Shape<'a> {
     door: Option<&'a str>,
     /// Arguments of the tool that formats the folder.
     format: &'a [&'a str],
+    /// Listeners behind a door each: where it listens, and the door that it advertises.
+    behind: &'a [(u16, String)],
 }
 
 /// Where `make kafka` puts Kafka's jars.
 pub fn jars() -> PathBuf {
     root().join("target/kafka")
+}
+
+fn producer(config: &mut ClientConfig, settings: &[(&str, &str)]) -> Sender {
+    config
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "5")
+        .set("queue.buffering.max.messages", "200000")
+        .set("message.max.bytes", "4000000");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    Sender(config.create().unwrap())
 }
 
 impl Kafka {
@@ -55,6 +70,20 @@ impl Kafka {
     pub fn start_with(settings: &str) -> Self {
         let controller = free_port();
         Self::node(1, "broker,controller", controller, &Shape { settings, ..Shape::default() })
+    }
+
+    /// A broker with a listener behind each of so many doors, which are its clients' only way.
+    pub fn start_behind(doors: usize) -> (Self, Vec<Gate>) {
+        let (gates, behind): (Vec<_>, Vec<_>) = (0..doors)
+            .map(|_| {
+                let port = free_port();
+                let gate = Gate::opened(&format!("127.0.0.1:{port}"));
+                let advertised = gate.address();
+                (gate, (port, advertised))
+            })
+            .unzip();
+        let shape = Shape { behind: &behind, ..Shape::default() };
+        (Self::node(1, "broker,controller", free_port(), &shape), gates)
     }
 
     /// A broker with a second door: TLS by this certificate, and SCRAM-SHA-512 for one user.
@@ -72,7 +101,7 @@ impl Kafka {
         );
         let door = format!("SASL_SSL://localhost:{port}");
         let scram = format!("SCRAM-SHA-512=[name={user},password={password}]");
-        let shape = Shape { settings: &settings, door: Some(&door), format: &["--add-scram", &scram] };
+        let shape = Shape { settings: &settings, door: Some(&door), format: &["--add-scram", &scram], behind: &[] };
         (Self::node(1, "broker,controller", free_port(), &shape), format!("localhost:{port}"))
     }
 
@@ -90,7 +119,7 @@ impl Kafka {
         let scram = users.iter().map(|user| format!("SCRAM-SHA-512=[name={user},password={password}]"));
         let format: Vec<String> = scram.flat_map(|scram| ["--add-scram".to_owned(), scram]).collect();
         let format: Vec<&str> = format.iter().map(String::as_str).collect();
-        let shape = Shape { settings, door: Some(&format!("SASL_PLAINTEXT://{door}")), format: &format };
+        let shape = Shape { settings, door: Some(&format!("SASL_PLAINTEXT://{door}")), format: &format, behind: &[] };
         (Self::node(1, "broker,controller", free_port(), &shape), door)
     }
 
@@ -120,18 +149,27 @@ impl Kafka {
         let log_dir = folder.path().join("logs");
         let more = shape.settings;
         let door = shape.door.map(|door| format!(",{door}")).unwrap_or_default();
+        let mut doors = (String::new(), String::new(), String::new());
+        for (number, (port, advertised)) in shape.behind.iter().enumerate() {
+            doors.0 += &format!(",DOOR{number}://127.0.0.1:{port}");
+            doors.1 += &format!(",DOOR{number}://{advertised}");
+            doors.2 += &format!(",DOOR{number}:PLAINTEXT");
+        }
         let listens = if id == 1 { format!(",CONTROLLER://127.0.0.1:{controller}") } else { String::new() };
         let settings = format!(
             "process.roles={roles}\nnode.id={id}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port}{listens}{door}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}{door}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port}{listens}{door}{}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}{door}{}\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT{}\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
              log.retention.check.interval.ms=1000\nlog.cleaner.backoff.ms=500\nlog.dirs={}\n{more}\n",
+            doors.0,
+            doors.1,
+            doors.2,
             log_dir.display()
         );
         std::fs::write(folder.path().join("server.properties"), settings).unwrap();
@@ -275,11 +313,15 @@ impl Kafka {
 
     /// Forgets a group and all its offsets, as a broker does when they expire.
     pub fn delete_group(&self, group: &str) {
-        self.admin(async |admin, options| {
-            for result in admin.delete_groups(&[group], options).await.unwrap() {
-                result.unwrap();
-            }
-        });
+        assert!(self.try_delete_group(group), "group {group} cannot be deleted");
+    }
+
+    /// The same; false while somebody is a member of the group.
+    pub fn try_delete_group(&self, group: &str) -> bool {
+        self.admin(async |admin, options| match admin.delete_groups(&[group], options).await {
+            Ok(results) => results.iter().all(Result::is_ok),
+            Err(_) => false,
+        })
     }
 
     /// A producer whose records come in transactions.
@@ -293,18 +335,13 @@ impl Kafka {
         self.producer_with(&[])
     }
 
+    /// A producer for the brokers at this address.
+    pub fn producer_at(brokers: &str) -> Sender {
+        producer(ClientConfig::new().set("bootstrap.servers", brokers).set("log_level", "0"), &[])
+    }
+
     pub fn producer_with(&self, settings: &[(&str, &str)]) -> Sender {
-        let mut config = self.config();
-        config
-            .set("enable.idempotence", "true")
-            .set("linger.ms", "5")
-            .set("queue.buffering.max.messages", "200000")
-            .set("message.max.bytes", "4000000");
-        for (name, value) in settings {
-            config.set(*name, *value);
-        }
-        let producer = config.create().unwrap();
-        Sender(producer)
+        producer(&mut self.config(), settings)
     }
 
     /// All records of a topic, by partition: key, value, headers.

@@ -198,6 +198,7 @@ fn of_the_host() -> Vec<Case> {
         case!(truth::clocks_that_differ_are_told),
         Case { needs: Need::Promtool, ..case!(truth::metrics_are_as_prometheus_wants_them) },
         kafka!(truth::a_log_that_lost_its_tail_and_grew_again_is_not_read_on),
+        kafka!(truth::readiness_follows_a_database_that_is_cut_held_or_deaf),
         case!(truth::a_signal_during_the_start_ends_it),
         case!(truth::requests_are_answered_while_readiness_says_that_the_host_stops),
     ]

@@ -67,7 +67,9 @@ pub fn what_is_pushed_is_pulled_and_each_stage_runs_alone(world: &World) {
     let reference = push_app(&registry, "round/trip");
     // A stage is not ready without its topic.
     let topics = ["exchanges", "weather"].map(|stream| format!("round-trip-{stream}"));
-    topics.iter().for_each(|topic| world.kafka().create_topic(topic, 1, &[]));
+    for topic in &topics {
+        world.kafka().create_topic(topic, 1, &[]);
+    }
     for stage in STAGES {
         let setup = host(world, Setup::new(), &reference)
             .env("DOCKER_CONFIG", registry.docker_config().to_str().unwrap())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use e2e::gate::Gate;
 use e2e::host::Setup;
 use e2e::http;
 use e2e::kafka::Kafka;
@@ -211,4 +212,30 @@ pub fn a_log_that_lost_its_tail_and_grew_again_is_not_read_on(world: &World) {
     assert_eq!(database.number("SELECT next_offset FROM public.progress"), 100, "nothing is read on");
     let status = host.admin("/readyz");
     assert!(status.status == 503 && status.body.contains("it has other records there"), "{}", status.body);
+}
+
+/// Cut, held without a word, and deaf: readiness follows within seconds, both ways, and a host that is told to stop
+/// meanwhile ends by its deadline. Take out: `LOOK_MAX`.
+pub fn readiness_follows_a_database_that_is_cut_held_or_deaf(world: &World) {
+    const NOTICED: Duration = Duration::from_secs(6);
+    let database = world.postgres.database();
+    world.kafka().create_topic(&topic("held"), 1, &[]);
+    let gate = Gate::opened(&database.host);
+    let url = database.url.replace(&database.host, &gate.address());
+    let setup = world.setup(&database, "held").variable("postgres_url", &url);
+    let setup = configured(setup.variable("postgres_host", &gate.address()), "[exagg]\ndrain_seconds_max = 8\n");
+    let mut host = setup.components(&EXCHANGES).start();
+    host.wait_until_ready();
+    let becomes = |what: &str, status: u16| {
+        wait_for(what, NOTICED, || http::try_get(host.admin, "/readyz").filter(|answer| answer.status == status))
+    };
+    for (what, fault) in [("cut", Gate::close as fn(&Gate)), ("held", Gate::hold), ("deaf", Gate::hold_answers)] {
+        fault(&gate);
+        becomes(what, 503);
+        gate.open();
+        becomes("ready again", 200);
+    }
+    gate.hold();
+    let (status, took) = host.stop();
+    assert!(took < Duration::from_secs(12), "{status} after {took:?}");
 }

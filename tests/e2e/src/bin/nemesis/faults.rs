@@ -1,111 +1,117 @@
 //! What happens to the hosts and the servers, as the seed decides.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::database::Database;
 use e2e::gate::Gate;
-use e2e::host::{Host, Setup, function, variant};
+use e2e::host::{Host, function, variant};
 use e2e::kafka::Kafka;
 use e2e::topic;
 
-use crate::{PARTITIONS, WINDOW_SECONDS};
+use crate::hosts::{Bounds, Readiness, State, Victim};
+use crate::watch::Pause;
+use crate::{HOSTS, PARTITIONS, PARTITIONS_ADDED, Shape, servers};
 
-const HOSTS: usize = 3;
 const STOP_MAX: Duration = Duration::from_secs(60);
+/// The longest a host is frozen, and the longest that anything else lasts.
+const FREEZE_SECONDS: f64 = 60.0;
+const FAULT_SECONDS: f64 = 8.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Kill,
     Stop,
     Freeze,
-    /// Connections to PostgreSQL are cut.
+    /// Connections to PostgreSQL, or to Kafka, are cut.
     Cut,
-    /// Nothing passes to PostgreSQL or back, and nobody says so.
+    CutKafka,
+    /// Nothing passes to it or back, and nobody says so.
     Hold,
+    HoldKafka,
     /// Statements pass, answers do not.
     Deafen,
+    /// Answers of PostgreSQL come 300 ms late.
+    Slow,
     /// `kill -9` of a PostgreSQL process: the server recovers from its log.
     CrashPostgres,
+    /// PostgreSQL stands still, and half of the times a host is told to stop meanwhile.
+    FreezePostgres,
+    /// Connections are ended one after the other.
+    Storm,
+    /// No connection is left.
+    Exhaust,
+    /// Somebody holds locks on the tables.
+    Lock,
     /// `kill -9` of the broker.
     CrashKafka,
     /// The aggregator is swapped: for another version of itself, or for one that traps at each call
     /// and has to go by itself.
     Swap,
-    /// The group's offsets are set to anything while nobody reads.
-    Redeliver,
+    /// While nobody reads, the group's offsets are set to anything, back or forth, or the group is deleted.
+    Regroup,
 }
 
 /// With how often each is chosen.
-const FAULTS: [(Fault, u32); 10] = [
+const FAULTS: [(Fault, u32); 17] = [
     (Fault::Kill, 6),
     (Fault::Stop, 4),
-    (Fault::Freeze, 5),
+    (Fault::Freeze, 3),
     (Fault::Cut, 4),
+    (Fault::CutKafka, 3),
     (Fault::Hold, 4),
+    (Fault::HoldKafka, 3),
     (Fault::Deafen, 4),
+    (Fault::Slow, 3),
     (Fault::CrashPostgres, 3),
+    (Fault::FreezePostgres, 2),
+    (Fault::Storm, 2),
+    (Fault::Exhaust, 2),
+    (Fault::Lock, 4),
     (Fault::CrashKafka, 1),
     (Fault::Swap, 4),
-    (Fault::Redeliver, 2),
+    (Fault::Regroup, 2),
 ];
-
-/// What a host suffers from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Well,
-    Down,
-    Frozen,
-    CutOff,
-}
-
-struct Victim {
-    host: Host,
-    gate: Gate,
-    state: State,
-    heals_at: Instant,
-}
 
 pub struct Nemesis<'a> {
     random: fastrand::Rng,
     name: String,
     database: Database,
-    kafka: &'a mut Kafka,
-    victims: Vec<Victim>,
+    pub kafka: &'a mut Kafka,
+    victims: Vec<Victim<'a>>,
     done: BTreeMap<Fault, u32>,
+    /// What was done when, and how long it lasts.
+    history: Vec<(Instant, Fault, Duration)>,
+    pub readiness: Readiness,
 }
 
 impl<'a> Nemesis<'a> {
-    pub fn new(seed: u64, name: &str, database: &Database, kafka: &'a mut Kafka) -> Self {
-        let victims = (0..HOSTS)
-            .map(|_| {
-                let gate = Gate::opened(&database.host);
-                let url = database.url.replace(&database.host, &gate.address());
-                let aggregator = "[component.aggregator-exchanges]\n";
-                let setup = Setup::against(&kafka.brokers, database, name)
-                    // Only the bad version minds it.
-                    .replace(aggregator, &format!("{aggregator}environment = {{ TRAP_ALWAYS = \"1\" }}\n"))
-                    .variable("postgres_url", &url)
-                    .variable("postgres_host", &gate.address())
-                    .variable("window_seconds", &WINDOW_SECONDS.to_string())
-                    .variable("allowed_lateness_seconds", "2")
-                    .components(&["aggregator-exchanges", "window-closer"]);
-                Victim { host: setup.start(), gate, state: State::Well, heals_at: Instant::now() }
-            })
-            .collect();
-        let name = name.to_owned();
-        let random = fastrand::Rng::with_seed(seed);
-        Self { random, name, database: database.clone(), kafka, victims, done: BTreeMap::new() }
+    pub fn new(shape: Shape, name: &str, database: &Database, kafka: &'a mut Kafka, gates: &'a [Gate]) -> Self {
+        let victims = gates.iter().take(HOSTS).map(|gate| Victim::start(shape, name, database, gate)).collect();
+        Self {
+            random: fastrand::Rng::with_seed(shape.seed),
+            name: name.to_owned(),
+            database: database.clone(),
+            kafka,
+            victims,
+            done: BTreeMap::new(),
+            history: Vec::new(),
+            readiness: Readiness::default(),
+        }
     }
 
     /// A pause, then the next fault; what has suffered long enough heals.
     pub fn strike(&mut self) {
         std::thread::sleep(Duration::from_millis(self.random.u64(200..2_500)));
+        self.readiness.look(&self.victims);
         self.heal(Instant::now());
         let fault = self.choose();
-        if self.inflict(fault) {
+        let longest = if fault == Fault::Freeze { FREEZE_SECONDS } else { FAULT_SECONDS };
+        let time = Duration::from_secs_f64(self.random.f64() * longest);
+        let began = Instant::now();
+        if self.inflict(fault, time) {
             *self.done.entry(fault).or_default() += 1;
+            self.history.push((began, fault, time.max(began.elapsed())));
         }
     }
 
@@ -122,28 +128,29 @@ impl<'a> Nemesis<'a> {
     }
 
     /// False when there is nobody to inflict it on.
-    fn inflict(&mut self, fault: Fault) -> bool {
+    fn inflict(&mut self, fault: Fault, time: Duration) -> bool {
         match fault {
-            Fault::CrashPostgres => return self.crash_postgres(),
+            Fault::CrashPostgres => return servers::crash(&self.database),
+            Fault::FreezePostgres => return self.freeze_postgres(time),
+            Fault::Storm => servers::storm(&self.database, time),
+            Fault::Exhaust => servers::exhaust(&self.database, time),
+            Fault::Lock => servers::lock(&self.database, self.random.usize(..), time),
             Fault::CrashKafka => {
                 self.kafka.kill();
                 self.kafka.resume();
-                return true;
             }
-            Fault::Redeliver => {
-                self.redeliver();
-                return true;
-            }
-            _ => {}
+            Fault::Regroup => self.regroup(),
+            _ => return self.inflict_on_a_host(fault, time),
         }
+        true
+    }
+
+    fn inflict_on_a_host(&mut self, fault: Fault, time: Duration) -> bool {
         let well: Vec<usize> = (0..HOSTS).filter(|index| self.victims[*index].state == State::Well).collect();
         let Some(index) = self.random.choice(well) else { return false };
-        let seconds = self.random.f64() * 8.0;
         let victim = &mut self.victims[index];
-        victim.state = match fault {
-            Fault::Swap => {
-                return swap(&mut self.random, &victim.host);
-            }
+        let state = match fault {
+            Fault::Swap => return swap(&mut self.random, &victim.host),
             Fault::Kill => {
                 victim.host.kill();
                 State::Down
@@ -158,61 +165,76 @@ impl<'a> Nemesis<'a> {
                 State::Frozen
             }
             Fault::Cut => {
-                victim.gate.close();
-                State::CutOff
+                victim.postgres.close();
+                State::WithoutPostgres
             }
             Fault::Hold => {
-                victim.gate.hold();
-                State::CutOff
+                victim.postgres.hold();
+                State::WithoutPostgres
+            }
+            Fault::Slow => {
+                victim.postgres.slow_answers();
+                State::Slow
+            }
+            Fault::CutKafka => {
+                victim.kafka.close();
+                State::WithoutKafka
+            }
+            Fault::HoldKafka => {
+                victim.kafka.hold();
+                State::WithoutKafka
             }
             _ => {
-                victim.gate.hold_answers();
-                State::CutOff
+                victim.postgres.hold_answers();
+                State::WithoutPostgres
             }
         };
-        victim.heals_at = Instant::now() + Duration::from_secs_f64(seconds);
+        victim.suffers(state, time);
         true
     }
 
-    fn crash_postgres(&mut self) -> bool {
-        let Ok(mut client) = postgres::Client::connect(&self.database.url, postgres::NoTls) else { return false };
-        let statement = "SELECT pid FROM pg_stat_activity WHERE application_name = 'exagg'
-                         ORDER BY state = 'active' DESC, random() LIMIT 1";
-        let Ok(Some(row)) = client.query_opt(statement, &[]) else { return false };
-        let pid: i32 = row.get(0);
-        Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success()
+    fn freeze_postgres(&mut self, time: Duration) -> bool {
+        let Some(frozen) = servers::freeze(&self.database) else { return false };
+        let ends = Instant::now() + time;
+        if self.random.bool()
+            && let Some(victim) = self.victims.iter_mut().find(|victim| victim.state == State::Well)
+        {
+            victim.host.signal("TERM");
+            // It has its deadline, whatever the database does.
+            victim.host.wait(STOP_MAX);
+            victim.suffers(State::Down, Duration::ZERO);
+        }
+        std::thread::sleep(ends.saturating_duration_since(Instant::now()));
+        drop(frozen);
+        true
     }
 
-    fn redeliver(&mut self) {
+    fn regroup(&mut self) {
         self.heal_everything();
-        for victim in &mut self.victims {
-            victim.host.signal("TERM");
-        }
+        self.victims.iter().for_each(|victim| victim.host.signal("TERM"));
         for victim in &mut self.victims {
             victim.host.wait(STOP_MAX);
         }
         let (group, topic) = (format!("{}-exchanges", self.name), topic(&self.name));
-        for partition in 0..PARTITIONS {
-            if let Some(offset) = self.kafka.group_offset(&group, &topic, partition) {
-                let anywhere = self.random.i64(0..=offset);
-                // A member that died is waited for; then this fault is left out.
-                let _ = self.kafka.try_set_group_offset(&group, &topic, partition, anywhere);
+        if self.random.u32(..3) == 0 {
+            // A member that died is waited for; then this fault is left out.
+            self.kafka.try_delete_group(&group);
+        } else {
+            for partition in 0..PARTITIONS + PARTITIONS_ADDED {
+                if let Some(offset) = self.kafka.group_offset(&group, &topic, partition) {
+                    let anywhere = self.random.i64(0..=offset + 1_000);
+                    let _ = self.kafka.try_set_group_offset(&group, &topic, partition, anywhere);
+                }
             }
         }
         for victim in &mut self.victims {
             victim.host.restart();
+            victim.since = Instant::now();
         }
     }
 
     fn heal(&mut self, until: Instant) {
-        for victim in self.victims.iter_mut().filter(|victim| victim.heals_at <= until) {
-            match std::mem::replace(&mut victim.state, State::Well) {
-                State::Well => {}
-                State::Down => victim.host.restart(),
-                State::Frozen => victim.host.signal("CONT"),
-                State::CutOff => victim.gate.open(),
-            }
-        }
+        self.victims.iter_mut().filter(|victim| victim.heals_at <= until).for_each(Victim::heal);
     }
 
     pub fn heal_everything(&mut self) {
@@ -222,6 +244,19 @@ impl<'a> Nemesis<'a> {
     /// How often each fault struck.
     pub fn summary(&self) -> String {
         self.done.iter().map(|(fault, times)| format!("{fault:?} {times}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The faults that were there in a pause, each with how long it lasted.
+    pub fn during(&self, pause: &Pause) -> String {
+        let overlaps =
+            |(began, _, time): &&(Instant, Fault, Duration)| *began < pause.until && *began + *time > pause.from;
+        let told = self.history.iter().filter(overlaps);
+        told.map(|(_, fault, time)| format!("{fault:?} {:.0} s", time.as_secs_f64())).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What the hosts took, who all run by now.
+    pub fn bounds(&self) -> Bounds {
+        Bounds::of(&self.victims)
     }
 }
 

@@ -10,8 +10,9 @@ use e2e::database::Database;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// None while the database is away.
-fn number(database: &Database, statement: &str) -> Option<i64> {
-    let mut client = postgres::Client::connect(&database.url, postgres::NoTls).ok()?;
+pub fn number(database: &Database, statement: &str) -> Option<i64> {
+    let mut config: postgres::Config = database.url.parse().unwrap();
+    let mut client = config.connect_timeout(Duration::from_secs(2)).connect(postgres::NoTls).ok()?;
     client.query_one(statement, &[]).ok().map(|row| row.get(0))
 }
 
@@ -23,9 +24,22 @@ pub fn pending(database: &Database) -> Option<i64> {
     number(database, "SELECT count(*) FROM public.pending_parts")
 }
 
+/// A time without progress.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    pub from: Instant,
+    pub until: Instant,
+}
+
+impl Pause {
+    pub fn length(&self) -> Duration {
+        self.until - self.from
+    }
+}
+
 pub struct Watch {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
+    thread: JoinHandle<Pause>,
 }
 
 impl Watch {
@@ -33,13 +47,15 @@ impl Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, database) = (Arc::clone(&stop), database.clone());
         let thread = std::thread::spawn(move || {
-            let (mut known, mut since, mut worst) = (None, Instant::now(), Duration::ZERO);
+            let mut since = Instant::now();
+            let (mut known, mut worst) = (None, Pause { from: since, until: since });
             while !stopped.load(Ordering::Relaxed) {
                 let found = progress(&database);
                 if found.is_some() && found != known {
+                    let pause = Pause { from: since, until: Instant::now() };
                     // The time before the first record is the start's.
-                    if known.is_some_and(|progress| progress > 0) {
-                        worst = worst.max(since.elapsed());
+                    if known.is_some_and(|progress| progress > 0) && pause.length() > worst.length() {
+                        worst = pause;
                     }
                     (known, since) = (found, Instant::now());
                 }
@@ -51,7 +67,7 @@ impl Watch {
     }
 
     /// The longest time between two looks in which the progress moved.
-    pub fn stop(self) -> Duration {
+    pub fn stop(self) -> Pause {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }

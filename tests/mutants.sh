@@ -45,6 +45,7 @@ mutants=(
 'host/exagg/src/embedded/place.rs|self.folder.join("data.setup")|self.folder.join("data")|a_set_up_that_was_cut_off'
 'host/triggers/kafka/src/sys.rs|(epoch >= 0).then_some(epoch)\n    }\n\n    /// Calls|None.filter(\|_: &i32\| epoch < 0)\n    }\n\n    /// Calls|a_log_that_lost_its_tail'
 'host/triggers/kafka/src/partition.rs|let epoch = self.read_to.map(\|read_to\| read_to.leader_epoch);|let epoch = None;|unit:a_tail_that_was_lost_while'
+'host/triggers/kafka/src/partition.rs|while self.stage.dispatcher.digest() == stopped {|while !stopped.is_empty() {|unit:a_stopped_partition_goes_on'
 'host/triggers/kafka/src/stage.rs|stage.state.missing_topics(missing.clone());||unit:a_topic_that_does_not_exist'
 'host/triggers/kafka/src/partition.rs|if self.resumed > RESUMED_MAX {|if false {|unit:a_function_that_only_asks'
 'host/triggers/kafka/src/partition/position.rs|if source.partition.partition.0 >= self.first_partition_count {|if false {|unit:a_partition_that_was_added_later'

@@ -1,4 +1,5 @@
-//! When to stop: the first signal asks, the second insists.
+//! When to stop: the first signal asks, the second insists. Signals of one moment are one: a terminal, a wrapper and a
+//! supervisor may each send theirs.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,6 +8,9 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// Signals so close to the first one say the same.
+const ONE_MOMENT: Duration = Duration::from_secs(1);
 
 /// How the host stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +39,17 @@ impl Shutdown {
         let tokens = shutdown.clone();
         tokio::spawn(async move {
             let Self { drain, abort, asked_at } = tokens;
-            for token in [drain, abort] {
+            loop {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                asked_at.get_or_init(Instant::now);
-                token.cancel();
+                let first = *asked_at.get_or_init(Instant::now);
+                drain.cancel();
+                if first.elapsed() > ONE_MOMENT {
+                    abort.cancel();
+                    return;
+                }
             }
         });
         Ok(shutdown)

@@ -38,7 +38,7 @@ fn render(status: &Value) -> String {
     for stage in list(&status["stages"]) {
         for p in list(&stage["partitions"]).iter().filter(|p| p["state"] == "stopped") {
             out += &format!(
-                "STOPPED: {}/{} of stage {} at {}: {}\n  mend that, then start the host again\n",
+                "STOPPED: {}/{} of stage {} at {}: {}\n  mend that, then swap the function, or start the host again\n",
                 text(&p["topic"]),
                 text(&p["partition"]),
                 text(&stage["id"]),

@@ -77,7 +77,7 @@ pub async fn make_ready(
 }
 
 /// Keeps readiness as a database is, and says when the clocks differ.
-pub async fn watch(name: &'static str, mut watch: Watch, context: Told, stop: CancellationToken) {
+pub async fn watch(name: &'static str, mut watch: Watch, told: Told, stop: CancellationToken) {
     let mut differ = false;
     loop {
         let look = watch.look().await;
@@ -85,9 +85,9 @@ pub async fn watch(name: &'static str, mut watch: Watch, context: Told, stop: Ca
             Ok(look) => look.missing.clone(),
             Err(error) => Some(format!("{error:#}")),
         };
-        context.health.note(name, missing);
+        told.health.note(name, missing);
         if let Ok(Look { clock_ahead_seconds: ahead, .. }) = look {
-            context.metrics.clock_ahead(name, ahead);
+            told.metrics.clock_ahead(name, ahead);
             // Some way apart, so that a clock at the edge is not told again and again.
             let limit = if differ { CLOCKS_DIFFER / 2.0 } else { CLOCKS_DIFFER };
             if (ahead.abs() > limit) != differ {

@@ -73,6 +73,11 @@ impl<F: Function> Dispatcher<F> {
         Self { slot, subscription, dead_letters, metrics }
     }
 
+    /// The digest of the version that runs.
+    pub fn digest(&self) -> String {
+        self.slot.current().digest().to_owned()
+    }
+
     /// Brings the batch to its end.
     pub async fn dispatch(&self, batch: Batch, cancel: &CancellationToken, note: Note<'_>) -> Dispatched {
         let batch = match self.dead_letter_oversized(Arc::new(batch), cancel, note).await {

@@ -24,6 +24,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const DESCRIBE: Duration = Duration::from_secs(4);
 /// A batch of so many records is worth its call: the next one is not waited for.
 const LARGE_BATCH_RECORDS: usize = 1_000;
+/// How often a partition that is stopped looks whether other code was swapped in.
+const SWAP_LOOK: Duration = Duration::from_secs(1);
 /// Times in a row that a function may ask to go on elsewhere, before that costs a pause.
 const RESUMED_MAX: u32 = 3;
 /// Heartbeats in a row that may find records which do not come.
@@ -136,7 +138,6 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
                 Interrupted::Cancelled => break,
                 Interrupted::Reposition(offset) => {
                     from = Some(offset);
-                    self.resumed += 1;
                     if self.resumed > RESUMED_MAX {
                         let reason = format!("the function asks again and again to go on elsewhere, now at {offset}");
                         if !self.pause(reason).await {
@@ -157,17 +158,31 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
                     }
                 }
                 Interrupted::Stopped(reason) => {
-                    tracing::error!(
-                        stage = %self.stage.subscription.trigger_id, partition = %self.source.partition,
-                        "the partition is stopped: {reason}"
-                    );
-                    self.note(PartitionState::Stopped(reason));
-                    self.cancel.cancelled().await;
-                    break;
+                    // As after a restart: what the group committed is validated anew, the log's history too.
+                    from = None;
+                    if !self.stop(reason).await {
+                        break;
+                    }
                 }
             }
         }
         self.stage.state.remove(&self.source.partition);
+    }
+
+    /// Stands still until a person has looked: the partition goes (false), or other code is swapped in.
+    async fn stop(&self, reason: String) -> bool {
+        let (stage, partition) = (&self.stage.subscription.trigger_id, &self.source.partition);
+        tracing::error!(stage = %stage, partition = %partition, "the partition is stopped: {reason}");
+        self.note(PartitionState::Stopped(reason));
+        let stopped = self.stage.dispatcher.digest();
+        while self.stage.dispatcher.digest() == stopped {
+            tokio::select! {
+                () = self.cancel.cancelled() => return false,
+                () = tokio::time::sleep(SWAP_LOOK) => {}
+            }
+        }
+        tracing::info!(stage = %stage, partition = %partition, "the partition goes on with the code that was swapped in");
+        true
     }
 
     /// Waits before the next try, for this reason; false when the partition goes meanwhile.
@@ -360,7 +375,10 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
                 self.position = offset;
                 Ok(())
             }
-            Dispatched::ResumeAt(offset) => Err(Interrupted::Reposition(offset)),
+            Dispatched::ResumeAt(offset) => {
+                self.resumed += 1;
+                Err(Interrupted::Reposition(offset))
+            }
             Dispatched::Stopped(reason) => Err(Interrupted::Stopped(reason)),
             Dispatched::Cancelled => Err(Interrupted::Cancelled),
         }

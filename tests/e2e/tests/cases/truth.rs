@@ -99,7 +99,7 @@ pub fn a_signal_during_the_start_ends_it(world: &World) {
     assert!(host.log().contains("before anything ran"), "{}", host.log());
 }
 
-/// Take out: the delay in `Stages::run`, or the note that the host stops.
+/// Take out: the delay in `Stages::run`, the note that the host stops, or `ONE_MOMENT`.
 pub fn requests_are_answered_while_readiness_says_that_the_host_stops(world: &World) {
     const DELAY: Duration = Duration::from_secs(3);
     let database = world.postgres.database();
@@ -108,6 +108,9 @@ pub fn requests_are_answered_while_readiness_says_that_the_host_stops(world: &Wo
     host.wait_until_ready();
     let began = Instant::now();
     host.signal("TERM");
+    // As a wrapper and the terminal do, each for itself: that is no second signal.
+    std::thread::sleep(Duration::from_millis(300));
+    host.signal("INT");
     while began.elapsed() < DELAY.mul_f64(0.8) {
         let ready = host.get("/.well-known/exagg/ready");
         // The signal takes its way.

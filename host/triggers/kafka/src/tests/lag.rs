@@ -1,11 +1,12 @@
 //! What a stage says of itself while nothing is applied.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use exagg_runtime::instance::CallError;
 
 use super::fake::{Answer, FakeCluster, partition};
-use super::{EARLIEST, Running, applied, run, seconds};
+use super::{EARLIEST, Running, applied, run, scripted, seconds};
 use crate::bindings::exagg::kafka::types::Outcome;
 use crate::log::{Event, RebalanceError};
 use crate::status::PartitionStatus;
@@ -147,5 +148,20 @@ async fn a_function_that_only_asks_to_go_on_elsewhere_is_slowed_down() {
     assert!((5..40).contains(&tries), "{tries} tries in a minute");
     let reason = stage.state.not_ready().unwrap();
     assert!(reason.contains("again and again"), "{reason}");
+    stage.end().await;
+}
+
+/// Take out: the look at the digest in `PartitionTask::stop`.
+#[tokio::test(start_paused = true)]
+async fn a_stopped_partition_goes_on_with_the_code_that_is_swapped_in() {
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, stopping()).await;
+    stage.cluster.assign(&[0]);
+    seconds(60.0).await;
+    assert_eq!(stage.batches().len(), 1);
+    assert!(stage.stopped(0).contains("another layout"), "{}", stage.stopped(0));
+    stage.slot.swap(Arc::new(scripted("second", applied(), &stage.given)));
+    seconds(2.0).await;
+    assert_eq!(stage.batches().last(), Some(&("second", 0, 5)));
+    assert_eq!((stage.state.not_ready(), stage.cluster.commits().last()), (None, Some(&(0, 5))));
     stage.end().await;
 }

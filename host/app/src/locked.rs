@@ -1,6 +1,6 @@
 //! Locked apps: the JSON that `spin up` hands to a trigger, and that registries hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -195,7 +195,13 @@ impl LockedApp {
         let variable = |(name, spec): (&String, &VariableSpec)| {
             (name.clone(), Variable { default: spec.default.clone(), secret: spec.secret })
         };
-        let metadata = json!({ "name": app.name, "version": app.version });
+        // Spin's reader indexes what triggers of a type share, also where they share nothing.
+        let mut metadata = json!({ "name": app.name, "version": app.version, "triggers": {} });
+        let types: BTreeSet<&str> = app.triggers.iter().map(|trigger| trigger.kind.as_str()).collect();
+        // Readers of before look here, which Spin writes for an app with triggers of one type.
+        if let [only] = types.into_iter().collect::<Vec<_>>().as_slice() {
+            metadata["trigger"] = json!({ "type": only });
+        }
         Self {
             spin_lock_version: 0,
             must_understand: Vec::new(),
@@ -353,6 +359,15 @@ mod tests {
         assert!(refused(&app(json!([]), json!({}))).contains("component c"));
         let large = app(json!([fine]), json!({"metadata": {"name": "x".repeat(LOCKED_APP_BYTES_MAX)}}));
         assert!(refused(&large).contains("at most 4194304"));
+    }
+
+    /// `App::get_trigger_metadata` of Spin panics where `triggers` is not there. Take out: it, in [`LockedApp::new`].
+    #[test]
+    fn what_spins_reader_indexes_is_there() {
+        let app = read(&app(json!([component(json!({}))]), json!({})), Some("kafka")).unwrap();
+        let written: Value = serde_json::from_slice(&LockedApp::new(&app).to_json().unwrap()).unwrap();
+        assert_eq!(written["metadata"]["triggers"], json!({}));
+        assert_eq!(written["metadata"]["trigger"]["type"], "kafka");
     }
 
     #[test]

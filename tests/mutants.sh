@@ -42,7 +42,7 @@ mutants=(
 'host/exagg/src/run.rs|shutdown.drain.cancelled() => {\n            tracing::info!("stopped before|shutdown.abort.cancelled() => {\n            tracing::info!("stopped before|a_signal_during'
 'host/exagg/src/run/stages.rs|if self.triggers.serve_requests() { self.drain.delay }|if false { self.drain.delay }|requests_are_answered_while'
 'host/exagg/src/embedded/postgres.rs|if !kept.is_wanted.load(Ordering::Acquire) {\n                break;|if true {\n                break;|a_database_that_dies'
-'host/exagg/src/embedded/place.rs|self.folder.join("data.setup")|self.folder.join("data")|a_set_up_that_was_cut_off'
+'host/exagg/src/embedded/place.rs|self.folder.join(format!("{SETUP}{}", uuid::Uuid::new_v4().simple()))|self.folder.join("data")|a_set_up_that_was_cut_off'
 'host/triggers/kafka/src/sys.rs|(epoch >= 0).then_some(epoch)\n    }\n\n    /// Calls|None.filter(\|_: &i32\| epoch < 0)\n    }\n\n    /// Calls|a_log_that_lost_its_tail'
 'host/triggers/kafka/src/partition.rs|let epoch = self.read_to.map(\|read_to\| read_to.leader_epoch);|let epoch = None;|unit:a_tail_that_was_lost_while'
 'host/triggers/kafka/src/partition.rs|while self.stage.dispatcher.digest() == stopped {|while !stopped.is_empty() {|unit:a_stopped_partition_goes_on'

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::spec::{App, ComponentSpec, Files, TriggerSpec, VariableSpec};
+use crate::spec::{App, ComponentSpec, Files, OWN_SETTINGS, TriggerSpec, VariableSpec, migrations};
 
 /// What an app may list under `must_understand`, and this host does understand.
 const UNDERSTOOD: [&str; 2] = ["host_requirements", "component_host_requirements"];
@@ -176,7 +176,14 @@ impl LockedApp {
             .variables
             .into_iter()
             .map(|(name, variable)| (name, VariableSpec { default: variable.default, secret: variable.secret }));
-        Ok(App { name: text("name"), version: text("version"), variables: variables.collect(), triggers, components })
+        Ok(App {
+            name: text("name"),
+            version: text("version"),
+            variables: variables.collect(),
+            triggers,
+            components,
+            migrations: migrations(shared.get(OWN_SETTINGS).and_then(Value::as_object))?,
+        })
     }
 
     /// The app as registries hold it; content is put in by the caller.
@@ -197,6 +204,9 @@ impl LockedApp {
         };
         // Spin's reader indexes what triggers of a type share, also where they share nothing.
         let mut metadata = json!({ "name": app.name, "version": app.version, "triggers": {} });
+        if app.migrations {
+            metadata["triggers"] = json!({ OWN_SETTINGS: { "migrations": true } });
+        }
         let types: BTreeSet<&str> = app.triggers.iter().map(|trigger| trigger.kind.as_str()).collect();
         // Readers of before look here, which Spin writes for an app with triggers of one type.
         if let [only] = types.into_iter().collect::<Vec<_>>().as_slice() {
@@ -365,7 +375,10 @@ mod tests {
     #[test]
     fn what_spins_reader_indexes_is_there() {
         let app = read(&app(json!([component(json!({}))]), json!({})), Some("kafka")).unwrap();
-        let written: Value = serde_json::from_slice(&LockedApp::new(&app).to_json().unwrap()).unwrap();
+        let written = |app: &App| -> Value { serde_json::from_slice(&LockedApp::new(app).to_json().unwrap()).unwrap() };
+        let own = written(&App { migrations: true, ..app.clone() });
+        assert_eq!(own["metadata"]["triggers"], json!({"exagg": {"migrations": true}}));
+        let written = written(&app);
         assert_eq!(written["metadata"]["triggers"], json!({}));
         assert_eq!(written["metadata"]["trigger"]["type"], "kafka");
     }

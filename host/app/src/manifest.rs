@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::spec::{App, Build, ComponentSpec, Files, TriggerSpec, VariableSpec};
+use crate::spec::{App, Build, ComponentSpec, Files, OWN_SETTINGS, TriggerSpec, VariableSpec, migrations};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,7 +135,14 @@ pub fn parse(text: &str, folder: &Path) -> Result<App> {
     }
     let variables =
         manifest.variables.into_iter().map(|(name, variable)| variable.into_spec(name)).collect::<Result<_>>()?;
-    Ok(App { name: manifest.application.name, version: manifest.application.version, variables, triggers, components })
+    Ok(App {
+        migrations: migrations(manifest.application.trigger.get(OWN_SETTINGS))?,
+        name: manifest.application.name,
+        version: manifest.application.version,
+        variables,
+        triggers,
+        components,
+    })
 }
 
 impl Variable {
@@ -257,6 +264,8 @@ mod tests {
     fn what_is_wrong_is_named() {
         assert!(error("[component.c]\nsource = \"c\"\nallowed_hosts = []").contains("allowed_hosts"));
         assert!(error("[[trigger.http]]\ncomponent = \"d\"").contains("\"d\""));
+        assert!(error("[application.trigger.exagg]\nmigration = true").contains("migration is not known"));
+        assert!(error("[application.trigger.exagg]\nmigrations = 1").contains("true or false"));
         assert!(error("[variables]\nv = {}").contains("\"v\""));
         assert!(error("[variables]\nV = { default = \"\" }").contains("\"V\""));
         assert!(error("[nonsense]").contains("nonsense"));

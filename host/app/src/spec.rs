@@ -21,6 +21,23 @@ pub struct App {
     pub triggers: Vec<TriggerSpec>,
     /// By id, which logs, metrics and `--component-id` use.
     pub components: BTreeMap<String, ComponentSpec>,
+    /// Whether its database is to have the pipeline's tables: `[application.trigger.exagg] migrations = true`. The
+    /// database of any other app is its own.
+    pub migrations: bool,
+}
+
+/// Under this name an app's manifest has settings for the host, where those that triggers of a type share stand.
+pub const OWN_SETTINGS: &str = "exagg";
+
+/// Reads `migrations` of the settings of that name.
+pub(crate) fn migrations(shared: Option<&serde_json::Map<String, serde_json::Value>>) -> Result<bool> {
+    let place = "[application.trigger.exagg]";
+    let Some(settings) = shared else { return Ok(false) };
+    if let Some(name) = settings.keys().find(|name| *name != "migrations") {
+        bail!("{place}: {name} is not known: there is migrations");
+    }
+    let Some(value) = settings.get("migrations") else { return Ok(false) };
+    value.as_bool().with_context(|| format!("{place}: migrations is true or false"))
 }
 
 /// An entry of the manifest's `[variables]`.
@@ -242,6 +259,7 @@ mod tests {
             variables: variables.iter().map(|(name, default)| ((*name).to_owned(), spec(*default))).collect(),
             triggers: Vec::new(),
             components: BTreeMap::new(),
+            migrations: false,
         }
     }
 

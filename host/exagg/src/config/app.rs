@@ -95,6 +95,14 @@ impl AppSettings {
         url.map(|url| Database::parse(&url, self.authorities.as_ref())).transpose()
     }
 
+    /// The same for a run: the variable of an app that does not ask for migrations names a database of its own.
+    pub fn pipelines_database(&self, variables: &Variables, asks_for_migrations: bool) -> Result<Option<Database>> {
+        if !asks_for_migrations && self.postgres_url.is_none() {
+            return Ok(None);
+        }
+        self.database(variables)
+    }
+
     /// The same for a command that cannot do without.
     pub fn database_needed(&self, variables: &Variables) -> Result<Database> {
         self.database(variables)?.context("the app has no variable postgres_url")

@@ -16,6 +16,8 @@ use exagg_common::private;
 const SYSTEM_FOLDER: &str = "/var/lib/exagg";
 /// What is there of a database that was set up to its end; initdb writes the second late.
 const COMPLETE: [&str; 2] = ["PG_VERSION", "global/pg_control"];
+/// How the names of folders begin that a database is set up in.
+const SETUP: &str = "data.setup-";
 /// Others may pass through and see nothing.
 const PASSABLE: u32 = 0o711;
 
@@ -159,13 +161,16 @@ impl Place {
         Ok(false)
     }
 
-    /// Makes the folder that a database is set up in, before it is renamed into its place: what is there of a set-up
-    /// that was cut off is removed.
+    /// Makes the folder that a database is set up in, before it is renamed into its place. It has a name of its own:
+    /// the initdb of a host that was killed may still be at work in another one. Those are removed.
     pub fn make_setup(&self) -> Result<PathBuf> {
-        let setup = self.folder.join("data.setup");
-        if setup.exists() {
-            fs::remove_dir_all(&setup).with_context(|| format!("cannot remove {}", setup.display()))?;
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(SETUP) {
+                // What cannot be removed now, for somebody writes to it, is at the next start.
+                let _ = fs::remove_dir_all(entry.path());
+            }
         }
+        let setup = self.folder.join(format!("{SETUP}{}", uuid::Uuid::new_v4().simple()));
         fs::DirBuilder::new().mode(0o700).create(&setup).with_context(|| format!("cannot make {}", setup.display()))?;
         self.give(&setup)?;
         Ok(setup)

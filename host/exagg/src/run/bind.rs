@@ -108,7 +108,7 @@ impl SetUp {
         let settings = Settings { kafka: kafka(properties, local.as_ref()), lease };
         let mut triggers = Triggers::new(&context, settings);
         triggers.add(&compiled.app)?;
-        let database = config.app.database(variables)?;
+        let database = config.app.pipelines_database(variables, resolved.app.migrations)?;
         let token = config.admin_token.as_ref().map(|token| variables.expand(token.expose())).transpose()?;
         let token = token.filter(|token| !token.is_empty()).map(Secret::new);
         Ok(Self { config, compiled, context, triggers: Arc::new(triggers), token, database, leases, local })

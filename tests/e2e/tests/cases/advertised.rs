@@ -123,7 +123,6 @@ fn setup(world: &World, database: &Database, name: &str, allowed: &str) -> Setup
         ))
         .argument("--runtime-config-file")
         .argument(file.to_str().unwrap())
-        .argument("--no-migrate")
         .variable("postgres_url", &database.url)
 }
 

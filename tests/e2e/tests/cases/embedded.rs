@@ -98,7 +98,11 @@ pub fn nothing_is_doubled_or_orphaned_by_kill_9(_: &World) {
 pub fn a_set_up_that_was_cut_off_is_begun_anew(_: &World) {
     let mut host = setup().start();
     let folder = host.setup.folder().join(".spin/postgres");
-    wait_for("the set-up", Duration::from_secs(60), || folder.join("data.setup/PG_VERSION").exists().then_some(()));
+    let setups = || {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("data.setup-")).map(|entry| entry.path())
+    };
+    wait_for("the set-up", Duration::from_secs(60), || setups().find(|setup| setup.join("PG_VERSION").exists()));
     host.kill();
     assert!(!folder.join("data").exists());
     host.restart();

@@ -159,7 +159,7 @@ pub fn a_compiler_ends_with_its_host(_: &World) {
 pub fn code_that_takes_too_long_to_compile_costs_only_who_asked(_: &World) {
     let setup = app().argument("--no-migrate").components(&["dashboard"]);
     let file = setup.folder().join("runtime.toml");
-    std::fs::write(&file, "[exagg]\ncompile_seconds_max = 5\n").unwrap();
+    std::fs::write(&file, "[exagg]\ncompile_seconds_max = 12\n").unwrap();
     let host = setup.argument("--runtime-config-file").argument(file.to_str().unwrap()).start();
     wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
     let bomb = host.setup.folder().join("bomb.wasm");

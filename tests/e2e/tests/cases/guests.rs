@@ -35,7 +35,6 @@ fn setup(world: &World, database: &Database, name: &str, settings: &str) -> Setu
         ))
         .argument("--runtime-config-file")
         .argument(file.to_str().unwrap())
-        .argument("--no-migrate")
         .variable("postgres_url", &database.url)
 }
 
@@ -69,6 +68,8 @@ pub fn traps_are_split_down_to_the_record(world: &World) {
     send(world, name, &values.iter().map(String::as_str).collect::<Vec<_>>());
     let host = setup.start();
     wait_for_seen(&database, 61);
+    // The database of an app that does not ask for migrations is its own.
+    assert_eq!(database.texts("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"), ["seen"]);
     wait_for("the commit", MINUTE, || (world.kafka().group_offset(name, &topic(name), 0) == Some(64)).then_some(()));
     let dead = world.kafka().read_all(&format!("{name}.dead"), 1);
     let places: Vec<_> = dead

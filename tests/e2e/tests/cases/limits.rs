@@ -38,7 +38,6 @@ fn setup(world: &World, database: &Database, name: &str, partitions: i32, settin
         ))
         .argument("--runtime-config-file")
         .argument(file.to_str().unwrap())
-        .argument("--no-migrate")
         .variable("postgres_url", &database.url)
 }
 

@@ -7,12 +7,16 @@ use anyhow::{Context as _, Result, anyhow};
 use chrono::DateTime;
 use exagg_clients::database::Database;
 use exagg_common::clock::Clock;
+use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::migrate::pending;
 
 /// How long a look may take: a database that is frozen or held up is no use to the stages either.
 const LOOK_MAX: Duration = Duration::from_secs(3);
+
+/// What was there is looked for again after so long: a database is emptied rarely, and what uses it notices.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// What is needed of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +42,14 @@ pub struct Watch {
     need: Need,
     clock: Arc<dyn Clock>,
     client: Option<Client>,
+    /// When nothing was missing, unless something was at the last look.
+    complete_at: Option<Instant>,
 }
 
 impl Watch {
     /// A watch that is not connected yet.
     pub fn new(database: Database, need: Need, clock: Arc<dyn Clock>) -> Self {
-        Self { database, need, clock, client: None }
+        Self { database, need, clock, client: None, complete_at: None }
     }
 
     /// Looks once.
@@ -51,6 +57,7 @@ impl Watch {
     /// # Errors
     /// When the database does not answer within 3 seconds, or refuses.
     pub async fn look(&mut self) -> Result<Look> {
+        let is_due = self.complete_at.is_none_or(|complete_at| complete_at.elapsed() >= AGAIN);
         // Taken, so that a connection that did not answer is not asked again.
         let kept = self.client.take();
         let looking = async {
@@ -58,7 +65,7 @@ impl Watch {
                 Some(client) => client,
                 None => self.database.connect().await?,
             };
-            let look = self.ask(&client).await.map_err(|error| {
+            let look = self.ask(&client, is_due).await.map_err(|error| {
                 anyhow!("PostgreSQL at {}: {}", self.database.place(), exagg_clients::postgres::describe(&error))
             })?;
             anyhow::Ok((client, look))
@@ -67,10 +74,13 @@ impl Watch {
         let (client, (missing, clock_ahead_seconds)) =
             tokio::time::timeout(LOOK_MAX, looking).await.with_context(place)??;
         self.client = Some(client);
+        if is_due {
+            self.complete_at = missing.is_none().then(Instant::now);
+        }
         Ok(Look { missing, clock_ahead_seconds })
     }
 
-    async fn ask(&self, client: &Client) -> Result<(Option<String>, f64), tokio_postgres::Error> {
+    async fn ask(&self, client: &Client, is_due: bool) -> Result<(Option<String>, f64), tokio_postgres::Error> {
         let asked_at = self.clock.now();
         let answer = client.simple_query("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8").await?;
         let time = first(&answer).and_then(|text| DateTime::from_timestamp_micros(text.parse().ok()?));
@@ -78,6 +88,7 @@ impl Watch {
         let halfway = asked_at + (self.clock.now() - asked_at) / 2;
         let ahead = time.map(|time| (halfway - time).as_seconds_f64());
         let missing = match self.need {
+            _ if !is_due => None,
             Need::Migrations => {
                 let pending = pending(client).await?;
                 (!pending.is_empty())

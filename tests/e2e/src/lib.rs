@@ -35,7 +35,9 @@ pub mod kubernetes;
 pub mod oracle;
 pub mod registry;
 
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// The repository's folder.
@@ -61,9 +63,20 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Opti
     }
 }
 
-/// A port that is free now.
+/// A port that nobody has. Below those that the system gives to outgoing connections (from 32768 on, on Linux): one of
+/// them could take it before it is listened on.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    let count = u32::from(PORTS.end - PORTS.start);
+    loop {
+        // Processes that test at the same time begin at different ones.
+        let number = (std::process::id() * 97 + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % count;
+        let port = PORTS.start + u16::try_from(number).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A command that ends with this process, where the system can do that.

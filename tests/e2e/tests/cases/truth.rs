@@ -32,10 +32,13 @@ pub fn a_database_that_is_not_migrated_is_not_ready(world: &World) {
     let setup = world.setup(&database, "unmigrated").argument("--no-migrate");
     let host = configured(setup, "[exagg.cron]\nlease = \"{{ postgres_url }}\"\n").components(&["dashboard"]).start();
     let answer = wait_for("a reason", MINUTE, || {
-        http::try_get(host.admin, "/readyz").filter(|answer| answer.body.contains("exagg migrate"))
+        let answer = http::try_get(host.admin, "/readyz")?;
+        ["0001_pipeline", "exagg_cron_leases", "exagg migrate"]
+            .iter()
+            .all(|text| answer.body.contains(text))
+            .then_some(answer)
     });
     assert_eq!(answer.status, 503, "{}", answer.body);
-    assert!(answer.body.contains("0001_pipeline") && answer.body.contains("exagg_cron_leases"), "{}", answer.body);
     let from = host.setup.folder().to_str().unwrap();
     let migrated = host.command_with("migrate", &["--from", from], "SPIN_VARIABLE_POSTGRES_URL", Some(&database.url));
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));

@@ -38,6 +38,7 @@ mutants=(
 'host/triggers/kafka/src/partition/position.rs|self.position = start.min(committed);|self.position = committed;|an_emptied_database'
 'functions/aggregator/src/store.rs|CASE WHEN $3 >= known.first THEN 0::int8 ELSE $5::int8 END|$5::int8|partitions_added_while_the_groups'
 'host/pipeline/src/watch.rs|let pending = pending(client).await?;|let pending: Vec<&str> = Vec::new();|a_database_that_is_not_migrated'
+'host/pipeline/src/migrate.rs|if error.code() != Some(&SqlState::T_R_DEADLOCK_DETECTED) \|\| tries == TRIES_MAX {|if tries > 0 {|a_migration_that_deadlocks'
 'host/exagg/src/admin.rs|if !self.triggers.serve_requests() {|if true {|an_api_that_fails'
 'host/exagg/src/run.rs|shutdown.drain.cancelled() => {\n            tracing::info!("stopped before|shutdown.abort.cancelled() => {\n            tracing::info!("stopped before|a_signal_during'
 'host/exagg/src/run/stages.rs|if self.triggers.serve_requests() { self.drain.delay }|if false { self.drain.delay }|requests_are_answered_while'

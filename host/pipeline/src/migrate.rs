@@ -1,12 +1,14 @@
 //! Migrations: forward only, each once, under a lock, so that hosts may start at the same time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use exagg_clients::database::{Database, literal};
 use exagg_common::hex;
 use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
@@ -21,6 +23,10 @@ const MIGRATIONS: [(&str, &str); 5] = [
 /// The views and functions as they are now. They change under another number, so that databases get them again; a host
 /// that is older than those a database has leaves them.
 const DEFINITIONS: (&str, &str) = ("0005_definitions", include_str!("../../../migrations/definitions.sql"));
+
+/// Times that a migration is tried whose transaction ended in a deadlock with readers, and the pause between.
+const TRIES_MAX: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The lock that migrating hosts share; any number does that nobody else uses.
 const LOCK: i64 = 0x0065_7861_6767_0001;
@@ -109,10 +115,18 @@ async fn apply(client: &Client, name: &str, sql: &str) -> Result<bool> {
                 literal(name),
                 literal(&digest)
             );
-            client
-                .batch_execute(&format!("BEGIN; {sql}; {record}; COMMIT"))
-                .await
-                .map_err(|error| anyhow::anyhow!("{}", exagg_clients::postgres::describe(&error)))?;
+            let transaction = format!("BEGIN; {sql}; {record}; COMMIT");
+            let mut tries = 1;
+            while let Err(error) = client.batch_execute(&transaction).await {
+                // Who reads two of the views meanwhile may wait for this one, and be waited for.
+                if error.code() != Some(&SqlState::T_R_DEADLOCK_DETECTED) || tries == TRIES_MAX {
+                    bail!("{}", exagg_clients::postgres::describe(&error));
+                }
+                tracing::info!("migration {name}: a reader was in the way; it is tried again");
+                client.batch_execute("ROLLBACK").await?;
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
             Ok(true)
         }
     }

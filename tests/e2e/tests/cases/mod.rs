@@ -192,6 +192,7 @@ fn of_the_host() -> Vec<Case> {
         case!(starts::a_reference_table_is_kept),
         case!(starts::two_hosts_may_migrate_at_once),
         case!(starts::newer_definitions_are_left_alone),
+        case!(starts::a_migration_that_deadlocks_with_a_reader_is_tried_again),
         kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),
         case!(truth::a_database_that_is_not_migrated_is_not_ready),
         kafka!(truth::an_api_that_fails_turns_no_request_away),

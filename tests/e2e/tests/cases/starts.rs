@@ -248,6 +248,25 @@ pub fn two_hosts_may_migrate_at_once(world: &World) {
     assert_eq!(database.number("SELECT count(*) FROM public.exagg_migrations"), i64::try_from(files + 1).unwrap());
 }
 
+/// A migration waits for a view that a reader holds, and the reader for one that the migration has. Take out: the tries
+/// in `apply` of `migrate.rs`.
+pub fn a_migration_that_deadlocks_with_a_reader_is_tried_again(world: &World) {
+    let database = world.postgres.database();
+    let mut host = world.setup(&database, "deadlock").components(&["dashboard"]).start();
+    host.wait_until_ready();
+    host.stop();
+    database.execute("DELETE FROM public.exagg_migrations WHERE name LIKE '%definitions'");
+    let mut reader = database.client();
+    reader.batch_execute("BEGIN; COMMENT ON VIEW public.live_aggregates IS 'read'").unwrap();
+    host.restart();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'public.live_aggregates'::regclass";
+    wait_for("the migration to wait", MINUTE, || (database.number(waiting) == 1).then_some(()));
+    // It began to wait first: PostgreSQL ends its transaction, not the reader's.
+    reader.batch_execute("SELECT count(*) FROM public.pending_parts; COMMIT").unwrap();
+    host.wait_until_ready();
+    assert!(host.log().contains("it is tried again"), "{}", host.log());
+}
+
 /// A host that is older than the views and functions of a database. Take out: `has_later_definitions`.
 pub fn newer_definitions_are_left_alone(world: &World) {
     let database = world.postgres.database();

@@ -108,6 +108,9 @@ fn read(brokers: &str, topic: &str, mine: &[i32], url: &str, partitions: i32, wi
     }
 }
 
+/// How far an event may be ahead of PostgreSQL's clock, as the app's default has it.
+const MAX_FUTURE_US: i64 = 60_000_000;
+
 fn apply(
     client: &mut Client,
     statement: &Statement,
@@ -134,6 +137,7 @@ fn apply(
                 &"native",
                 &max_time,
                 &true,
+                &MAX_FUTURE_US,
                 &rows.window_ends,
                 &rows.window_starts,
                 &rows.codes,

@@ -112,6 +112,12 @@ nemesis: host functions guests postgres kafka ## Kills, cuts off and swaps at ra
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	SEED=$(SEED) SEEDS=$(SEEDS) MINUTES=$(MINUTES) cargo run --release -p e2e --bin nemesis
 
+.PHONY: readiness
+readiness: MINUTES = 5
+readiness: host functions postgres kafka ## What a host says of itself beside what is so, while servers fail (SEED=n MINUTES=m)
+	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
+	SEED=$(SEED) MINUTES=$(MINUTES) cargo run --release -p e2e --bin readiness
+
 ATTACKS ?=
 .PHONY: siege
 siege: MINUTES = 30
@@ -182,6 +188,7 @@ advisories: ## Checks dependencies against the advisory database, which has to b
 .PHONY: ci
 ci: lint test guard deny ## What CI runs
 	$(MAKE) fuzz SECONDS=60 TARGETS="record messages"
+	$(MAKE) readiness MINUTES=1
 	$(MAKE) nemesis SEEDS=2 MINUTES=0.4
 	$(MAKE) siege MINUTES=1
 

@@ -54,9 +54,6 @@ GRANT EXECUTE ON FUNCTION public.exagg_edge_value(text) TO exagg_closer, exagg_r
 
 -- The aggregators: what is pending, behind the fence. No final rows, and nothing that was written can be
 -- deleted.
--- A host is ready when the migrations that it knows are there.
-GRANT SELECT ON public.exagg_migrations TO exagg_reader;
-
 GRANT SELECT ON public.window_state_layout TO exagg_writer;
 GRANT SELECT, INSERT,
       UPDATE (next_offset, end_offset, partition_count, consumer_group, max_event_time_us, last_record_at, last_seen_at)
@@ -84,10 +81,10 @@ GRANT SELECT, INSERT, DELETE,
 GRANT SELECT (ctid, rejected_at), DELETE ON public.rejected_records TO exagg_closer;
 GRANT SELECT (ctid, seen_at), DELETE ON public.gaps TO exagg_closer;
 
--- The dashboard, Grafana, and the host's /metrics and `exagg status`. The bytes of rejected records are not
--- shown by any of them.
+-- The dashboard, Grafana, and the host's /metrics, readiness and `exagg status`. The bytes of rejected records
+-- are not shown by any of them.
 GRANT SELECT ON public.aggregates, public.live_aggregates, public.streams, public.stream_status,
-                public.exagg_metrics, public.gaps
+                public.exagg_metrics, public.gaps, public.exagg_migrations
       TO exagg_reader;
 GRANT SELECT (rejected_at, stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes)
       ON public.rejected_records TO exagg_reader;

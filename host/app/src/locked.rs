@@ -208,7 +208,7 @@ impl LockedApp {
             metadata["triggers"] = json!({ OWN_SETTINGS: { "migrations": true } });
         }
         let types: BTreeSet<&str> = app.triggers.iter().map(|trigger| trigger.kind.as_str()).collect();
-        // Readers of before look here, which Spin writes for an app with triggers of one type.
+        // For an app with triggers of one type Spin also writes what its earlier readers look for.
         if let [only] = types.into_iter().collect::<Vec<_>>().as_slice() {
             metadata["trigger"] = json!({ "type": only });
         }

@@ -73,10 +73,13 @@ impl Database {
             let client = self.connect().await?;
             let messages = tokio::time::timeout(ANSWER_MAX, client.simple_query(statements))
                 .await
-                .map_err(|_| anyhow!(
-                        "PostgreSQL at {} does not answer within {ANSWER_MAX:?}: whether it did what was asked is not known",
+                .map_err(|_| {
+                    anyhow!(
+                        "PostgreSQL at {} does not answer within {ANSWER_MAX:?}: whether it did what was asked is not \
+                         known",
                         self.place()
-                    ))?
+                    )
+                })?
                 .map_err(|error| anyhow!("PostgreSQL: {}", crate::postgres::describe(&error)))?;
             let row = |message| match message {
                 SimpleQueryMessage::Row(row) => Some(row),

@@ -259,8 +259,8 @@ pub struct Topic {
 
 #[derive(Args, Debug)]
 pub struct Replay {
-    /// A spin.toml, or the folder of one
-    #[arg(short = 'f', long, value_name = "FILE|DIR", default_value = ".")]
+    /// A spin.toml, the folder of one, or an app in a registry
+    #[arg(short = 'f', long, value_name = "FILE|DIR|OCI-REFERENCE", default_value = ".")]
     pub app: String,
     /// Value of a variable; K=@FILE reads it from a file
     #[arg(long = "variable", value_name = "K=V")]

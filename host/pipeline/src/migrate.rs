@@ -50,15 +50,14 @@ pub fn migrate(database: &Database) -> BoxFuture<'_, Result<Vec<&'static str>>> 
             )
             .await
             .context("cannot write the table of migrations")?;
-        let mut applied = Vec::new();
-        let definitions = (!has_later_definitions(&client).await?).then_some(DEFINITIONS);
-        for (name, sql) in MIGRATIONS.into_iter().chain(definitions) {
+        let mut added = Vec::new();
+        for (name, sql) in wanted(&applied(&client).await?) {
             if apply(&client, name, sql).await.with_context(|| format!("migration {name}"))? {
                 tracing::info!("migration {name} applied");
-                applied.push(name);
+                added.push(name);
             }
         }
-        Ok(applied)
+        Ok(added)
     })
 }
 
@@ -72,18 +71,25 @@ pub async fn pending(client: &Client) -> Result<Vec<&'static str>, tokio_postgre
     if !is_missing && !may_look {
         return Ok(Vec::new());
     }
-    let mut known = BTreeSet::new();
-    if !is_missing {
-        let names = client.simple_query("SELECT name FROM public.exagg_migrations").await?;
-        known.extend(names.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        }));
-    }
+    let known = if is_missing { BTreeSet::new() } else { applied(client).await? };
+    Ok(wanted(&known).map(|(name, _)| name).filter(|name| !known.contains(*name)).collect())
+}
+
+/// The names of what was applied.
+async fn applied(client: &Client) -> Result<BTreeSet<String>, tokio_postgres::Error> {
+    let rows = client.simple_query("SELECT name FROM public.exagg_migrations").await?;
+    let name = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    };
+    Ok(rows.iter().filter_map(name).collect())
+}
+
+/// What a database is to have that has these: all migrations, and the definitions unless it has those of a newer host.
+fn wanted(known: &BTreeSet<String>) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
     let is_later = |name: &String| name.ends_with("_definitions") && name.as_str() > DEFINITIONS.0;
     let definitions = (!known.iter().any(is_later)).then_some(DEFINITIONS);
-    let wanted = MIGRATIONS.into_iter().chain(definitions).map(|(name, _)| name);
-    Ok(wanted.filter(|name| !known.contains(*name)).collect())
+    MIGRATIONS.into_iter().chain(definitions)
 }
 
 fn first_row(messages: Vec<SimpleQueryMessage>) -> Option<SimpleQueryRow> {
@@ -91,15 +97,6 @@ fn first_row(messages: Vec<SimpleQueryMessage>) -> Option<SimpleQueryRow> {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     })
-}
-
-async fn has_later_definitions(client: &Client) -> Result<bool> {
-    let later = format!(
-        "SELECT 1 FROM public.exagg_migrations WHERE name LIKE '%\\_definitions' AND name > {}",
-        literal(DEFINITIONS.0)
-    );
-    let answer = client.simple_query(&later).await?;
-    Ok(answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))))
 }
 
 async fn apply(client: &Client, name: &str, sql: &str) -> Result<bool> {

@@ -127,7 +127,15 @@ impl Compiled {
                 Ok(errors)
             });
             let wait_max = if all > 1 { TRY_OUT } else { Duration::MAX };
-            let Ok(tried) = tokio::time::timeout(wait_max, &mut trying).await else { return Ok(()) };
+            let Ok(tried) = tokio::time::timeout(wait_max, &mut trying).await else {
+                // Too late to refuse the app: it is said.
+                tokio::spawn(async move {
+                    if let Ok(Err(error)) = trying.await {
+                        tracing::error!("{error:#}: its stages cannot work");
+                    }
+                });
+                return Ok(());
+            };
             let mut errors = tried.context("the components cannot be tried out")??;
             match errors.pop() {
                 Some(error) if errors.len() + 1 == all => Err(error),

@@ -1,6 +1,10 @@
 //! A database a test, in one PostgreSQL.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,21 +17,37 @@ use crate::wait_for;
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
-/// The server.
+/// The server. Fields are dropped in this order.
 pub struct Server {
     plan: Plan,
     _running: Mutex<Postgres>,
+    disk: Option<Disk>,
     _folder: tempfile::TempDir,
 }
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_in(tempfile::tempdir_in("/var/tmp").unwrap(), None)
+    }
+
+    /// A server on a disk of its own that can be filled; on the usual one where nothing may be mounted.
+    pub fn start_on_a_small_disk() -> Self {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let disk = Disk::mount(folder.path());
+        Self::start_in(folder, disk)
+    }
+
+    fn start_in(folder: tempfile::TempDir, disk: Option<Disk>) -> Self {
         // PostgreSQL's user must be able to go there.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let plan = Plan::new(folder.path()).unwrap();
         let running = Postgres::start(&plan).unwrap();
-        Self { plan, _running: Mutex::new(running), _folder: folder }
+        Self { plan, _running: Mutex::new(running), disk, _folder: folder }
+    }
+
+    /// Fills its disk until the ballast goes; none where it has none of its own.
+    pub fn fill_disk(&self) -> Option<Ballast> {
+        self.disk.as_ref().map(Disk::fill)
     }
 
     /// Serves TLS by this certificate from now on.
@@ -59,6 +79,46 @@ impl Server {
         Client::connect(&url, NoTls).unwrap().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
         let (server, _) = url.rsplit_once('/').unwrap();
         Database { url: format!("{server}/{name}"), host: self.plan.host() }
+    }
+}
+
+/// A file system in memory.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Room for the write-ahead log, which may take 512 MiB, and as much again.
+    const SIZE: &str = "size=1g";
+
+    fn mount(folder: &Path) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", Self::SIZE, "e2e"]).arg(folder).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(folder.to_owned()))
+    }
+
+    fn fill(&self) -> Ballast {
+        let ballast = Ballast(self.0.join("ballast"));
+        let mut file = File::create(&ballast.0).unwrap();
+        // In pieces down to a page: nothing is left.
+        for size in [1 << 20, 4096] {
+            let zeros = vec![0; size];
+            while file.write_all(&zeros).is_ok() {}
+        }
+        ballast
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A file that takes all the room that there was.
+pub struct Ballast(PathBuf);
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

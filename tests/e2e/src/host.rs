@@ -36,6 +36,13 @@ pub fn variant(code: &Path, number: usize, folder: &Path) -> PathBuf {
     path
 }
 
+/// Debian's, of whatever architecture.
+fn libfaketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    let library = |entry: std::fs::DirEntry| entry.path().join("faketime/libfaketime.so.1");
+    folders.map(library).find(|library| library.exists())
+}
+
 /// A host that is to be started.
 pub struct Setup {
     folder: tempfile::TempDir,
@@ -138,6 +145,19 @@ impl Setup {
         self
     }
 
+    /// Runs with a clock that is wrong by so much, where libfaketime is installed: the time of day alone, so that
+    /// time-outs are as long as they are.
+    #[must_use]
+    pub fn clock_ahead(self, seconds: i64) -> Self {
+        match libfaketime() {
+            Some(library) if seconds != 0 => self
+                .env("LD_PRELOAD", library.to_str().unwrap())
+                .env("FAKETIME", &format!("{seconds:+}s"))
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            _ => self,
+        }
+    }
+
     /// Names something else than its own folder as the app.
     #[must_use]
     pub fn from(mut self, from: &str) -> Self {
@@ -164,6 +184,14 @@ impl Setup {
     pub fn within(mut self, procs: &Path) -> Self {
         self.group = Some(procs.to_owned());
         self
+    }
+
+    /// Starts with this runtime configuration.
+    #[must_use]
+    pub fn configured(self, text: &str) -> Self {
+        let file = self.folder.path().join("runtime.toml");
+        std::fs::write(&file, text).unwrap();
+        self.argument("--runtime-config-file").argument(file.to_str().unwrap())
     }
 
     pub fn arguments(&self) -> &[String] {

@@ -220,6 +220,12 @@ impl Kafka {
         }
     }
 
+    /// Sends the broker a signal: with `STOP` it stands still, as a paused machine does, until `CONT`.
+    pub fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("the broker runs");
+        assert!(crate::outages::signal(name, i32::try_from(child.id()).unwrap()), "the broker has ended");
+    }
+
     pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("log_level", "0");
@@ -311,9 +317,9 @@ impl Kafka {
         }
     }
 
-    /// Forgets a group and all its offsets, as a broker does when they expire.
+    /// Forgets a group and all its offsets, as a broker does when they expire; waits until nobody is in it any more.
     pub fn delete_group(&self, group: &str) {
-        assert!(self.try_delete_group(group), "group {group} cannot be deleted");
+        wait_for("the group's end", Duration::from_secs(60), || self.try_delete_group(group).then_some(()));
     }
 
     /// The same; false while somebody is a member of the group.

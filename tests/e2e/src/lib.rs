@@ -11,6 +11,7 @@
 //! - [`certificates`]: an authority of the tests' own.
 //! - [`kubernetes`]: the manifests of `deploy/spinkube`, by schemas of their own.
 //! - [`oracle`]: an independent computation of the rows.
+//! - [`outages`]: what happens to PostgreSQL as a whole.
 //! - [`registry`]: an OCI registry, and artifacts put into it by hand.
 //!
 //! Support code panics: a test that cannot be set up has failed, with a backtrace.
@@ -33,6 +34,7 @@ pub mod http;
 pub mod kafka;
 pub mod kubernetes;
 pub mod oracle;
+pub mod outages;
 pub mod registry;
 
 use std::net::TcpListener;
@@ -49,6 +51,14 @@ pub fn root() -> PathBuf {
 pub fn is_in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+}
+
+/// A number from the environment, for programs that `make` gives their sizes.
+pub fn number<T: std::str::FromStr>(name: &str, default: T) -> T {
+    match std::env::var(name) {
+        Ok(text) => text.parse().ok().unwrap_or_else(|| panic!("{name}={text}: a number is wanted")),
+        Err(_) => default,
+    }
 }
 
 /// Looks until there is an answer; the deadline is a failure, not a measurement.

@@ -193,6 +193,10 @@ fn keep(mut command: Command, lock: fs::File) -> Result<(Arc<Process>, mpsc::Rec
             while Instant::now() < until && kept.is_wanted.load(Ordering::Acquire) {
                 pause();
             }
+            // The host may have stopped meanwhile.
+            if !kept.is_wanted.load(Ordering::Acquire) {
+                break;
+            }
         }
         drop(lock);
         let _ = ending.send(());

@@ -55,10 +55,11 @@ impl From<KafkaError> for RebalanceError {
 pub enum FetchError {
     /// The log has another history than the one that was read: what it held of the leader epoch that it was asked by
     /// ends in front of the position.
-    #[error("the log that was read up to here ended at {end}: it lost its tail")]
+    #[error("the log lost its tail")]
     Truncated {
-        /// Where that epoch ends now; other records follow, if any.
-        end: Offset,
+        /// Where that epoch ends now; other records follow, if any. None where the log has records of earlier epochs
+        /// only: nothing of what was read in this one is left.
+        end: Option<Offset>,
     },
     /// Anything else.
     #[error("{0}")]
@@ -77,6 +78,16 @@ pub struct ReadTo {
     pub next_offset: Offset,
     /// The leader epoch of that record.
     pub leader_epoch: i32,
+}
+
+impl ReadTo {
+    /// From where on the log lost what was read, by where its epoch ends now (none: the log does not have it). None where
+    /// it lost nothing: behind the last record whose epoch is known there may be records of another one.
+    pub fn lost_from(self, end: Option<Offset>) -> Option<Offset> {
+        // The last record at least.
+        let end = end.unwrap_or(Offset(self.next_offset.0 - 1));
+        (end < self.next_offset).then_some(end)
+    }
 }
 
 /// What a look into the queue gave beside the records.
@@ -102,6 +113,9 @@ pub enum Event<Q> {
     Assigned(Vec<Assignment<Q>>),
     /// The partitions go when the sender is dropped.
     Revoked(Vec<TopicPartition>, mpsc::Sender<()>),
+    /// The group has gone on without this member, whose partitions are revoked next; it joins again, which ends with an
+    /// assignment, be it an empty one.
+    Lost,
     /// No broker can be reached, or one can again.
     Reachable(bool),
     /// Partitions came or went, and librdkafka could not follow: they may be nobody's until the next rebalance.

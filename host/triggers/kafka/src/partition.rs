@@ -28,6 +28,8 @@ const LARGE_BATCH_RECORDS: usize = 1_000;
 const SWAP_LOOK: Duration = Duration::from_secs(1);
 /// Times in a row that a function may ask to go on elsewhere, before that costs a pause.
 const RESUMED_MAX: u32 = 3;
+/// A question to the cluster that is open for longer says so: the partition is not read meanwhile.
+const ANSWER_EXPECTED: Duration = Duration::from_secs(2);
 /// Heartbeats in a row that may find records which do not come.
 const STALLED_MAX: u32 = 2;
 
@@ -147,9 +149,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
                 }
                 Interrupted::Failed(FetchError::Truncated { end }) => {
                     from = Some(self.position);
-                    // Behind the last record whose epoch is known there may be another one: that says nothing.
-                    let known = self.read_to.take().is_some_and(|read_to| end < read_to.next_offset);
-                    self.lost_tail = known.then_some(end);
+                    self.lost_tail = self.read_to.take().and_then(|read_to| read_to.lost_from(end));
                 }
                 Interrupted::Failed(error) => {
                     from = Some(self.position);
@@ -219,7 +219,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         loop {
             let error = tokio::select! {
                 () = self.cancel.cancelled() => return Err(Interrupted::Cancelled),
-                answer = ask() => match answer {
+                answer = self.answer(what, ask()) => match answer {
                     Ok(answer) => return Ok(answer),
                     Err(error) => error,
                 },
@@ -235,6 +235,17 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Waits for an answer, and says so when it takes long. Whoever asked notes what the partition does next.
+    async fn answer<R>(&self, what: &str, answer: impl Future<Output = R>) -> R {
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = tokio::time::sleep(ANSWER_EXPECTED) => {}
+        }
+        self.note(PartitionState::Waiting(format!("{what}: no answer yet")));
+        answer.await
     }
 
     async fn bounds(&self) -> Result<OffsetRange, Interrupted> {
@@ -389,6 +400,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         let (log, topic) = (Arc::clone(&self.stage.log), self.source.partition.topic.clone());
         let described = self.until("cannot describe the topic", || log.describe(&topic)).await?;
         self.described_at = Instant::now();
+        self.note(PartitionState::Reading);
         if described.id != self.source.topic_id {
             return Err(Interrupted::Reposition(self.position));
         }

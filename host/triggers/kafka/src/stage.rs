@@ -94,6 +94,7 @@ impl<C: Cluster, F: Function> Stage<C, F> {
         locks: &mut Locks,
         stop: &CancellationToken,
     ) -> Result<Ended> {
+        self.state.joining(true);
         let (sender, events) = unbounded_channel();
         let log = Arc::new(self.cluster.join(fetch, sender)?);
         let shared = Arc::new(Shared {
@@ -192,6 +193,7 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
                         self.assigned(assignments);
                     }
                     Some(Event::Revoked(partitions, done)) => self.revoked(&partitions, done),
+                    Some(Event::Lost) => self.stage.state.joining(true),
                     Some(Event::Reachable(reachable)) => self.stage.state.reachable(reachable),
                     Some(Event::RebalanceFailed(reason)) => self.stage.state.rebalanced(Err(reason)),
                     Some(Event::Failed(reason)) => {
@@ -219,8 +221,10 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
 
     fn assigned(&mut self, assignments: Vec<Assignment<L::Queue>>) {
         let list: Vec<_> = assignments.iter().map(|assignment| assignment.partition.to_string()).collect();
-        tracing::info!(stage = %self.id(), "assigned {}", list.join(" "));
+        let list = if list.is_empty() { "no more partitions".to_owned() } else { list.join(" ") };
+        tracing::info!(stage = %self.id(), "assigned {list}");
         self.stage.state.rebalanced(Ok(()));
+        self.stage.state.joining(false);
         for assignment in assignments {
             let partition = assignment.partition.clone();
             let cancel = CancellationToken::new();

@@ -83,6 +83,8 @@ pub struct StageState {
     stage: String,
     partitions: Mutex<BTreeMap<TopicPartition, Known>>,
     unreachable: AtomicBool,
+    /// Whether the group has assigned nothing yet, or has gone on without this member.
+    joining: AtomicBool,
     /// Why the last rebalance failed; none when it did not.
     rebalance_error: Mutex<Option<RebalanceError>>,
     /// Topics of the stage that do not exist.
@@ -98,6 +100,7 @@ impl StageState {
             stage: stage.to_owned(),
             partitions: Mutex::default(),
             unreachable: AtomicBool::new(false),
+            joining: AtomicBool::new(true),
             rebalance_error: Mutex::default(),
             missing_topics: Mutex::default(),
             metrics,
@@ -225,6 +228,11 @@ impl StageState {
         self.unreachable.store(!reachable, Ordering::Relaxed);
     }
 
+    /// Whether the stage is no member of its group: it reads nothing, and nobody is told of partitions that wait.
+    pub fn joining(&self, joining: bool) {
+        self.joining.store(joining, Ordering::Relaxed);
+    }
+
     /// Whether the last rebalance succeeded, and if not, why.
     pub fn rebalanced(&self, result: Result<(), RebalanceError>) {
         *self.rebalance_error.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
@@ -258,7 +266,8 @@ impl StageState {
     }
 
     /// What keeps the stage from being ready: a partition that is stopped, no broker, a rebalance that failed, a topic
-    /// that does not exist, or a partition that waits for a dependency. What a person has to mend comes first.
+    /// that does not exist, a group that has not taken the stage in, or a partition that waits for a dependency. What a
+    /// person has to mend comes first.
     pub fn not_ready(&self) -> Option<String> {
         let partitions = self.all();
         let place = |known: &PartitionStatus| format!("topic {} partition {}", known.topic, known.partition);
@@ -279,6 +288,9 @@ impl StageState {
         let missing_topics = self.missing_topics.lock().unwrap_or_else(PoisonError::into_inner).join(", ");
         if !missing_topics.is_empty() {
             return Some(format!("there is no topic {missing_topics}"));
+        }
+        if self.joining.load(Ordering::Relaxed) {
+            return Some("it joins its consumer group".to_owned());
         }
         partitions.iter().find_map(|known| match &known.state {
             PartitionState::Waiting(reason) => Some(format!("{}: {reason}", place(known))),

@@ -115,16 +115,13 @@ impl Queue for PartitionQueue {
 }
 
 /// librdkafka's code says only that there is no offset to go on at (`auto.offset.reset` is `error`): that the log lost
-/// its tail, and where an epoch ended, stands in its text. Without that number there is nothing to go by.
+/// its tail, and where an epoch ended, stands in its text.
 fn fetch_error(code: sys::rd_kafka_resp_err_t, text: &str) -> FetchError {
-    let truncated = text.strip_prefix("Partition log truncation detected").and_then(|text| {
-        let (_, end) = text.split_once("broker end offset is ")?;
-        end.split(' ').next()?.parse().ok().filter(|end| *end >= 0)
-    });
-    match truncated {
-        Some(end) => FetchError::Truncated { end: Offset(end) },
-        None => FetchError::Other(format!("{code:?}: {text}")),
+    if !["Partition log truncation detected", "No epoch found less or equal to"].iter().any(|by| text.starts_with(by)) {
+        return FetchError::Other(format!("{code:?}: {text}"));
     }
+    let end = text.split_once("broker end offset is ").and_then(|(_, end)| end.split(' ').next()?.parse().ok());
+    FetchError::Truncated { end: end.filter(|end| *end >= 0).map(Offset) }
 }
 
 /// Whether there is room for more.
@@ -282,9 +279,10 @@ mod tests {
         let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET;
         let text = "Partition log truncation detected at offset 188 (leader epoch 3): broker end offset is 50 (offset \
                     leader epoch 3). Reset to INVALID.: Local: Log truncation detected (broker 1)";
-        assert_eq!(fetch_error(code, text), FetchError::Truncated { end: Offset(50) });
+        assert_eq!(fetch_error(code, text), FetchError::Truncated { end: Some(Offset(50)) });
         let unknown = "No epoch found less or equal to offset 9 (leader epoch 3): broker end offset is -1 (offset leader \
                        epoch -1). Reset using configured policy.";
-        assert!(matches!(fetch_error(code, unknown), FetchError::Other(_)));
+        assert_eq!(fetch_error(code, unknown), FetchError::Truncated { end: None });
+        assert!(matches!(fetch_error(code, "Offset out of range"), FetchError::Other(_)));
     }
 }

@@ -105,11 +105,7 @@ fn setup(world: &World, database: &Database, name: &str, allowed: &str) -> Setup
     let (topic, brokers) = (topic(name), &world.kafka().brokers);
     world.kafka().create_topic(&topic, 1, &[]);
     database.execute("CREATE TABLE seen (record_offset int8 PRIMARY KEY, value text)");
-    let setup = Setup::new();
-    let file = setup.folder().join("runtime.toml");
-    // A record may take 20 s until it is given up.
-    std::fs::write(&file, "[exagg]\ncall_seconds_max = 60\n").unwrap();
-    setup
+    Setup::new()
         .manifest(&format!(
             "spin_manifest_version = 2\n[application]\nname = \"advertised\"\n\
              [variables]\npostgres_url = {{ required = true, secret = true }}\n\
@@ -121,8 +117,8 @@ fn setup(world: &World, database: &Database, name: &str, allowed: &str) -> Setup
             root().display(),
             database.host,
         ))
-        .argument("--runtime-config-file")
-        .argument(file.to_str().unwrap())
+        // A record may take 20 s until it is given up.
+        .configured("[exagg]\ncall_seconds_max = 60\n")
         .variable("postgres_url", &database.url)
 }
 

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use e2e::database::Database;
 use e2e::gate::Gate;
+use e2e::host::{Host, Setup};
 use e2e::wait_for;
 
 use super::{EXCHANGES, World, exchange, now, topic, wait_for_records};
@@ -19,7 +21,7 @@ fn send(world: &World, topic: &str, partition: i32, count: i64, first: i64) {
     sender.flush();
 }
 
-fn progress(database: &e2e::database::Database) -> i64 {
+fn progress(database: &Database) -> i64 {
     database.number("SELECT coalesce(sum(next_offset), 0)::int8 FROM public.progress")
 }
 
@@ -62,12 +64,7 @@ pub fn skipped_records_are_read_after_all(world: &World) {
     assert_eq!(database.number("SELECT count(*) FROM public.gaps"), 0);
 }
 
-fn make_a_gap(
-    world: &World,
-    name: &str,
-    setup: e2e::host::Setup,
-    database: &e2e::database::Database,
-) -> e2e::host::Host {
+fn make_a_gap(world: &World, name: &str, setup: Setup, database: &Database) -> Host {
     let topic = topic(name);
     world.kafka().create_topic(&topic, 1, &[]);
     let time = now() / 60 * 60 - 600;
@@ -81,7 +78,7 @@ fn make_a_gap(
     host
 }
 
-fn gap(database: &e2e::database::Database) -> Vec<String> {
+fn gap(database: &Database) -> Vec<String> {
     database.texts("SELECT concat_ws(' ', stream, partition, from_offset, next_offset) FROM public.gaps")
 }
 
@@ -176,17 +173,23 @@ pub fn a_recreated_topic_stops_loudly_until_it_is_reset(world: &World) {
     wait_for_records(&database, "exchanges", 250);
 }
 
-pub fn partitions_added_later_are_read_from_their_start(world: &World) {
-    let database = world.postgres.database();
-    let topic = topic("grown");
-    world.kafka().create_topic(&topic, 1, &[]);
-    let time = now() / 60 * 60 - 600;
-    // A stream first seen starts at its end; partitions added later do not.
-    let setup = world.setup(&database, "grown").replace("start = \"earliest\"", "start = \"latest\"");
-    let mut host = setup.components(&EXCHANGES).start();
+/// A host of a stream that was just first seen, at the end of a topic of one partition.
+fn first_seen(world: &World, database: &Database, name: &str) -> Host {
+    world.kafka().create_topic(&topic(name), 1, &[]);
+    let setup = world.setup(database, name).replace("start = \"earliest\"", "start = \"latest\"");
+    let host = setup.components(&EXCHANGES).start();
     wait_for("the first partition", MINUTE, || {
         (database.number("SELECT count(*) FROM public.progress") == 1).then_some(())
     });
+    host
+}
+
+pub fn partitions_added_later_are_read_from_their_start(world: &World) {
+    let database = world.postgres.database();
+    let topic = topic("grown");
+    let time = now() / 60 * 60 - 600;
+    // A stream first seen starts at its end; partitions added later do not.
+    let mut host = first_seen(world, &database, "grown");
     send(world, &topic, 0, 100, time);
     wait_for_records(&database, "exchanges", 100);
     host.stop();
@@ -225,30 +228,20 @@ pub fn two_stages_do_not_take_turns_at_the_settings_of_a_stream(world: &World) {
     assert_eq!(database.number("SELECT window_seconds FROM public.streams"), 30);
 }
 
-/// Deletes the group once nobody is in it any more.
-fn delete_group(world: &World, group: &str) {
-    wait_for("the group's end", MINUTE, || std::panic::catch_unwind(|| world.kafka().delete_group(group)).ok());
-}
-
 /// Only `progress` knows what the stream had when it was first seen. Take out: `first_partition_count` in the
 /// aggregator's `BEGIN_PARTITION`.
 pub fn partitions_added_while_the_groups_offsets_are_gone_are_read(world: &World) {
     let database = world.postgres.database();
     let topic = topic("orphans");
-    world.kafka().create_topic(&topic, 1, &[]);
     let time = now() / 60 * 60 - 600;
-    let setup = world.setup(&database, "orphans").replace("start = \"earliest\"", "start = \"latest\"");
-    let mut host = setup.components(&EXCHANGES).start();
-    wait_for("the first partition", MINUTE, || {
-        (database.number("SELECT count(*) FROM public.progress") == 1).then_some(())
-    });
+    let mut host = first_seen(world, &database, "orphans");
     send(world, &topic, 0, 100, time);
     wait_for_records(&database, "exchanges", 100);
     host.stop();
     world.kafka().add_partitions(&topic, 3);
     send(world, &topic, 1, 50, time);
     send(world, &topic, 2, 50, time);
-    delete_group(world, "orphans-exchanges");
+    world.kafka().delete_group("orphans-exchanges");
     host.restart();
     wait_for_records(&database, "exchanges", 200);
 }
@@ -280,13 +273,8 @@ pub fn an_emptied_database_is_filled_again_whatever_the_group_committed(world: &
 pub fn a_database_from_before_a_partition_was_added_has_it_read_from_its_start(world: &World) {
     let database = world.postgres.database();
     let topic = topic("restored");
-    world.kafka().create_topic(&topic, 1, &[]);
     let time = now() / 60 * 60 - 600;
-    let setup = world.setup(&database, "restored").replace("start = \"earliest\"", "start = \"latest\"");
-    let mut host = setup.components(&EXCHANGES).start();
-    wait_for("the first partition", MINUTE, || {
-        (database.number("SELECT count(*) FROM public.progress") == 1).then_some(())
-    });
+    let mut host = first_seen(world, &database, "restored");
     host.stop();
     world.kafka().add_partitions(&topic, 2);
     send(world, &topic, 1, 50, time);

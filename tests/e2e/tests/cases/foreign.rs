@@ -23,10 +23,7 @@ pub fn an_app_sets_and_sees_nothing_of_the_hosts(_: &World) {
     let error = app().replace("headers = false", library).refused();
     assert!(error.contains("plugin.library.paths") && error.contains("[exagg.kafka]"), "{error}");
     assert!(!error.contains("evil.so"), "{error}");
-    let operators = app();
-    let file = operators.folder().join("runtime.toml");
-    std::fs::write(&file, "[exagg.kafka]\n\"plugin.library.paths\" = \"evil.so\"\n").unwrap();
-    let error = operators.argument("--runtime-config-file").argument(file.to_str().unwrap()).refused();
+    let error = app().configured("[exagg.kafka]\n\"plugin.library.paths\" = \"evil.so\"\n").refused();
     assert!(error.contains("plugin.library.paths"), "{error}");
 
     let named =
@@ -39,10 +36,7 @@ pub fn an_app_sets_and_sees_nothing_of_the_hosts(_: &World) {
     let error = linked.refused();
     assert!(error.contains("leads out of") && !error.contains("root:"), "{error}");
 
-    let secret = app();
-    let file = secret.folder().join("runtime.toml");
-    std::fs::write(&file, "[exagg.kafka]\n\"sasl.pasword\" = \"secret-word\"\n").unwrap();
-    let error = secret.argument("--runtime-config-file").argument(file.to_str().unwrap()).refused();
+    let error = app().configured("[exagg.kafka]\n\"sasl.pasword\" = \"secret-word\"\n").refused();
     assert!(error.contains("sasl.pasword") && !error.contains("secret-word"), "{error}");
 }
 
@@ -79,8 +73,6 @@ pub fn a_component_that_does_not_start_harms_its_own_stage(_: &World) {
         let write = |name: &str, bytes: &[u8]| std::fs::write(setup.folder().join(name), bytes).unwrap();
         write("traps.wasm", &at_start("unreachable"));
         write("blocks.wasm", &at_start("(loop (br 0))"));
-        write("runtime.toml", b"[exagg]\ncall_seconds_max = 8\n");
-        let file = setup.folder().join("runtime.toml");
         let stage = |id: &str| {
             format!(
                 "\n[[trigger.cron]]\nid = \"{id}-stage\"\ncomponent = \"{id}\"\ncron_expression = \"* * * * * *\"\n\
@@ -88,7 +80,7 @@ pub fn a_component_that_does_not_start_harms_its_own_stage(_: &World) {
             )
         };
         let stages = stage("traps") + &stage("blocks");
-        setup.append(&stages).argument("--runtime-config-file").argument(file.to_str().unwrap()).components(ids)
+        setup.append(&stages).configured("[exagg]\ncall_seconds_max = 8\n").components(ids)
     };
     let mut host = setup(&["dashboard", "traps", "blocks"]).start();
     wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
@@ -158,9 +150,7 @@ pub fn a_compiler_ends_with_its_host(_: &World) {
 /// Take out: `kill_on_drop` or the time-out in engine/compiler.rs.
 pub fn code_that_takes_too_long_to_compile_costs_only_who_asked(_: &World) {
     let setup = app().argument("--no-migrate").components(&["dashboard"]);
-    let file = setup.folder().join("runtime.toml");
-    std::fs::write(&file, "[exagg]\ncompile_seconds_max = 12\n").unwrap();
-    let host = setup.argument("--runtime-config-file").argument(file.to_str().unwrap()).start();
+    let host = setup.configured("[exagg]\ncompile_seconds_max = 12\n").start();
     wait_for("an answer", MINUTE, || e2e::http::try_get(host.listen, "/.well-known/spin/health"));
     let bomb = host.setup.folder().join("bomb.wasm");
     std::fs::write(&bomb, bomb::component()).unwrap();

@@ -17,11 +17,7 @@ fn setup(world: &World, database: &Database, name: &str, settings: &str) -> Setu
     world.kafka().create_topic(&topic, 1, &[]);
     database.execute("CREATE TABLE seen (record_offset int8 PRIMARY KEY, value text)");
     let brokers = &world.kafka().brokers;
-    let runtime = "[exagg]\ncall_seconds_max = 2\n";
-    let setup = Setup::new();
-    let file = setup.folder().join("runtime.toml");
-    std::fs::write(&file, runtime).unwrap();
-    setup
+    Setup::new()
         .manifest(&format!(
             "spin_manifest_version = 2\n[application]\nname = \"guests\"\n\
              [variables]\npostgres_url = {{ required = true, secret = true }}\n\
@@ -33,8 +29,7 @@ fn setup(world: &World, database: &Database, name: &str, settings: &str) -> Setu
             root().display(),
             database.host,
         ))
-        .argument("--runtime-config-file")
-        .argument(file.to_str().unwrap())
+        .configured("[exagg]\ncall_seconds_max = 2\n")
         .variable("postgres_url", &database.url)
 }
 

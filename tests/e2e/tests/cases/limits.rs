@@ -19,11 +19,8 @@ fn setup(world: &World, database: &Database, name: &str, partitions: i32, settin
     world.kafka().create_topic(&topic, partitions, &[]);
     database.execute("CREATE TABLE seen (record_offset int8 PRIMARY KEY, value text)");
     database.execute("CREATE SEQUENCE made");
-    let setup = Setup::new();
-    let file = setup.folder().join("runtime.toml");
     let settings = format!("[exagg]\ncall_seconds_max = 60\npostgres_connections_max = 16\n{settings}");
-    std::fs::write(&file, settings).unwrap();
-    setup
+    Setup::new()
         .manifest(&format!(
             "spin_manifest_version = 2\n[application]\nname = \"limits\"\n\
              [variables]\npostgres_url = {{ required = true, secret = true }}\n\
@@ -36,8 +33,7 @@ fn setup(world: &World, database: &Database, name: &str, partitions: i32, settin
             root().display(),
             database.host,
         ))
-        .argument("--runtime-config-file")
-        .argument(file.to_str().unwrap())
+        .configured(&settings)
         .variable("postgres_url", &database.url)
 }
 

@@ -18,13 +18,6 @@ const PASSWORD: &str = "geheim-92";
 /// Tries that a host may make in the time that its log is looked at.
 const TRIES_MAX: usize = 12;
 
-/// A runtime configuration with these lines.
-fn configured(setup: Setup, lines: &str) -> Setup {
-    let file = setup.folder().join("runtime.toml");
-    std::fs::write(&file, lines).unwrap();
-    setup.argument("--runtime-config-file").argument(file.to_str().unwrap())
-}
-
 fn file(setup: &Setup, name: &str, text: &str) -> String {
     let path = setup.folder().join(name);
     std::fs::write(&path, text).unwrap();
@@ -52,7 +45,7 @@ fn by(world: &World, database: &Database, name: &str, host: &str, mode: &str, au
     match authority {
         Some(pem) => {
             let path = file(&setup, "ca.pem", pem);
-            configured(setup, &format!("[exagg]\npostgres_ca_file = \"{path}\"\n"))
+            setup.configured(&format!("[exagg]\npostgres_ca_file = \"{path}\"\n"))
         }
         None => setup,
     }
@@ -117,7 +110,7 @@ fn secured(setup: Setup, authority: &str, password: &str) -> Setup {
     ] {
         writeln!(lines, "\"{name}\" = \"{value}\"").unwrap();
     }
-    configured(setup, &lines)
+    setup.configured(&lines)
 }
 
 /// Take out: `apply` of the shared properties in `client_config`.

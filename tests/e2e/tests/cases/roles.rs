@@ -334,10 +334,7 @@ fn as_user(setup: Setup, door: &str, user: &str) -> Setup {
         "[exagg.kafka]\n\"security.protocol\" = \"SASL_PLAINTEXT\"\n\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\
          \"sasl.username\" = \"{user}\"\n\"sasl.password\" = \"{PASSWORD}\"\n"
     );
-    let file = setup.folder().join("runtime.toml");
-    std::fs::write(&file, lines).unwrap();
-    let setup = setup.argument("--runtime-config-file").argument(file.to_str().unwrap());
-    setup.variable("kafka_brokers", door).variable("kafka_host", door)
+    setup.configured(&lines).variable("kafka_brokers", door).variable("kafka_host", door)
 }
 
 /// A broker that refuses what no ACL allows. Take out: any of the ACLs (the stage that needs it waits for

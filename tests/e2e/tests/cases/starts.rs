@@ -187,9 +187,7 @@ pub fn a_leased_tick_runs_once(world: &World) {
     let hosts: Vec<_> = (0..2)
         .map(|_| {
             let setup = world.setup(&database, "leased").variable("weather_topic", "leased");
-            let file = setup.folder().join("runtime.toml");
-            std::fs::write(&file, "[exagg.cron]\nlease = \"{{ postgres_url }}\"\n").unwrap();
-            let setup = setup.argument("--runtime-config-file").argument(file.to_str().unwrap());
+            let setup = setup.configured("[exagg.cron]\nlease = \"{{ postgres_url }}\"\n");
             setup.components(&["fetcher-weather"]).start()
         })
         .collect();
@@ -267,7 +265,7 @@ pub fn a_migration_that_deadlocks_with_a_reader_is_tried_again(world: &World) {
     assert!(host.log().contains("it is tried again"), "{}", host.log());
 }
 
-/// A host that is older than the views and functions of a database. Take out: `has_later_definitions`.
+/// A host that is older than the views and functions of a database. Take out: `is_later` in `wanted` of `migrate.rs`.
 pub fn newer_definitions_are_left_alone(world: &World) {
     let database = world.postgres.database();
     database.execute(

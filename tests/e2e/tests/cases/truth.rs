@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use e2e::gate::Gate;
-use e2e::host::Setup;
 use e2e::http;
 use e2e::kafka::Kafka;
 use e2e::wait_for;
@@ -19,18 +18,11 @@ use super::{EXCHANGES, World, exchange, now, topic, wait_for_records};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A runtime configuration with these lines.
-fn configured(setup: Setup, lines: &str) -> Setup {
-    let file = setup.folder().join("runtime.toml");
-    std::fs::write(&file, lines).unwrap();
-    setup.argument("--runtime-config-file").argument(file.to_str().unwrap())
-}
-
 /// Take out: `pending` in `Watch::ask`.
 pub fn a_database_that_is_not_migrated_is_not_ready(world: &World) {
     let database = world.postgres.database();
     let setup = world.setup(&database, "unmigrated").argument("--no-migrate");
-    let host = configured(setup, "[exagg.cron]\nlease = \"{{ postgres_url }}\"\n").components(&["dashboard"]).start();
+    let host = setup.configured("[exagg.cron]\nlease = \"{{ postgres_url }}\"\n").components(&["dashboard"]).start();
     let answer = wait_for("a reason", MINUTE, || {
         let answer = http::try_get(host.admin, "/readyz")?;
         ["0001_pipeline", "exagg_cron_leases", "exagg migrate"]
@@ -106,7 +98,7 @@ pub fn a_signal_during_the_start_ends_it(world: &World) {
 pub fn requests_are_answered_while_readiness_says_that_the_host_stops(world: &World) {
     const DELAY: Duration = Duration::from_secs(3);
     let database = world.postgres.database();
-    let setup = configured(world.setup(&database, "drained"), "[exagg]\ndrain_delay_seconds = 3\n");
+    let setup = world.setup(&database, "drained").configured("[exagg]\ndrain_delay_seconds = 3\n");
     let mut host = setup.components(&["dashboard"]).start();
     host.wait_until_ready();
     let began = Instant::now();
@@ -229,7 +221,7 @@ pub fn readiness_follows_a_database_that_is_cut_held_or_deaf(world: &World) {
     let gate = Gate::opened(&database.host);
     let url = database.url.replace(&database.host, &gate.address());
     let setup = world.setup(&database, "held").variable("postgres_url", &url);
-    let setup = configured(setup.variable("postgres_host", &gate.address()), "[exagg]\ndrain_seconds_max = 8\n");
+    let setup = setup.variable("postgres_host", &gate.address()).configured("[exagg]\ndrain_seconds_max = 8\n");
     let mut host = setup.components(&EXCHANGES).start();
     host.wait_until_ready();
     let becomes = |what: &str, status: u16| {

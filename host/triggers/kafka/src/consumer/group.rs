@@ -144,6 +144,10 @@ impl Member {
     /// Lets partitions go after their batches in flight are done, or the wait was too long.
     fn revoke(&self, client: &Client, list: &TopicPartitionList) -> KafkaResult<()> {
         let partitions = partitions(list);
+        if client.assignment_lost() {
+            tracing::warn!(client = %self.who, "the group has gone on without this host: it joins again");
+            self.tell(Event::Lost);
+        }
         let (done, wait) = mpsc::channel();
         if self.events.send(Event::Revoked(partitions.clone(), done)).is_ok()
             && wait.recv_timeout(REVOKE_WAIT_MAX) == Err(mpsc::RecvTimeoutError::Timeout)

@@ -111,8 +111,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         let mut batch = empty(&self.source, self.position, self.position);
         batch.lost = Some(LostRange { from_offset: end.0, next_offset: self.position.0, accepted });
         if !accepted {
-            // Until somebody has looked: another start finds it again.
-            self.read_to = None;
+            // Another start finds it again: the group's commit has the epoch.
             return Err(self.stop_at_gap(batch).await);
         }
         self.dispatch(batch).await

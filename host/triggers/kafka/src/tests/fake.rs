@@ -34,7 +34,7 @@ pub struct Partitions {
     pub committed: Committed,
     /// The leader's epoch: that of all records.
     pub leader_epoch: i32,
-    /// An epoch of which the log holds no more than up to this offset.
+    /// An epoch of which the log holds no more than up to this offset; none of it at all where that is 0.
     pub ended: Option<(i32, i64)>,
     pub ready: Arc<Notify>,
 }
@@ -45,6 +45,8 @@ pub struct State {
     pub partitions: BTreeMap<i32, Partitions>,
     /// Questions that the cluster does not answer.
     pub unanswered: u32,
+    /// How long it takes over an answer.
+    pub takes: Duration,
     pub commits: Vec<(i32, i64)>,
     pub seeks: Vec<(i32, i64)>,
     /// The topic does not exist.
@@ -133,7 +135,8 @@ impl Cluster for FakeCluster {
 pub struct FakeLog(FakeCluster);
 
 impl FakeLog {
-    fn ask<R>(&self, answer: impl FnOnce(&mut State) -> R) -> Result<R, Unanswered> {
+    async fn ask<R>(&self, answer: impl FnOnce(&mut State) -> R) -> Result<R, Unanswered> {
+        tokio::time::sleep(self.0.with(|state| state.takes)).await;
         self.0.with(|state| {
             if state.unanswered == 0 {
                 return Ok(answer(state));
@@ -152,10 +155,11 @@ impl Log for FakeLog {
             id: TopicId(state.topic_id.clone()),
             partitions: i32::try_from(state.partitions.len()).unwrap(),
         })
+        .await
     }
 
     async fn has_topic(&self, _: &str) -> Result<bool, Unanswered> {
-        self.ask(|state| !state.is_missing)
+        self.ask(|state| !state.is_missing).await
     }
 
     async fn bounds(&self, partition: &TopicPartition) -> Result<OffsetRange, Unanswered> {
@@ -163,6 +167,7 @@ impl Log for FakeLog {
             let (from, next) = state.partitions[&partition.partition.0].bounds;
             OffsetRange { from: Offset(from), next: Offset(next) }
         })
+        .await
     }
 
     fn known_end(&self, partition: &TopicPartition) -> Option<Offset> {
@@ -170,7 +175,7 @@ impl Log for FakeLog {
     }
 
     async fn committed(&self, source: &Source) -> Result<Committed, Unanswered> {
-        self.ask(|state| state.partitions[&source.partition.partition.0].committed)
+        self.ask(|state| state.partitions[&source.partition.partition.0].committed).await
     }
 
     async fn offset_of(&self, _: &TopicPartition, start: Start, bounds: OffsetRange) -> Result<Offset, Unanswered> {
@@ -179,6 +184,7 @@ impl Log for FakeLog {
             Start::Latest => bounds.next,
             Start::At(time) => Offset(time),
         })
+        .await
     }
 
     async fn seek(
@@ -197,10 +203,11 @@ impl Log for FakeLog {
                 && end < offset.0
             {
                 partition.fetching = None;
-                partition.error = Some(FetchError::Truncated { end: Offset(end) });
+                partition.error = Some(FetchError::Truncated { end: (end > 0).then_some(Offset(end)) });
             }
             partition.ready.notify_one();
         })
+        .await
     }
 
     fn commit(&self, applied: Applied) {

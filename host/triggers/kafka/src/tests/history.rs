@@ -64,7 +64,7 @@ async fn an_epoch_that_ends_behind_the_last_record_lost_nothing() {
     seconds(1.0).await;
     stage.cluster.on(0, |partition| {
         partition.ended = Some((4, 20));
-        partition.error = Some(FetchError::Truncated { end: Offset(20) });
+        partition.error = Some(FetchError::Truncated { end: Some(Offset(20)) });
         partition.ready.notify_one();
     });
     seconds(1.0).await;
@@ -80,7 +80,7 @@ async fn a_tail_that_is_lost_while_it_is_read_stops_the_partition() {
     let stage = stage("stop", committed(8, None)).await;
     assert_eq!(stage.batches(), [("first", 8, 20)]);
     stage.cluster.on(0, |partition| {
-        partition.error = Some(FetchError::Truncated { end: Offset(11) });
+        partition.error = Some(FetchError::Truncated { end: Some(Offset(11)) });
         partition.bounds.1 = 30;
         partition.ready.notify_one();
     });
@@ -88,5 +88,18 @@ async fn a_tail_that_is_lost_while_it_is_read_stops_the_partition() {
     // What came in front of the error was read of the log as it is now; from its end on nothing is.
     assert!(stage.stopped(0).contains("on_gap"), "{}", stage.stopped(0));
     assert_eq!(lost(&stage).first().map(|lost| lost.0), Some(11));
+    stage.end().await;
+}
+
+/// A disk that was restored from before the epoch began. Take out: the last record in `ReadTo::lost_from`.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_does_not_know_the_epoch_lost_what_was_read_in_it() {
+    let cluster = FakeCluster::new(&[20]);
+    cluster.on(0, |partition| (partition.committed, partition.ended) = (committed(8, Some(3)), Some((3, 0))));
+    let stage = run(cluster, EARLIEST, Duration::ZERO, applied()).await;
+    stage.cluster.assign(&[0]);
+    seconds(2.0).await;
+    assert!(stage.stopped(0).contains("on_gap"), "{}", stage.stopped(0));
+    assert_eq!((lost(&stage), stage.batches()), (vec![(7, 8, false)], vec![]));
     stage.end().await;
 }

@@ -121,6 +121,46 @@ async fn a_partition_without_a_queue_is_named() {
     stage.end().await;
 }
 
+/// A broker that is frozen, or a line that is held: the question is still open. Take out: `ANSWER_EXPECTED`.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_takes_long_to_answer_is_waited_for_and_the_stage_says_so() {
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, applied()).await;
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    assert_eq!(stage.state.not_ready(), None);
+    stage.cluster.with(|state| state.takes = Duration::from_secs(8));
+    // The next heartbeat asks.
+    seconds(4.5).await;
+    let reason = stage.state.not_ready().unwrap();
+    assert!(reason.contains("no answer yet"), "{reason}");
+    stage.cluster.with(|state| state.takes = Duration::ZERO);
+    seconds(9.0).await;
+    assert_eq!(stage.state.not_ready(), None);
+    stage.end().await;
+}
+
+/// Take out: `joining` in `StageState::not_ready`.
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_is_no_member_of_its_group_is_not_ready() {
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, applied()).await;
+    let joins = || stage.state.not_ready().is_some_and(|reason| reason.contains("joins its consumer group"));
+    assert!(joins(), "nothing is assigned yet");
+    // More hosts than partitions: there is none for this one, and nothing is wrong.
+    stage.cluster.assign(&[]);
+    seconds(1.0).await;
+    assert_eq!(stage.state.not_ready(), None);
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    stage.cluster.tell(Event::Lost);
+    drop(stage.cluster.revoke(0));
+    seconds(1.0).await;
+    assert!(joins(), "the group has gone on without it");
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    assert_eq!(stage.state.not_ready(), None);
+    stage.end().await;
+}
+
 /// Take out: `look_for_topics`, or the missing ones in `StageState::not_ready`.
 #[tokio::test(start_paused = true)]
 async fn a_topic_that_does_not_exist_keeps_the_stage_from_being_ready() {
@@ -130,6 +170,7 @@ async fn a_topic_that_does_not_exist_keeps_the_stage_from_being_ready() {
     seconds(1.0).await;
     assert_eq!(stage.state.not_ready().as_deref(), Some("there is no topic t"));
     stage.cluster.with(|state| state.is_missing = false);
+    stage.cluster.assign(&[0]);
     seconds(2.0).await;
     assert_eq!(stage.state.not_ready(), None);
     stage.end().await;

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use e2e::database::Database;
+use e2e::database::{Database, Server};
 use e2e::gate::Gate;
 use e2e::host::{Host, function, variant};
 use e2e::kafka::Kafka;
-use e2e::topic;
+use e2e::{outages, topic};
 
 use crate::hosts::{Bounds, Readiness, State, Victim};
 use crate::watch::Pause;
-use crate::{HOSTS, PARTITIONS, PARTITIONS_ADDED, Shape, servers};
+use crate::{HOSTS, PARTITIONS, PARTITIONS_ADDED, Shape};
 
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// The longest a host is frozen, and the longest that anything else lasts.
@@ -41,6 +41,8 @@ enum Fault {
     Storm,
     /// No connection is left.
     Exhaust,
+    /// PostgreSQL's disk is full.
+    FillDisk,
     /// Somebody holds locks on the tables.
     Lock,
     /// `kill -9` of the broker.
@@ -53,7 +55,7 @@ enum Fault {
 }
 
 /// With how often each is chosen.
-const FAULTS: [(Fault, u32); 17] = [
+const FAULTS: [(Fault, u32); 18] = [
     (Fault::Kill, 6),
     (Fault::Stop, 4),
     (Fault::Freeze, 3),
@@ -67,15 +69,24 @@ const FAULTS: [(Fault, u32); 17] = [
     (Fault::FreezePostgres, 2),
     (Fault::Storm, 2),
     (Fault::Exhaust, 2),
+    (Fault::FillDisk, 2),
     (Fault::Lock, 4),
     (Fault::CrashKafka, 1),
     (Fault::Swap, 4),
     (Fault::Regroup, 2),
 ];
 
+/// What the hosts need, and the hosts' ways to Kafka.
+pub struct Servers<'a> {
+    pub postgres: &'a Server,
+    pub kafka: &'a mut Kafka,
+    pub gates: &'a [Gate],
+}
+
 pub struct Nemesis<'a> {
     random: fastrand::Rng,
     name: String,
+    postgres: &'a Server,
     database: Database,
     pub kafka: &'a mut Kafka,
     victims: Vec<Victim<'a>>,
@@ -86,9 +97,12 @@ pub struct Nemesis<'a> {
 }
 
 impl<'a> Nemesis<'a> {
-    pub fn new(shape: Shape, name: &str, database: &Database, kafka: &'a mut Kafka, gates: &'a [Gate]) -> Self {
-        let victims = gates.iter().take(HOSTS).map(|gate| Victim::start(shape, name, database, gate)).collect();
+    pub fn new(shape: Shape, name: &str, servers: Servers<'a>, database: &Database) -> Self {
+        let Servers { postgres, kafka, gates } = servers;
+        let start = |(number, gate)| Victim::start(shape, number, name, database, gate);
+        let victims = gates.iter().take(HOSTS).enumerate().map(start).collect();
         Self {
+            postgres,
             random: fastrand::Rng::with_seed(shape.seed),
             name: name.to_owned(),
             database: database.clone(),
@@ -130,11 +144,12 @@ impl<'a> Nemesis<'a> {
     /// False when there is nobody to inflict it on.
     fn inflict(&mut self, fault: Fault, time: Duration) -> bool {
         match fault {
-            Fault::CrashPostgres => return servers::crash(&self.database),
+            Fault::CrashPostgres => return outages::crash(&self.database),
             Fault::FreezePostgres => return self.freeze_postgres(time),
-            Fault::Storm => servers::storm(&self.database, time),
-            Fault::Exhaust => servers::exhaust(&self.database, time),
-            Fault::Lock => servers::lock(&self.database, self.random.usize(..), time),
+            Fault::Storm => outages::storm(&self.database, time),
+            Fault::Exhaust => outages::exhaust(&self.database, time),
+            Fault::FillDisk => return self.fill_disk(time),
+            Fault::Lock => outages::lock(&self.database, self.random.usize(..), time),
             Fault::CrashKafka => {
                 self.kafka.kill();
                 self.kafka.resume();
@@ -193,8 +208,18 @@ impl<'a> Nemesis<'a> {
         true
     }
 
+    /// Beside other faults.
+    fn fill_disk(&self, time: Duration) -> bool {
+        let Some(ballast) = self.postgres.fill_disk() else { return false };
+        std::thread::spawn(move || {
+            std::thread::sleep(time);
+            drop(ballast);
+        });
+        true
+    }
+
     fn freeze_postgres(&mut self, time: Duration) -> bool {
-        let Some(frozen) = servers::freeze(&self.database) else { return false };
+        let Some(frozen) = outages::freeze(&self.database) else { return false };
         let ends = Instant::now() + time;
         if self.random.bool()
             && let Some(victim) = self.victims.iter_mut().find(|victim| victim.state == State::Well)
@@ -254,9 +279,9 @@ impl<'a> Nemesis<'a> {
         told.map(|(_, fault, time)| format!("{fault:?} {:.0} s", time.as_secs_f64())).collect::<Vec<_>>().join(", ")
     }
 
-    /// What the hosts took, who all run by now.
-    pub fn bounds(&self) -> Bounds {
-        Bounds::of(&self.victims)
+    /// What the hosts took, who all run by now, beside so many connections.
+    pub fn bounds(&self, connections: i64) -> Bounds {
+        Bounds::of(&self.victims, connections)
     }
 }
 

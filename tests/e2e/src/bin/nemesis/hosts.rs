@@ -17,6 +17,8 @@ const NOTICES_KAFKA_WITHIN: Duration = Duration::from_secs(30);
 const MEMORY_MAX: u64 = 400 << 20;
 const DESCRIPTORS_MAX: usize = 512;
 const LOG_LINES_MAX: usize = 20_000;
+/// Of all hosts together, those among them that a server has not noticed the end of.
+const CONNECTIONS_MAX: i64 = 75;
 
 /// What a host suffers from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,8 @@ pub struct Victim<'a> {
 }
 
 impl<'a> Victim<'a> {
-    pub fn start(shape: Shape, name: &str, database: &Database, kafka: &'a Gate) -> Self {
+    /// Starts the host of this number; the first one's clock is the one that may be wrong.
+    pub fn start(shape: Shape, number: usize, name: &str, database: &Database, kafka: &'a Gate) -> Self {
         let postgres = Gate::opened(&database.host);
         let url = database.url.replace(&database.host, &postgres.address());
         let aggregator = "[component.aggregator-exchanges]\n";
@@ -57,6 +60,7 @@ impl<'a> Victim<'a> {
             .variable("allowed_lateness_seconds", "2")
             .variable("late", if shape.rejects_late { "reject" } else { "revise" })
             .components(&["aggregator-exchanges", "window-closer"]);
+        let setup = if number == 0 { setup.clock_ahead(shape.clock_ahead_seconds) } else { setup };
         let now = Instant::now();
         Self { host: setup.start(), postgres, kafka, state: State::Well, since: now, heals_at: now }
     }
@@ -121,12 +125,13 @@ pub struct Bounds {
     memory: u64,
     descriptors: usize,
     log_lines: usize,
+    connections: i64,
 }
 
 impl Bounds {
-    /// Of hosts that run.
-    pub fn of(victims: &[Victim<'_>]) -> Self {
-        let mut bounds = Self { memory: 0, descriptors: 0, log_lines: 0 };
+    /// Of hosts that run, and have had so many connections to PostgreSQL.
+    pub fn of(victims: &[Victim<'_>], connections: i64) -> Self {
+        let mut bounds = Self { memory: 0, descriptors: 0, log_lines: 0, connections };
         for Victim { host, .. } in victims {
             let descriptors = std::fs::read_dir(format!("/proc/{}/fd", host.pid())).map_or(0, Iterator::count);
             bounds.memory = bounds.memory.max(host.peak_memory());
@@ -137,13 +142,20 @@ impl Bounds {
     }
 
     pub fn are_kept(&self) -> bool {
-        self.memory <= MEMORY_MAX && self.descriptors <= DESCRIPTORS_MAX && self.log_lines <= LOG_LINES_MAX
+        self.memory <= MEMORY_MAX
+            && self.descriptors <= DESCRIPTORS_MAX
+            && self.log_lines <= LOG_LINES_MAX
+            && self.connections <= CONNECTIONS_MAX
     }
 }
 
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { memory, descriptors, log_lines } = self;
-        write!(f, "at most {} MiB, {descriptors} descriptors, {log_lines} log lines a host", memory >> 20)
+        let Self { memory, descriptors, log_lines, connections } = self;
+        write!(
+            f,
+            "at most {} MiB, {descriptors} descriptors, {log_lines} log lines a host, {connections} connections in all",
+            memory >> 20
+        )
     }
 }

@@ -1,4 +1,4 @@
-//! How far the pipeline is, and the longest time in which it did not move.
+//! How far the pipeline is, the longest time in which it did not move, and how many connections it has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,10 @@ pub fn pending(database: &Database) -> Option<i64> {
     number(database, "SELECT count(*) FROM public.pending_parts")
 }
 
+fn connections(database: &Database) -> Option<i64> {
+    number(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'exagg%'")
+}
+
 /// A time without progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Pause {
@@ -39,7 +43,7 @@ impl Pause {
 
 pub struct Watch {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Pause>,
+    thread: JoinHandle<(Pause, i64)>,
 }
 
 impl Watch {
@@ -49,6 +53,7 @@ impl Watch {
         let thread = std::thread::spawn(move || {
             let mut since = Instant::now();
             let (mut known, mut worst) = (None, Pause { from: since, until: since });
+            let mut connections_max = 0;
             while !stopped.load(Ordering::Relaxed) {
                 let found = progress(&database);
                 if found.is_some() && found != known {
@@ -59,15 +64,16 @@ impl Watch {
                     }
                     (known, since) = (found, Instant::now());
                 }
+                connections_max = connections_max.max(connections(&database).unwrap_or_default());
                 std::thread::sleep(LOOK);
             }
-            worst
+            (worst, connections_max)
         });
         Self { stop, thread }
     }
 
-    /// The longest time between two looks in which the progress moved.
-    pub fn stop(self) -> Pause {
+    /// The longest time between two looks in which the progress moved, and the most connections that the hosts had.
+    pub fn stop(self) -> (Pause, i64) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }

@@ -28,7 +28,7 @@ use e2e::feed::Feed;
 use e2e::host::Host;
 use e2e::kafka::Kafka;
 use e2e::oracle::Counted;
-use e2e::{topic, wait_for};
+use e2e::{number, topic, wait_for};
 
 use attacks::{Chosen, Field, of};
 use flow::{Flow, Span};
@@ -51,10 +51,7 @@ const START_MAX: Duration = Duration::from_secs(180);
 const REST_MAX: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
-    let minutes: f64 = match std::env::var("MINUTES") {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("MINUTES={text}: a number is wanted")),
-        Err(_) => 30.0,
-    };
+    let minutes = number("MINUTES", 30.0f64);
     let chosen = Chosen::by_environment();
     // It goes last: a group with processes cannot be removed.
     let cage = Cage::new(MEMORY_BYTES_MAX);

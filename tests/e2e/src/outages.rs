@@ -3,8 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::database::Database;
 use postgres::{Client, NoTls};
+
+use crate::database::Database;
 
 /// What is locked, each for itself.
 const LOCKS: [&str; 4] = [
@@ -100,7 +101,8 @@ fn parent(pid: i32) -> Option<i32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
-fn signal(name: &str, pid: i32) -> bool {
+/// Sends a process this signal; false when it has ended.
+pub fn signal(name: &str, pid: i32) -> bool {
     // A process that has ended meanwhile is no failure to be told of.
     let mut kill = Command::new("kill");
     kill.args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()

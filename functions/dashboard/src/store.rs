@@ -1,6 +1,7 @@
 //! The dashboard's SQL. Each answer is one JSON value, made by PostgreSQL.
 
-use spin_sdk::pg::{Connection, DbValue, ParameterValue};
+use exagg_sdk::postgres::{Address, Tables};
+use spin_sdk::pg::{DbValue, ParameterValue};
 
 use crate::routes::Query;
 
@@ -26,13 +27,13 @@ FROM (SELECT stream, window_seconds, slide_seconds, allowed_lateness_seconds, la
       FROM public.stream_status) AS rows"#;
 
 pub struct Store {
-    connection: Connection,
+    tables: Tables,
 }
 
 impl Store {
-    pub async fn open(url: &str) -> Result<Self, String> {
-        let connection = Connection::open(url).await.map_err(|error| error.to_string())?;
-        Ok(Self { connection })
+    pub async fn open(address: &Address) -> Result<Self, String> {
+        let tables = address.open().await.map_err(|error| error.to_string())?;
+        Ok(Self { tables })
     }
 
     /// The aggregates as a JSON array, newest window first.
@@ -53,7 +54,7 @@ impl Store {
     }
 
     async fn json(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Vec<u8>, String> {
-        let mut result = self.connection.query(statement, params).await.map_err(|error| error.to_string())?;
+        let mut result = self.tables.query(statement, params).await.map_err(|error| error.to_string())?;
         let row = result.rows().next().await;
         result.result().await.map_err(|error| error.to_string())?;
         match row.as_deref() {

@@ -1,5 +1,6 @@
 //! One tick: watermarks, windows, retention.
 
+use exagg_sdk::postgres::Address;
 use window::late::Late;
 use window::time::{EventTime, MICROS_PER_SECOND};
 use window::watermark;
@@ -28,8 +29,8 @@ pub struct Retention {
 }
 
 /// Closes what is behind each stream's watermark. `timestamp` is the tick's, in Unix seconds.
-pub async fn tick(url: &str, timestamp: u64, retention: &Retention) -> Result<(), String> {
-    let store = Store::open(url).await?;
+pub async fn tick(address: &Address, timestamp: u64, retention: &Retention) -> Result<(), String> {
+    let store = Store::open(address).await?;
     store.check_layout().await?;
     let now = store.now().await?;
     let mut failures = Vec::new();

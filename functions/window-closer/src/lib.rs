@@ -11,25 +11,26 @@ pub mod database;
 pub mod store;
 
 use exagg_sdk::cron::Metadata;
+use exagg_sdk::postgres::Address;
 
 exagg_sdk::cron_function!(handle, check = check);
 
 async fn handle(tick: Metadata) -> Result<(), String> {
-    let (url, retention) = settings().await?;
-    close::tick(&url, tick.timestamp, &retention).await
+    let (address, retention) = settings().await?;
+    close::tick(&address, tick.timestamp, &retention).await
 }
 
 async fn check() -> Result<(), String> {
     settings().await.map(|_| ())
 }
 
-/// The database's address, and how long rows are kept.
-async fn settings() -> Result<(String, close::Retention), String> {
+/// Where the tables are, and how long rows are kept.
+async fn settings() -> Result<(Address, close::Retention), String> {
     let retention = close::Retention {
         aggregates_days: days("retention_days").await?,
         rejects_days: days("rejects_retention_days").await?,
     };
-    Ok((exagg_sdk::postgres::url().await?, retention))
+    Ok((Address::load().await?, retention))
 }
 
 /// A number of days; an empty variable means "for ever".

@@ -1,7 +1,7 @@
 //! The window-closer's SQL.
 
-use exagg_sdk::postgres::{self, Failure};
-use spin_sdk::pg::{Connection, Decode, Error, ParameterValue};
+use exagg_sdk::postgres::{Address, Failure, Tables};
+use spin_sdk::pg::{Decode, Error, ParameterValue};
 use window::layout::LAYOUT;
 use window::time::EventTime;
 
@@ -161,12 +161,12 @@ impl From<Error> for StoreError {
 
 /// The closer's connection.
 pub struct Store {
-    connection: Connection,
+    tables: Tables,
 }
 
 impl Store {
-    pub async fn open(url: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: Connection::open(url).await? })
+    pub async fn open(address: &Address) -> Result<Self, StoreError> {
+        Ok(Self { tables: address.open().await? })
     }
 
     /// The database's clock: the only one that all stages share.
@@ -187,7 +187,7 @@ impl Store {
     }
 
     pub async fn streams(&self) -> Result<Vec<Stream>, StoreError> {
-        let mut result = self.connection.query(STREAMS, vec![]).await?;
+        let mut result = self.tables.query(STREAMS, vec![]).await?;
         let row = result.rows().next().await;
         result.result().await?;
         let json: serde_json::Value = match row.as_deref() {
@@ -198,19 +198,19 @@ impl Store {
     }
 
     pub async fn delete_rejects(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {
-        Ok(self.connection.execute(DELETE_REJECTS, vec![days.into(), rows_max.into()]).await?)
+        Ok(self.tables.execute(DELETE_REJECTS, vec![days.into(), rows_max.into()]).await?)
     }
 
     pub async fn delete_gaps(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {
-        Ok(self.connection.execute(DELETE_GAPS, vec![days.into(), rows_max.into()]).await?)
+        Ok(self.tables.execute(DELETE_GAPS, vec![days.into(), rows_max.into()]).await?)
     }
 
     pub async fn delete_aggregates(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {
-        Ok(self.connection.execute(DELETE_AGGREGATES, vec![days.into(), rows_max.into()]).await?)
+        Ok(self.tables.execute(DELETE_AGGREGATES, vec![days.into(), rows_max.into()]).await?)
     }
 
     async fn number(&self, statement: &str, params: Vec<ParameterValue>) -> Result<Option<i64>, StoreError> {
-        Ok(postgres::number(&self.connection, statement, params).await?)
+        Ok(self.tables.number(statement, params).await?)
     }
 }
 
@@ -227,7 +227,7 @@ impl Database for Store {
 
     async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError> {
         let params = vec![stream.to_owned().into(), closed_before.0.into()];
-        self.connection.execute(RAISE_CLOSED_BEFORE, params).await?;
+        self.tables.execute(RAISE_CLOSED_BEFORE, params).await?;
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Database for Store {
         windows_max: i64,
     ) -> Result<Closed, StoreError> {
         let params = vec![stream.to_owned().into(), closed_before.0.into(), windows_max.into()];
-        let mut result = self.connection.query(close_windows(), params).await?;
+        let mut result = self.tables.query(&close_windows(), params).await?;
         let row = result.rows().next().await;
         result.result().await?;
         let number = |index: usize| -> Result<i64, StoreError> {

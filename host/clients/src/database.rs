@@ -1,9 +1,10 @@
 //! The host's own use of PostgreSQL: migrations, status, metrics, leases. Functions go through
 //! `factors::outbound_pg`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures::future::BoxFuture;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, SimpleQueryRow};
 
@@ -16,9 +17,19 @@ const LOGIN_MAX: Duration = Duration::from_secs(10);
 /// For the statements of [`Database::rows`], which are short ones.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// An address; every use is a connection of its own, for they are rare.
+/// The schema that statements name.
+const PUBLIC: &str = "public";
+/// PostgreSQL cuts longer names.
+const NAME_BYTES_MAX: usize = 63;
+
+/// An address, and the schema there that has the pipeline's tables; every use is a connection of its own, for they
+/// are rare.
 #[derive(Clone)]
-pub struct Database(Address);
+pub struct Database {
+    address: Address,
+    /// None for `public`.
+    schema: Option<String>,
+}
 
 impl Database {
     /// Takes what [`Address::parse`] takes; connecting may last 5 seconds unless the address sets another time.
@@ -29,13 +40,40 @@ impl Database {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.application_name("exagg host");
-        Ok(Self(address))
+        Ok(Self { address, schema: None })
+    }
+
+    /// The same with the tables in this schema; an empty name is `public`.
+    ///
+    /// # Errors
+    /// When it is not a plain name: letters, digits and `_`, lower case, 63 bytes at the most.
+    pub fn in_schema(self, schema: &str) -> Result<Self> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let is_name = schema.bytes().all(plain) && !schema.starts_with(|first: char| first.is_ascii_digit());
+        ensure!(
+            is_name && schema.len() <= NAME_BYTES_MAX,
+            "the variable postgres_schema is {schema:?}: a name of lower-case letters, digits and _ is wanted, or nothing"
+        );
+        Ok(Self { schema: Some(schema.to_owned()).filter(|schema| !schema.is_empty() && schema != PUBLIC), ..self })
+    }
+
+    /// The schema's name.
+    pub fn schema(&self) -> &str {
+        self.schema.as_deref().unwrap_or(PUBLIC)
+    }
+
+    /// A statement that names the schema `public`, for the schema that the tables are in.
+    pub fn sql<'a>(&self, statement: &'a str) -> Cow<'a, str> {
+        match &self.schema {
+            None => statement.into(),
+            Some(schema) => statement.replace("public.", &format!("\"{schema}\".")).into(),
+        }
     }
 
     /// Host and port, for messages: the address itself holds a password. Hosts were checked: what cannot be
     /// one is refused before.
     pub fn place(&self) -> String {
-        let config = &self.0.config;
+        let config = &self.address.config;
         let host = match (config.get_hosts().first(), config.get_hostaddrs().first()) {
             (Some(tokio_postgres::config::Host::Tcp(name)), _) => name.clone(),
             (_, Some(address)) => address.to_string(),
@@ -48,9 +86,9 @@ impl Database {
     pub fn connect(&self) -> BoxFuture<'_, Result<Client>> {
         Box::pin(async move {
             let place = || format!("PostgreSQL at {} does not answer", self.place());
-            let config = &self.0.config;
+            let config = &self.address.config;
             let time_max = config.get_connect_timeout().copied().unwrap_or_default() + LOGIN_MAX;
-            let connected = tokio::time::timeout(time_max, config.connect(self.0.tls.clone())).await;
+            let connected = tokio::time::timeout(time_max, config.connect(self.address.tls.clone())).await;
             let (client, mut connection) = connected
                 .map_err(|_| anyhow!("{}: no log-in within {time_max:?}", place()))?
                 .map_err(|error| anyhow!("{}: {}", place(), crate::postgres::describe(&error)))?;
@@ -67,11 +105,12 @@ impl Database {
         })
     }
 
-    /// Runs statements and gives the rows of all of them, as text.
+    /// Runs statements, which name the schema `public`, and gives the rows of all of them, as text. They are one
+    /// transaction.
     pub fn rows<'a>(&'a self, statements: &'a str) -> BoxFuture<'a, Result<Vec<SimpleQueryRow>>> {
         Box::pin(async move {
-            let client = self.connect().await?;
-            let messages = tokio::time::timeout(ANSWER_MAX, client.simple_query(statements))
+            let (client, statements) = (self.connect().await?, self.sql(statements));
+            let messages = tokio::time::timeout(ANSWER_MAX, client.simple_query(&statements))
                 .await
                 .map_err(|_| {
                     anyhow!(
@@ -108,6 +147,17 @@ mod tests {
         let error = format!("{:#}", database.rows("SELECT 1").await.unwrap_err());
         assert!(error.contains(&address.to_string()) && error.contains("log-in"), "{error}");
         assert!(!error.contains("geheim"), "{error}");
+    }
+
+    #[test]
+    fn statements_go_to_the_schema_that_has_the_tables() {
+        let database = |schema: &str| Database::parse("postgres://u@h/d", None).unwrap().in_schema(schema);
+        let sql = |schema: &str| database(schema).unwrap().sql("SELECT FROM public.progress").into_owned();
+        assert_eq!(sql(""), "SELECT FROM public.progress");
+        assert_eq!(sql("order"), "SELECT FROM \"order\".progress");
+        for schema in ["a b", "a\"b", "A", "1a", "a.b", &"a".repeat(64)] {
+            assert!(database(schema).is_err_and(|error| error.to_string().contains("postgres_schema")), "{schema}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub enum Command {
     /// Runs an app
     Up(Up),
     /// Applies the migrations to the database of the variable `postgres_url`
-    Migrate(AppArgs),
+    Migrate(Migrate),
     /// Shows what a running host does: stages, lag, watermarks and what holds them
     Status(Status),
     /// Lets other code run in a component's place, without a stop and without losing a record
@@ -61,6 +61,15 @@ pub struct AppArgs {
     /// Runtime configuration (TOML); a file that is not there is ignored
     #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
     pub runtime_config_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Migrate {
+    #[command(flatten)]
+    pub app: AppArgs,
+    /// Says what would be done, and does nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -153,11 +162,12 @@ pub struct RunFlags {
 pub struct Plugin {
     #[command(flatten)]
     pub run: RunFlags,
-    /// Where /livez, /readyz, /metrics and /status listen [default: nowhere]
-    #[arg(long, value_name = "ADDR", env = "EXAGG_ADMIN_ADDR")]
-    pub admin: Option<SocketAddr>,
-    /// Applies the pipeline's migrations to the database of the variable `postgres_url`
-    #[arg(long, env = "EXAGG_MIGRATE", action = clap::ArgAction::SetTrue)]
+    /// Where /livez, /readyz, /metrics and /status of trigger-kafka listen, and one port above it those of trigger-cron;
+    /// also `EXAGG_ADMIN_ADDR`, and `off` for nowhere [default: nowhere]
+    #[arg(long, value_name = "ADDR|off")]
+    pub admin: Option<String>,
+    /// Applies the pipeline's migrations to the database of the variable `postgres_url`; also `EXAGG_MIGRATE`
+    #[arg(long)]
     pub migrate: bool,
     #[arg(long, hide = true)]
     pub help_args_only: bool,
@@ -208,9 +218,12 @@ pub struct RegistryPush {
 
 #[derive(Args, Debug)]
 pub struct Status {
-    /// The host's admin address
-    #[arg(long, value_name = "ADDR", default_value = ADMIN_DEFAULT)]
-    pub admin: SocketAddr,
+    /// The host's state directory: all hosts that share it are asked, those of spin up's triggers too
+    #[arg(long, value_name = "DIR", default_value = ".spin")]
+    pub state_dir: PathBuf,
+    /// The host's admin address instead [default where the state directory has no host: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
     /// Prints the JSON as it came
     #[arg(long)]
     pub json: bool,

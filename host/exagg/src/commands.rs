@@ -27,7 +27,7 @@ pub fn run(command: Command, environment: &Environment) -> LocalBoxFuture<'_, Re
         match command {
             Command::Up(flags) => run::up(flags, environment).await,
             Command::Migrate(args) => migrate::run(&args, environment).await,
-            Command::Status(args) => status::run(&args).await,
+            Command::Status(args) => status::run(&args, environment).await,
             Command::Swap(args) => swap::run(&args, environment).await,
             Command::Reset(args) => topics::reset(&args, environment).await,
             Command::Forget(args) => topics::forget(&args, environment).await,

@@ -15,12 +15,12 @@ mod values;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use exagg_app::oci::{Insecure, Trust};
 use exagg_app::source::Source;
 use exagg_common::template::Secret;
@@ -31,6 +31,7 @@ use exagg_runtime::factors::wasi::Output;
 
 pub use self::app::AppSettings;
 use self::runtime::{RuntimeConfig, Shared};
+pub use self::values::did_you_mean;
 use crate::cli::{ADMIN_DEFAULT, Plugin, RunFlags, Up};
 use crate::server::ConnectionLimits;
 use crate::shutdown::Drain;
@@ -46,6 +47,9 @@ const COMPILE_BYTES_MIN: u64 = 96 << 20;
 pub const ADMIN_TOKEN: &str = "EXAGG_ADMIN_TOKEN";
 /// Spin's variables for a certificate and its key.
 const TLS: [&str; 2] = ["SPIN_TLS_CERT", "SPIN_TLS_KEY"];
+/// Where a plugin's admin interface listens, and whether it migrates: spin up hands it no flags that Spin does not know.
+const ADMIN_ADDRESS: &str = "EXAGG_ADMIN_ADDR";
+const MIGRATE: &str = "EXAGG_MIGRATE";
 /// What the SpinKube operator says by the environment.
 const COMPONENTS_TO_RETAIN: &str = "SPIN_COMPONENTS_TO_RETAIN";
 /// What `spin up` says by the environment.
@@ -61,6 +65,8 @@ pub struct HostConfig {
     /// Where http triggers and the operator's probes listen; nowhere under `spin up`.
     pub listen: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
+    /// Whether it stops when the process that started it ends, as spin up's wrapper of a trigger does.
+    pub ends_with_parent: bool,
     /// Name of the admin socket in the state directory: hosts may share that.
     pub admin_socket: &'static str,
     /// Name of the key-value store's file there, likewise.
@@ -138,21 +144,34 @@ impl HostConfig {
             format!("{LOCKED_URL} is not set: spin up starts this program; to run an app without spin: exagg up")
         })?;
         // In the app's own folder it is set, and empty; for an app from a registry it is not set.
-        let folder = text(environment, LOCAL_APP_DIR).unwrap_or_default().into();
+        let folder = text(environment, LOCAL_APP_DIR);
+        let (folder, is_local) = (folder.unwrap_or_default().into(), folder.is_some());
         let source = Source::Locked { url: url.to_owned(), kind, folder };
         let mut runtime = runtime::load(flags.run.runtime_config_file.as_deref(), Shared::WithSpin)?;
-        if let Some(path) = text(environment, OWN_CONFIG_FILE) {
-            runtime.exagg = runtime::load(Some(Path::new(path)), Shared::No)?.exagg;
+        if let Some(path) = text(environment, OWN_CONFIG_FILE).filter(|path| !path.is_empty()) {
+            runtime.exagg = runtime::load_own(Path::new(path)).with_context(|| format!("{OWN_CONFIG_FILE}={path}"))?;
         }
-        let admin = flags.admin.or(runtime.exagg.admin);
-        let (watch, migrate) = (runtime.exagg.watch, flags.migrate);
+        runtime::refuse_spins(&runtime.exagg)?;
+        let admin = match (&flags.admin, text(environment, ADMIN_ADDRESS).filter(|text| !text.is_empty())) {
+            (Some(flag), _) => address(flag).context("--admin")?,
+            (None, Some(value)) => address(value).context(ADMIN_ADDRESS)?,
+            (None, None) => runtime.exagg.admin,
+        };
+        let admin = admin.map(|first| of_plugin(first, kind)).transpose()?;
+        let migrate = flags.migrate || switch(environment, MIGRATE)?;
+        let watch = runtime.exagg.watch;
+        let shared = Self::shared(source, flags.run, runtime, environment)?;
+        // Where Spin's own triggers log as well.
+        let log_dir = shared.output.log_dir.clone().or_else(|| is_local.then(|| shared.app.state_dir.join("logs")));
         Ok(Self {
+            output: Output { log_dir, ..shared.output.clone() },
+            ends_with_parent: true,
             admin,
             admin_socket: kind,
             key_value_file: if kind == "kafka" { "key_value_kafka" } else { "key_value_cron" },
             watch,
             migrate,
-            ..Self::shared(source, flags.run, runtime, environment)?
+            ..shared
         })
     }
 
@@ -170,6 +189,7 @@ impl HostConfig {
             app,
             listen: None,
             admin: None,
+            ends_with_parent: false,
             admin_socket: "",
             key_value_file: "key_value",
             admin_token: text(environment, ADMIN_TOKEN).or(exagg.admin_token.as_deref()).map(Secret::new),
@@ -272,6 +292,37 @@ fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInc
     let (least, most) = (range.start(), range.end());
     ensure!(range.contains(&value), "[exagg] {name} is {value}: {least} to {most} are possible");
     Ok(value)
+}
+
+/// An address to listen on, by number or name; none for `off`.
+fn address(text: &str) -> Result<Option<SocketAddr>> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let mut found = text
+        .to_socket_addrs()
+        .with_context(|| format!("{text:?} is no address: host:port, such as 127.0.0.1:9464, or off is wanted"))?;
+    found.next().map(Some).with_context(|| format!("{text:?} has no address"))
+}
+
+/// Both triggers of one `spin up` are given the same address: the second listens one port above it.
+fn of_plugin(first: SocketAddr, kind: &str) -> Result<SocketAddr> {
+    let mut address = first;
+    if kind == "cron" && first.port() != 0 {
+        let next =
+            first.port().checked_add(1).with_context(|| format!("{first}: trigger-cron needs a port above it"))?;
+        address.set_port(next);
+    }
+    Ok(address)
+}
+
+/// A switch of the environment.
+fn switch(environment: &Environment, name: &str) -> Result<bool> {
+    match text(environment, name).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        other => bail!("{name} is {other:?}: true or false is wanted"),
+    }
 }
 
 fn key_value(pair: &str) -> Result<(String, String)> {
@@ -388,6 +439,48 @@ mod tests {
         assert_eq!(config.listen.unwrap().port(), 3000);
     }
 
+    fn plugin(kind: &'static str, more: &[(&str, &str)]) -> Result<HostConfig> {
+        let environment = [("SPIN_LOCKED_URL", "file:///x/spin.lock"), ("SPIN_LOCAL_APP_DIR", "/app")];
+        let environment = environment.iter().chain(more).map(|(name, value)| (name.into(), value.into())).collect();
+        HostConfig::plugin(kind, Plugin::parse_from(["trigger"]), &environment)
+    }
+
+    /// Both get the same address.
+    #[test]
+    fn plugins_listen_side_by_side_and_say_what_is_wrong_with_their_environment() {
+        let admin = |kind, value| plugin(kind, &[("EXAGG_ADMIN_ADDR", value)]).unwrap().admin.map(|found| found.port());
+        assert_eq!((admin("kafka", "localhost:9464"), admin("cron", "localhost:9464")), (Some(9464), Some(9465)));
+        assert_eq!(admin("kafka", "off"), None);
+        for (name, value) in [("EXAGG_ADMIN_ADDR", "nowhere"), ("EXAGG_MIGRATE", "perhaps")] {
+            let error = format!("{:#}", plugin("kafka", &[(name, value)]).err().unwrap());
+            assert!(error.contains(name) && error.contains(value), "{error}");
+        }
+        assert!(plugin("kafka", &[("EXAGG_MIGRATE", "1")]).unwrap().migrate);
+        assert!(!plugin("kafka", &[("EXAGG_MIGRATE", "false")]).unwrap().migrate);
+    }
+
+    /// What Spin decides, and what is not there, is not ignored in silence.
+    #[test]
+    fn a_plugins_own_file_is_read_or_refused() {
+        let refused = |path: &str| format!("{:#}", plugin("cron", &[("EXAGG_CONFIG_FILE", path)]).err().unwrap());
+        let error = refused("/does/not/exist.toml");
+        assert!(error.contains("EXAGG_CONFIG_FILE") && error.contains("/does/not/exist.toml"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("exagg.toml");
+        for (text, name) in [
+            ("[exagg]\ncomponent_ids = [\"a\"]", "component_ids"),
+            ("[exagg]\nlisten = \"127.0.0.1:1\"", "listen"),
+            ("[exagg]\nbuild = true", "build"),
+            ("[exagg]\nembedded = true", "embedded"),
+            ("[[variables_provider]]\ntype = \"env\"", "variables_provider"),
+            ("state_dir = \"x\"", "state_dir"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = refused(file.to_str().unwrap());
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
     #[test]
     fn under_spin_there_is_no_listener_and_the_state_is_the_apps() {
         let environment = [("SPIN_LOCKED_URL", "file:///x/spin.lock"), ("SPIN_LOCAL_APP_DIR", "/app")];
@@ -395,6 +488,7 @@ mod tests {
         let config = HostConfig::plugin("cron", Plugin::parse_from(["trigger-cron"]), &environment).unwrap();
         assert!(config.listen.is_none() && config.admin.is_none() && !config.migrate);
         assert_eq!(config.app.state_dir, Path::new("/app/.spin"));
+        assert_eq!(config.output.log_dir.as_deref(), Some(Path::new("/app/.spin/logs")), "where Spin logs");
         let missing = HostConfig::plugin("cron", Plugin::parse_from(["trigger-cron"]), &Environment::new());
         assert!(missing.err().unwrap().to_string().contains("SPIN_LOCKED_URL"));
     }

@@ -17,7 +17,12 @@ fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os().collect();
     let program = std::env::args().next().unwrap_or_default();
     let command = match plugin::type_of_program(&program) {
-        Some(kind) => Command::Trigger { kind: kind.to_owned(), plugin: Plugin::parse() },
+        Some(kind) => {
+            if let Some(answered) = plugin::about_flags(std::env::args().skip(1)) {
+                return exit_code(answered);
+            }
+            Command::Trigger { kind: kind.to_owned(), plugin: Plugin::parse() }
+        }
         None => Cli::parse().command,
     };
     let quiet = match &command {

@@ -23,16 +23,22 @@ pub fn trigger_type(name: &str) -> Option<&'static str> {
     TYPES.into_iter().find(|kind| *kind == name)
 }
 
+/// What spin asks of a trigger's flags, before it hands it any: whatever else stands in the arguments and the
+/// environment.
+pub fn about_flags(arguments: impl IntoIterator<Item = String>) -> Option<Result<()>> {
+    arguments.into_iter().find_map(|argument| match argument.as_str() {
+        "--help-args-only" => Some(help_args()),
+        "--launch-metadata-only" => {
+            eprintln!("{}", launch_metadata());
+            Some(Ok(()))
+        }
+        _ => None,
+    })
+}
+
 /// What spin asks before, and beside, running an app: answered without logging a line, because
 /// spin reads all of it. None: the app is to run.
 pub fn answer(kind: &str, flags: &Plugin, environment: &Environment) -> Option<Result<()>> {
-    if flags.help_args_only {
-        return Some(help_args());
-    }
-    if flags.launch_metadata_only {
-        eprintln!("{}", launch_metadata());
-        return Some(Ok(()));
-    }
     flags.precompose_only.then(|| precompose(kind, flags, environment))
 }
 

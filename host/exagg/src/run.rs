@@ -17,7 +17,7 @@ mod stages;
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use exagg_app::{App, Provider, Resolved, files, manifest, source};
 use exagg_clients::kafka::{self, Properties};
 use exagg_common::{memory, private};
@@ -32,7 +32,7 @@ use exagg_runtime::factors::wasi::WasiFactor;
 
 use self::bind::{Bound, SetUp};
 use crate::cli::Up;
-use crate::config::{Environment, HostConfig};
+use crate::config::{Environment, HostConfig, did_you_mean};
 use crate::embedded::Embedded;
 use crate::embedded::broker::Guard;
 use crate::shutdown::Shutdown;
@@ -54,6 +54,9 @@ pub async fn up(flags: Up, environment: &Environment) -> Result<()> {
 /// Runs the app until it ends or is told to stop.
 pub async fn host(config: HostConfig) -> Result<()> {
     let shutdown = Shutdown::listen()?;
+    if config.ends_with_parent {
+        shutdown.end_with_parent();
+    }
     let bound = tokio::select! {
         bound = Box::pin(start(config)) => match bound? {
             Some(bound) => bound,
@@ -72,7 +75,10 @@ pub async fn host(config: HostConfig) -> Result<()> {
 
 /// Everything up to where stages may run; none where it was only to be checked. A signal ends it wherever it is.
 async fn start(config: HostConfig) -> Result<Option<Bound>> {
-    private::state_folder(&config.app.state_dir)?;
+    let state_dir = &config.app.state_dir;
+    private::state_folder(state_dir).with_context(|| {
+        format!("the state directory {} cannot be used: --state-dir names another one", state_dir.display())
+    })?;
     let app = load(&config).await?;
     let (resolved, local) = resolve(app, &config)?;
     streams::check(&resolved)?;
@@ -92,6 +98,11 @@ async fn start(config: HostConfig) -> Result<Option<Bound>> {
 async fn load(config: &HostConfig) -> Result<App> {
     let mut app = config.app.app().await?;
     ensure!(!app.triggers.is_empty(), "the app {} has no triggers: nothing would run", app.name);
+    // Under spin up a component may be another trigger's.
+    let unknown = config.output.follow.iter().find(|id| !config.ends_with_parent && !app.components.contains_key(*id));
+    if let Some(id) = unknown {
+        bail!("--follow {id}: the app has no component of this id{}", did_you_mean(id, app.components.keys()));
+    }
     if config.build {
         let building = app.clone();
         tokio::task::spawn_blocking(move || manifest::build(&building)).await??;

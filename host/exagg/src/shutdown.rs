@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 /// Signals so close to the first one say the same.
 const ONE_MOMENT: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the process that started this one is there.
+const PARENT_LOOK: Duration = Duration::from_millis(500);
+
 /// How the host stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
@@ -53,6 +56,20 @@ impl Shutdown {
             }
         });
         Ok(shutdown)
+    }
+
+    /// Stops as at a signal when the process that started this one has ended: it is the one that passes signals on.
+    pub fn end_with_parent(&self) {
+        let (parent, shutdown) = (rustix::process::getppid(), self.clone());
+        tokio::spawn(async move {
+            // A death signal would come at the end of the thread that started this process, which may be earlier.
+            while rustix::process::getppid() == parent {
+                tokio::time::sleep(PARENT_LOOK).await;
+            }
+            tracing::warn!("the process that started this one has ended");
+            shutdown.asked_at.get_or_init(Instant::now);
+            shutdown.drain.cancel();
+        });
     }
 
     /// What is left of so long a time since the first signal; all of it while there was none.

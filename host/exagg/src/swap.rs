@@ -82,14 +82,20 @@ impl Swaps {
         Ok(digest)
     }
 
-    /// `--watch`: swaps a component when its file has changed.
-    pub async fn watch(&self, stop: CancellationToken) {
+    /// `--watch`: swaps a component when its file has changed, and says when the manifest has.
+    pub async fn watch(&self, manifest: Option<&Path>, stop: CancellationToken) {
+        let mut manifest = manifest.map(|path| Watched::new("", path));
         let mut files: Vec<Watched> =
             self.app.components.values().map(|slot| Watched::new(&slot.id, &slot.current().source)).collect();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(WATCH) => {}
+            }
+            if let Some(file) = &mut manifest
+                && file.has_changed()
+            {
+                tracing::warn!("{} has changed: it is read when the host is started again", file.path.display());
             }
             for file in &mut files {
                 if file.has_changed() {

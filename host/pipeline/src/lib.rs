@@ -1,6 +1,8 @@
 //! What the host knows of the pipeline's tables (`migrations/`). Functions have their own SQL, in their stores.
 //!
+//! - [`claim`]: what one process at a time may do.
 //! - [`migrate`]: brings a database to this layout.
+//! - [`requirements`]: what a server and its database have to be.
 //! - [`status`]: what the views say of streams, for status and metrics.
 //! - [`streams`]: streams of one app: who writes them.
 //! - [`watch`]: whether a database is what the stages need.
@@ -10,10 +12,12 @@
 //! - [`rejects`]: records that are not counted, and why.
 #![warn(missing_docs)]
 
+pub mod claim;
 pub mod lease;
 pub mod migrate;
 pub mod rejects;
 pub mod replay;
+pub mod requirements;
 pub mod status;
 pub mod streams;
 pub mod topics;

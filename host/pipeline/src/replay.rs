@@ -33,8 +33,11 @@ use exagg_trigger_kafka::dispatch::{Dispatched, Dispatcher};
 use exagg_trigger_kafka::{KafkaWorld, TYPE};
 use futures::future::LocalBoxFuture;
 use futures::{StreamExt, TryStreamExt};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
+
+use crate::claim::Claim;
 
 /// Partitions that are read at a time.
 const PARTITIONS_AT_ONCE: usize = 4;
@@ -97,42 +100,85 @@ pub fn replay<'a>(
     span: Span<'a>,
 ) -> LocalBoxFuture<'a, Result<Replayed>> {
     Box::pin(async move {
-        let Span { stream, since, until } = span;
+        let stream = span.stream;
         let name = format!("{stream}@replay");
         let stage = Stage::load(app, settings, stream, &name).await?;
-        let client = begin(database, stream, &name).await?;
-        let seen = client
-            .query(
-                "SELECT * FROM public.exagg_replay_begin($1, $2, coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
-                                                         coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
-                &[&stream, &name, &since, &until],
-            )
-            .await?;
-        let seen = seen.iter().map(Seen::of).collect::<Result<Vec<_>>>()?;
-        ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
-        let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since)))
-            .buffer_unordered(PARTITIONS_AT_ONCE)
-            .try_collect()
-            .await?;
-        let log_begins = begins.into_iter().flatten().max();
-        let rows = client
-            .query(
-                "SELECT outcome, window_start::text, code FROM public.exagg_replay_end($1, $2,
-                     coalesce($5::timestamptz AT TIME ZONE 'UTC', '-infinity'),
-                     coalesce($3::timestamptz AT TIME ZONE 'UTC', '-infinity'),
-                     coalesce($4::timestamptz AT TIME ZONE 'UTC', 'infinity'))",
-                &[&stream, &name, &since, &until, &log_begins],
-            )
-            .await?;
-        client.execute("SELECT public.exagg_replay_forget($1)", &[&name]).await?;
-        replayed(&rows)
+        let Some(claim) =
+            Claim::take(database, &format!("replay of {stream}")).await.context("run exagg migrate first")?
+        else {
+            bail!("another replay of the stream {stream} is under way, or was killed within the last minute");
+        };
+        let done = computed(&stage, database, &claim, &name, span).await;
+        claim.release().await;
+        done
     })
+}
+
+/// The replay of a stream that is this process's to replay.
+async fn computed(stage: &Stage, database: &Database, claim: &Claim, name: &str, span: Span<'_>) -> Result<Replayed> {
+    let Span { stream, since, until } = span;
+    let client = database.connect().await?;
+    // What an earlier replay left.
+    forget(database, &client, name).await?;
+    // The parameters' types go with the statement, so that nothing is prepared: a pooler may stand in between.
+    let statement = "SELECT * FROM public.exagg_replay_begin(
+                         $1, $2, coalesce($3 AT TIME ZONE 'UTC', '-infinity'), coalesce($4 AT TIME ZONE 'UTC', 'infinity'))";
+    let [text, time] = [Type::VARCHAR, Type::TIMESTAMPTZ];
+    let seen = client
+        .query_typed(
+            &database.sql(statement),
+            &[(&stream, text.clone()), (&name, text.clone()), (&since, time.clone()), (&until, time.clone())],
+        )
+        .await?;
+    drop(client);
+    let seen = seen.iter().map(Seen::of).collect::<Result<Vec<_>>>()?;
+    ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
+    let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since)))
+        .buffer_unordered(PARTITIONS_AT_ONCE)
+        .try_collect()
+        .await?;
+    claim.check()?;
+    let log_begins = begins.into_iter().flatten().max();
+    // With the claim's row locked: whoever takes it over waits, and nothing is done once somebody has.
+    let statement = format!(
+        "WITH claim AS MATERIALIZED (SELECT FROM public.exagg_claims WHERE {} FOR UPDATE)
+         SELECT outcome, window_start::text, code
+         FROM claim LEFT JOIN LATERAL public.exagg_replay_end(
+             $1, $2, coalesce($5 AT TIME ZONE 'UTC', '-infinity'), coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
+             coalesce($4 AT TIME ZONE 'UTC', 'infinity')) ON true",
+        claim.condition()
+    );
+    let client = database.connect().await?;
+    let rows = client
+        .query_typed(
+            &database.sql(&statement),
+            &[
+                (&stream, text.clone()),
+                (&name, text),
+                (&since, time.clone()),
+                (&until, time.clone()),
+                (&log_begins, time),
+            ],
+        )
+        .await?;
+    ensure!(!rows.is_empty(), "another replay of the stream {stream} has begun meanwhile: nothing was replaced");
+    forget(database, &client, name).await?;
+    replayed(&rows)
+}
+
+/// Forgets what a replay has written of its own.
+async fn forget(database: &Database, client: &Client, name: &str) -> Result<()> {
+    let statement = database.sql("SELECT FROM public.exagg_replay_forget($1)");
+    client.query_typed(&statement, &[(&name, Type::VARCHAR)]).await?;
+    Ok(())
 }
 
 fn replayed(rows: &[Row]) -> Result<Replayed> {
     let mut replayed = Replayed::default();
     for row in rows {
-        let (outcome, start, code): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        // There is one row without an outcome where there is nothing to replace.
+        let Some(outcome) = row.try_get::<_, Option<String>>(0)? else { continue };
+        let (start, code): (String, String) = (row.try_get(1)?, row.try_get(2)?);
         match outcome.as_str() {
             "rebuilt" => replayed.rebuilt += 1,
             "unchanged" => replayed.unchanged += 1,
@@ -140,18 +186,6 @@ fn replayed(rows: &[Row]) -> Result<Replayed> {
         }
     }
     Ok(replayed)
-}
-
-/// A connection that holds the stream's replay lock, with what an earlier replay left forgotten.
-async fn begin(database: &Database, stream: &str, name: &str) -> Result<Client> {
-    let client = database.connect().await?;
-    let locked =
-        client.query_one("SELECT pg_try_advisory_lock(hashtextextended('exagg replay ' || $1, 0))", &[&stream]).await?;
-    if !locked.try_get::<_, bool>(0)? {
-        bail!("another replay of the stream {stream} is under way");
-    }
-    client.execute("SELECT public.exagg_replay_forget($1)", &[&name]).await.context("run exagg migrate first")?;
-    Ok(client)
 }
 
 /// The stream's kafka stage, its function set to write under another name.

@@ -36,7 +36,7 @@ pub fn reset<'a>(
         let asked = topic.to_owned();
         let (id, starts) = tokio::task::spawn_blocking(move || present(&brokers, &kafka, &asked)).await??;
         let mut statements = format!(
-            "BEGIN; SELECT public.exagg_retire({stream}, {topic}, {id}, 'the topic was recreated');",
+            "SELECT public.exagg_retire({stream}, {topic}, {id}, 'the topic was recreated');",
             stream = literal(stream),
             topic = literal(topic),
             id = literal(&id.0),
@@ -52,7 +52,7 @@ pub fn reset<'a>(
                 starts.len(),
             );
         }
-        let rows = database.rows(&(statements + "COMMIT")).await?;
+        let rows = database.rows(&statements).await?;
         Ok(Reset { partitions: starts.len(), retired: retired(&rows) })
     })
 }

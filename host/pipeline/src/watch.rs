@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::migrate::pending;
+use crate::requirements::{Usage, objection};
 
 /// How long a look may take: a database that is frozen or held up is no use to the stages either.
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -90,12 +91,14 @@ impl Watch {
         let missing = match self.need {
             _ if !is_due => None,
             Need::Migrations => {
-                let pending = pending(client).await?;
-                (!pending.is_empty())
-                    .then(|| format!("not migrated ({} is missing): run exagg migrate", pending.join(", ")))
+                let pending = pending(&self.database, client).await?;
+                let not_migrated = (!pending.is_empty())
+                    .then(|| format!("not migrated ({} is missing): run exagg migrate", pending.join(", ")));
+                objection(client, Usage::Read).await?.or(not_migrated)
             }
             Need::Leases => {
-                let answer = client.simple_query("SELECT to_regclass('public.exagg_cron_leases')").await?;
+                let answer =
+                    client.simple_query(&self.database.sql("SELECT to_regclass('public.exagg_cron_leases')")).await?;
                 first(&answer)
                     .is_none()
                     .then(|| "it has no table exagg_cron_leases: run exagg migrate on it".to_owned())

@@ -99,7 +99,7 @@ pub struct ComponentFactors {
 /// All factors' state of one instance.
 pub struct InstanceFactors {
     /// The environment, the mounted folders and the output of this call.
-    pub wasi: wasmtime_wasi::WasiCtx,
+    pub wasi: wasi::InstanceWasi,
     /// The component's own variables, templates expanded; all its calls share them.
     pub variables: Arc<Variables>,
     /// The component's allow-list, and its count of requests under way.

@@ -111,10 +111,10 @@ pub struct Share {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// It was still computing at the end of its time, which is given, and was interrupted.
-    #[error("the function ran longer than {0:?}")]
+    #[error("the function ran longer than {0:?} ([exagg] call_seconds_max)")]
     TimedOut(Duration),
     /// Its time went by waiting for something outside, a database mostly.
-    #[error("the function waited longer than {0:?}")]
+    #[error("the function waited longer than {0:?} ([exagg] call_seconds_max) for what it had asked for")]
     Stalled(Duration),
     /// The guest trapped, or the host could not go on with it; the causes are given on one line.
     #[error("the function trapped: {0}")]
@@ -153,7 +153,8 @@ impl Component {
         factors: &Arc<Factors>,
     ) -> Result<Self> {
         let bytes = std::fs::read(&spec.source).with_context(|| {
-            format!("cannot read {}: build the functions first (make functions)", spec.source.display())
+            let build = spec.build.as_ref().map(|build| format!(": build it first ({})", build.commands.join(" && ")));
+            format!("component {id}: cannot read {}{}", spec.source.display(), build.unwrap_or_default())
         })?;
         let bytes = Bytes::from(bytes);
         let worlds: Worlds = share.instances.iter().map(|(world, _)| Arc::clone(world)).collect();
@@ -311,6 +312,12 @@ impl Component {
         match (result, &store.data().memory.exceeded) {
             // What others hold is not the function's fault.
             (Err(CallError::Trapped(_)), Some(exceeded)) => Err(CallError::NoRoom(exceeded.clone())),
+            (Err(CallError::Trapped(why)), None) => {
+                Err(CallError::Trapped(match store.data().factors.wasi.last_words() {
+                    Some(words) => format!("{words} ({why})"),
+                    None => why,
+                }))
+            }
             (result, _) => result,
         }
     }
@@ -368,7 +375,7 @@ impl State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.factors.wasi, table: &mut self.table }
+        WasiCtxView { ctx: &mut self.factors.wasi.wasi, table: &mut self.table }
     }
 }
 

@@ -38,6 +38,8 @@ struct Versions<C> {
     /// The trial that the previous version was taken out of by hand.
     previous_trial: Option<Trial>,
     rolled_back: Option<String>,
+    /// The version that was taken back, as long as the one before runs in its place.
+    taken_back: Option<Arc<C>>,
 }
 
 /// How a call went, as far as the component is to blame.
@@ -58,6 +60,8 @@ pub enum CallVerdict {
     Accepted,
     /// The version failed and has not proven itself: its answer does not count, call again.
     Rejected,
+    /// The same, and it was taken back for that: the version before runs from now on.
+    TakenBack,
 }
 
 /// A version's first calls (pure).
@@ -103,7 +107,14 @@ pub struct SlotStatus {
 
 impl<C> Versions<C> {
     fn new(first: C) -> Self {
-        Self { current: Arc::new(first), previous: None, trial: None, previous_trial: None, rolled_back: None }
+        Self {
+            current: Arc::new(first),
+            previous: None,
+            trial: None,
+            previous_trial: None,
+            rolled_back: None,
+            taken_back: None,
+        }
     }
 
     fn swap(&mut self, next: impl Into<Arc<C>>) {
@@ -115,6 +126,7 @@ impl<C> Versions<C> {
         }
         self.trial = Some(Trial::default());
         self.rolled_back = None;
+        self.taken_back = None;
     }
 
     fn back(&mut self) -> bool {
@@ -122,6 +134,19 @@ impl<C> Versions<C> {
         std::mem::swap(&mut self.current, previous);
         std::mem::swap(&mut self.trial, &mut self.previous_trial);
         self.rolled_back = None;
+        self.taken_back = None;
+        true
+    }
+
+    /// Puts a version that was taken back in its place again: the one before fails at the same, so that it is no better.
+    /// False where another was swapped in meanwhile.
+    fn reinstate(&mut self, version: &Arc<C>) -> bool {
+        if !self.taken_back.as_ref().is_some_and(|taken_back| Arc::ptr_eq(taken_back, version)) {
+            return false;
+        }
+        self.taken_back = None;
+        self.previous = Some(std::mem::replace(&mut self.current, Arc::clone(version)));
+        (self.trial, self.previous_trial, self.rolled_back) = (None, None, None);
         true
     }
 
@@ -137,11 +162,11 @@ impl<C> Versions<C> {
         match (trial.count(call), call) {
             (TrialResult::Failed, CallResult::Bad(reason)) => {
                 if let Some(previous) = self.previous.take() {
-                    self.current = previous;
+                    self.taken_back = Some(std::mem::replace(&mut self.current, previous));
                 }
                 self.trial = self.previous_trial.take();
                 self.rolled_back = Some(reason.to_owned());
-                CallVerdict::Rejected
+                CallVerdict::TakenBack
             }
             (TrialResult::Proven, _) => {
                 self.trial = None;
@@ -188,6 +213,20 @@ impl<C: Version> Slot<C> {
     /// undoes it.
     pub fn back(&self) -> bool {
         self.write().back()
+    }
+
+    /// The version before failed at the very records that this one was taken back for: it is put in its place again, and
+    /// has proven itself as much as the other has. False where another version was swapped in meanwhile.
+    pub fn reinstate(&self, version: &Arc<C>, reason: &str) -> bool {
+        let is_done = self.write().reinstate(version);
+        if is_done {
+            tracing::warn!(
+                component = %self.id,
+                "the version before fails at the same records: {:.12} runs again, and the records are to blame: {reason}",
+                version.digest()
+            );
+        }
+        is_done
     }
 
     /// What is in the slot at one moment.
@@ -264,9 +303,28 @@ mod tests {
 
     fn fail(versions: &mut Versions<&str>) {
         let current = Arc::clone(&versions.current);
-        for _ in 0..BAD_CALLS_MAX {
+        for _ in 1..BAD_CALLS_MAX {
             assert_eq!(versions.count(&current, BAD), CallVerdict::Rejected);
         }
+        assert_eq!(versions.count(&current, BAD), CallVerdict::TakenBack);
+    }
+
+    #[test]
+    fn a_version_that_is_no_worse_than_the_one_before_is_reinstated() {
+        let mut versions = Versions::new("a");
+        versions.swap("b");
+        let second = Arc::clone(&versions.current);
+        assert!(!versions.reinstate(&second), "it was not taken back");
+        fail(&mut versions);
+        assert!(versions.reinstate(&second) && *versions.current == "b" && versions.trial.is_none());
+        assert_eq!(versions.previous.as_deref(), Some(&"a"));
+        assert!(versions.rolled_back.is_none() && !versions.reinstate(&second));
+        let mut versions = Versions::new("a");
+        versions.swap("b");
+        let second = Arc::clone(&versions.current);
+        fail(&mut versions);
+        versions.swap("c");
+        assert!(!versions.reinstate(&second) && *versions.current == "c", "a person was quicker");
     }
 
     #[test]

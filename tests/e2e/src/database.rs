@@ -30,6 +30,20 @@ impl Server {
         Self::start_in(tempfile::tempdir_in("/var/tmp").unwrap(), None)
     }
 
+    /// A server of the release that `make postgres-versions` has brought; none where it has not.
+    pub fn of_release(major: u32) -> Option<Self> {
+        let brought = crate::root().join(format!("target/postgres-{major}"));
+        if !brought.join("bin/postgres").exists() {
+            return None;
+        }
+        // Where PostgreSQL's user can go.
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let copied = Command::new("cp").arg("-r").arg(brought).arg(folder.path().join("programs")).status().unwrap();
+        assert!(copied.success());
+        let bin = folder.path().join("programs/bin");
+        Some(Self::start_by(folder, None, |state_dir| Plan::by(bin, state_dir).unwrap()))
+    }
+
     /// A server on a disk of its own that can be filled; on the usual one where nothing may be mounted.
     pub fn start_on_a_small_disk() -> Self {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -38,9 +52,13 @@ impl Server {
     }
 
     fn start_in(folder: tempfile::TempDir, disk: Option<Disk>) -> Self {
+        Self::start_by(folder, disk, |state_dir| Plan::new(state_dir).unwrap())
+    }
+
+    fn start_by(folder: tempfile::TempDir, disk: Option<Disk>, plan: impl FnOnce(&Path) -> Plan) -> Self {
         // PostgreSQL's user must be able to go there.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let plan = Plan::new(folder.path()).unwrap();
+        let plan = plan(folder.path());
         let running = Postgres::start(&plan).unwrap();
         Self { plan, _running: Mutex::new(running), disk, _folder: folder }
     }

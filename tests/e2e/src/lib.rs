@@ -12,6 +12,8 @@
 //! - [`kubernetes`]: the manifests of `deploy/spinkube`, by schemas of their own.
 //! - [`oracle`]: an independent computation of the rows.
 //! - [`outages`]: what happens to PostgreSQL as a whole.
+//! - [`pair`]: a primary and a standby that follows it.
+//! - [`pooler`]: PgBouncer before a PostgreSQL.
 //! - [`registry`]: an OCI registry, and artifacts put into it by hand.
 //!
 //! Support code panics: a test that cannot be set up has failed, with a backtrace.
@@ -35,6 +37,8 @@ pub mod kafka;
 pub mod kubernetes;
 pub mod oracle;
 pub mod outages;
+pub mod pair;
+pub mod pooler;
 pub mod registry;
 
 use std::net::TcpListener;

@@ -70,5 +70,8 @@ fn what_is_there() -> (Need, Option<&'static str>) {
     if !e2e::is_in_path("promtool") {
         return (Need::Image, Some("promtool is not there (Debian: in the package prometheus)"));
     }
-    (Need::Promtool, None)
+    if !e2e::pooler::is_installed() {
+        return (Need::Promtool, Some("PgBouncer is not there (Debian: apt-get install pgbouncer)"));
+    }
+    (Need::Pooler, None)
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use aggregator::settings::Settings;
+use exagg_sdk::postgres::Address;
 use window::event::Schema;
 use window::fields::FieldNames;
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
@@ -91,7 +92,7 @@ impl World {
             allowed_lateness_seconds: LATENESS_SECONDS,
             idle_timeout_seconds: IDLE_SECONDS,
             late: plan.late,
-            postgres_url: String::new(),
+            address: Address::new(String::new(), "").unwrap(),
         };
         let began_us = 1_700_000_000 * MICROS_PER_SECOND;
         let partitions = PARTITIONS as usize;

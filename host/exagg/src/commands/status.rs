@@ -6,14 +6,37 @@ use exagg_common::printable::printable;
 use serde_json::Value;
 
 use crate::admin::budget;
-use crate::admin_client::{AdminEndpoint, request};
-use crate::cli::Status;
+use crate::admin_client::{AdminEndpoint, endpoints, request};
+use crate::cli::{ADMIN_DEFAULT, Status};
+use crate::config::Environment;
 
-/// Asks the host and prints.
-pub async fn run(args: &Status) -> Result<()> {
-    let answer = request(&AdminEndpoint::Address(args.admin, None), "GET", "/status", Bytes::new()).await?;
+/// Asks the hosts and prints.
+pub async fn run(args: &Status, environment: &Environment) -> Result<()> {
+    let mut asked = endpoints(args.admin, &args.state_dir, environment)?;
+    // A host elsewhere on this machine: it has its usual address.
+    if let [AdminEndpoint::Socket(path)] = asked.as_slice()
+        && !path.exists()
+    {
+        asked = vec![AdminEndpoint::Address(ADMIN_DEFAULT.parse()?, None)];
+    }
+    let (mut answered, mut silent) = (false, None);
+    for endpoint in &asked {
+        // The socket of a host that was killed stays.
+        match tell(endpoint, args.json).await {
+            Ok(()) => answered = true,
+            Err(error) => silent = silent.or(Some(error)),
+        }
+    }
+    match silent {
+        Some(error) if !answered => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn tell(endpoint: &AdminEndpoint, as_json: bool) -> Result<()> {
+    let answer = request(endpoint, "GET", "/status", Bytes::new()).await?;
     ensure!(answer.status == 200, "the host answers {}: {}", answer.status, printable(answer.body.trim_end()));
-    if args.json {
+    if as_json {
         println!("{}", answer.body);
         return Ok(());
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use exagg_app::oci::{Insecure, Trust};
 use exagg_app::source::{STATE_DIR_DEFAULT, Source};
 use exagg_app::{App, Provider};
@@ -13,13 +13,15 @@ use exagg_common::template::{Secret, Variables};
 
 use super::Environment;
 use super::runtime::{self, RuntimeConfig, Shared, VariablesProvider, variable_prefix};
-use super::values::{dotenv, env_provider, flags, secrets};
+use super::values::{did_you_mean, dotenv, env_provider, flags, secrets};
 use crate::cli::AppArgs;
 use crate::triggers;
 
 /// What every command needs of an app.
 pub struct AppSettings {
     source: Source,
+    /// Names of variables that flags give values.
+    flagged: Vec<String>,
     /// State of the host: key-value store, embedded database, compiled code, what registries gave.
     pub state_dir: PathBuf,
     /// Where its variables' values come from.
@@ -35,6 +37,8 @@ pub struct AppSettings {
 
 /// The variable with the address of the pipeline's database.
 const POSTGRES_URL: &str = "postgres_url";
+/// The variable with the schema that has the tables; `public` where there is none.
+const POSTGRES_SCHEMA: &str = "postgres_schema";
 
 impl AppSettings {
     pub fn load(args: &AppArgs, environment: &Environment) -> Result<Self> {
@@ -44,10 +48,25 @@ impl AppSettings {
         Self::new(source, &args.variables, None, &runtime, environment)
     }
 
+    /// The file that the app is read from, if it is one that people edit.
+    pub fn manifest(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Manifest(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Reads the app.
     pub async fn app(&self) -> Result<App> {
         let app = self.source.load(&self.state_dir).await?;
         triggers::check_types(&app)?;
+        let unknown = self.flagged.iter().find(|name| !app.variables.contains_key(*name));
+        if let Some(name) = unknown {
+            bail!(
+                "--variable {name}: the app has no variable of this name{}",
+                did_you_mean(name, app.variables.keys())
+            );
+        }
         Ok(app)
     }
 
@@ -61,7 +80,9 @@ impl AppSettings {
         let folder = source.folder().to_owned();
         let given = state_dir.or_else(|| runtime.exagg.state_dir.clone()).or_else(|| runtime.state_dir.clone());
         let given = given.filter(|folder| !folder.as_os_str().is_empty());
-        let mut providers = vec![Provider::Static(flags(variables)?), env_provider(&variable_prefix(), environment)];
+        let given_by_flags = flags(variables)?;
+        let flagged = given_by_flags.keys().cloned().collect();
+        let mut providers = vec![Provider::Static(given_by_flags), env_provider(&variable_prefix(), environment)];
         providers.push(dotenv(&variable_prefix(), &folder.join(".env"))?);
         providers.push(Provider::Static(secrets(runtime.exagg.variables.clone())));
         for provider in &runtime.variables_provider {
@@ -77,6 +98,7 @@ impl AppSettings {
         }
         Ok(Self {
             source,
+            flagged,
             // Absolute: the cache of compiled code and PostgreSQL both want it so.
             state_dir: std::path::absolute(given.unwrap_or_else(|| folder.join(STATE_DIR_DEFAULT)))?,
             providers,
@@ -92,7 +114,13 @@ impl AppSettings {
             Some(template) => Some(variables.expand(template.expose()).context("[exagg] postgres_url")?),
             None => variables.get(POSTGRES_URL).map(|url| url.expose().to_owned()),
         };
-        url.map(|url| Database::parse(&url, self.authorities.as_ref())).transpose()
+        url.map(|url| self.database_at(&url, variables)).transpose()
+    }
+
+    /// A database that has tables of the pipeline's.
+    pub fn database_at(&self, url: &str, variables: &Variables) -> Result<Database> {
+        let schema = variables.get(POSTGRES_SCHEMA).map(Secret::expose).unwrap_or_default();
+        Database::parse(url, self.authorities.as_ref())?.in_schema(schema)
     }
 
     /// The same for a run: the variable of an app that does not ask for migrations names a database of its own.

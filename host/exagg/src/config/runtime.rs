@@ -147,6 +147,33 @@ pub(super) fn load(path: Option<&Path>, shared: Shared) -> Result<RuntimeConfig>
     }
 }
 
+/// Reads a file that is named for `[exagg]` alone, and has to be there. Variables and folders are Spin's, by the other
+/// file.
+pub(super) fn load_own(path: &Path) -> Result<Exagg> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Own {
+        #[serde(default)]
+        exagg: Exagg,
+    }
+    let text = std::fs::read_to_string(path).context("the file cannot be read")?;
+    toml::from_str::<Own>(&text).map(|own| own.exagg).map_err(|error| errors::of_toml(&text, &error))
+}
+
+/// Refuses under `spin up` what Spin decides there.
+pub(super) fn refuse_spins(exagg: &Exagg) -> Result<()> {
+    let set = [
+        ("listen", exagg.listen.is_some(), "Spin serves http: spin up --listen"),
+        ("component_ids", !exagg.component_ids.is_empty(), "spin up --component-id"),
+        ("build", exagg.build, "spin up --build"),
+        ("embedded", exagg.embedded, "that is for exagg up"),
+    ];
+    match set.into_iter().find(|(_, is_set, _)| *is_set) {
+        Some((name, _, instead)) => bail!("[exagg] {name} is not obeyed under spin up: {instead}"),
+        None => Ok(()),
+    }
+}
+
 /// Whether a text is a runtime configuration: of this host alone, or of Spin's own triggers as well.
 pub fn check(text: &str, with_spin: bool) -> Result<()> {
     parse(text, if with_spin { Shared::WithSpin } else { Shared::No }).map(|_| ())

@@ -78,6 +78,16 @@ pub(super) fn dotenv(prefix: &str, path: &Path) -> Result<Provider> {
     Ok(Provider::Env { prefix: prefix.to_owned(), variables })
 }
 
+/// How alike two names have to be for one to be taken for the other, mistyped.
+const ALIKE: f64 = 0.8;
+
+/// The known name that was probably meant, as the end of a message; nothing where none is like it.
+pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a String>) -> String {
+    let alike = known.into_iter().map(|known| (strsim::jaro_winkler(name, known), known));
+    let nearest = alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0));
+    nearest.map_or_else(String::new, |(_, known)| format!(": did you mean {known}?"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,7 +41,11 @@ pub struct Plan {
 impl Plan {
     /// Finds the programs and chooses folder, port and password.
     pub fn new(state_dir: &Path) -> Result<Self> {
-        let bin = find_bin()?;
+        Self::by(find_bin()?, state_dir)
+    }
+
+    /// The same with the programs of this folder.
+    pub fn by(bin: PathBuf, state_dir: &Path) -> Result<Self> {
         let user = if sys::is_root() { Some(SystemUser::unprivileged()?) } else { None };
         let place = Place::open(state_dir, user)?;
         // Free now; PostgreSQL says so if somebody is quicker.

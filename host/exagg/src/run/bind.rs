@@ -1,5 +1,6 @@
 //! The app, checked, with everything it needs, and its addresses taken.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,7 +109,9 @@ impl SetUp {
         let settings = Settings { kafka: kafka(properties, local.as_ref()), lease };
         let mut triggers = Triggers::new(&context, settings);
         triggers.add(&compiled.app)?;
-        let database = config.app.pipelines_database(variables, resolved.app.migrations)?;
+        // A plugin migrates where it is told to, whatever the app says.
+        let asks_for_migrations = resolved.app.migrations || (config.ends_with_parent && config.migrate);
+        let database = config.app.pipelines_database(variables, asks_for_migrations)?;
         let token = config.admin_token.as_ref().map(|token| variables.expand(token.expose())).transpose()?;
         let token = token.filter(|token| !token.is_empty()).map(Secret::new);
         Ok(Self { config, compiled, context, triggers: Arc::new(triggers), token, database, leases, local })
@@ -214,7 +217,7 @@ fn kafka(mut properties: Properties, local: Option<&Local>) -> KafkaSettings {
 /// Where it is said who runs a cron tick, where several replicas would.
 fn leases(config: &HostConfig, variables: &Variables) -> Result<Option<Database>> {
     let Some(template) = &config.cron_lease else { return Ok(None) };
-    Ok(Some(Database::parse(&variables.expand(template)?, config.app.authorities.as_ref())?))
+    Ok(Some(config.app.database_at(&variables.expand(template)?, variables)?))
 }
 
 /// Serves all listeners, and watches files where that is asked for, until told to stop.
@@ -240,7 +243,8 @@ fn serve(
     }
     if config.watch {
         let (swaps, closing) = (Arc::clone(&admin.swaps), closing.clone());
-        servers.push(tokio::spawn(async move { swaps.watch(closing).await }));
+        let manifest = config.app.manifest().map(Path::to_owned);
+        servers.push(tokio::spawn(async move { swaps.watch(manifest.as_deref(), closing).await }));
     }
     servers
 }

@@ -15,7 +15,7 @@ use exagg_app::{ComponentSpec, Files};
 use wasmtime::component::Linker;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiView};
 
-use self::log::{Log, OutputLeft};
+use self::log::{Log, OutputLeft, STDERR};
 use self::rate::Rate;
 use super::{Configure, Factor, Link};
 use crate::budget::Account;
@@ -51,9 +51,23 @@ pub struct ComponentWasi {
     rate: Arc<Mutex<Rate>>,
 }
 
+/// One call's.
+pub struct InstanceWasi {
+    /// What wasmtime's own implementation works on.
+    pub wasi: WasiCtx,
+    output: Arc<OutputLeft>,
+}
+
+impl InstanceWasi {
+    /// What the call wrote to standard error last: a panic's place and text, where it was that.
+    pub fn last_words(&self) -> Option<String> {
+        self.output.last_words()
+    }
+}
+
 impl Factor for WasiFactor {
     type Component = ComponentWasi;
-    type Instance = WasiCtx;
+    type Instance = InstanceWasi;
 
     fn configure(&self, spec: &ComponentSpec, context: &Configure<'_>) -> Result<ComponentWasi> {
         Ok(ComponentWasi {
@@ -67,7 +81,7 @@ impl Factor for WasiFactor {
         })
     }
 
-    fn prepare(&self, component: &ComponentWasi, call: &Arc<Account>) -> WasiCtx {
+    fn prepare(&self, component: &ComponentWasi, call: &Arc<Account>) -> InstanceWasi {
         let left = Arc::new(OutputLeft::new(call));
         let log = |stream, file: &Option<_>| Log {
             id: Arc::clone(&component.id),
@@ -87,7 +101,8 @@ impl Factor for WasiFactor {
                 tracing::warn!(component = %component.id, "{}: {error:#}", folder.display());
             }
         }
-        wasi.stdout(log("stdout", &component.stdout)).stderr(log("stderr", &component.stderr)).build()
+        let wasi = wasi.stdout(log("stdout", &component.stdout)).stderr(log(STDERR, &component.stderr)).build();
+        InstanceWasi { wasi, output: left }
     }
 }
 

@@ -54,6 +54,15 @@ enum Attempt {
     Cancelled,
 }
 
+/// Whether the function itself failed at what it was given.
+fn is_bad(answer: &Result<Outcome, CallError>) -> bool {
+    match answer {
+        Ok(Outcome::Stop(_) | Outcome::Poison(_)) => true,
+        Ok(_) => false,
+        Err(error) => matches!(CallResult::failed(error, ""), CallResult::Bad(_)),
+    }
+}
+
 /// Calls a stage's function. One for all its partitions.
 pub struct Dispatcher<F> {
     slot: Arc<Slot<F>>,
@@ -115,6 +124,7 @@ impl<F: Function> Dispatcher<F> {
         let mut backoff = Backoff::new(&self.subscription);
         let mut traps = 0;
         let mut last = self.slot.current();
+        let mut taken_back: Option<Arc<F>> = None;
         loop {
             let version = self.slot.current();
             if !Arc::ptr_eq(&version, &last) {
@@ -123,8 +133,17 @@ impl<F: Function> Dispatcher<F> {
             }
             let answer = self.call(&version, piece).await;
             let (reason, verdict) = self.record(&version, piece, &answer);
+            if verdict == CallVerdict::TakenBack {
+                taken_back = Some(Arc::clone(&version));
+            } else if let Some(candidate) = taken_back.take()
+                && is_bad(&answer)
+                && self.slot.reinstate(&candidate, &reason)
+            {
+                // The version before was given the same, and is no better: what comes now is the records' own.
+                continue;
+            }
             let reason = match answer {
-                _ if verdict == CallVerdict::Rejected => reason,
+                _ if verdict != CallVerdict::Accepted => reason,
                 Ok(Outcome::Applied) => return Attempt::Applied,
                 Ok(Outcome::ResumeAt(offset)) => return Attempt::ResumeAt(Offset(offset)),
                 Ok(Outcome::Stop(reason)) => return Attempt::Stop(reason),

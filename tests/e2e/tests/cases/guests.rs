@@ -71,7 +71,11 @@ pub fn traps_are_split_down_to_the_record(world: &World) {
         .iter()
         .map(|letter| {
             let header = |name: &str| letter.headers.iter().find(|(key, _)| key == name).unwrap().1.clone();
-            assert!(header("exagg-reason").contains("trap"), "{letter:?}");
+            let reason = header("exagg-reason");
+            assert!(
+                reason.contains("panicked at tests/guest/src/lib.rs:") && reason.contains("told to trap"),
+                "{reason}"
+            );
             assert_eq!(header("exagg-topic"), topic(name));
             assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"key"[..]), Some(&b"trap"[..])));
             header("exagg-offset")

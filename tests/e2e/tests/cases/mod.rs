@@ -15,6 +15,7 @@ mod image;
 mod limits;
 mod links;
 mod logs;
+mod neighbours;
 mod packed;
 mod plugin;
 mod records;
@@ -59,6 +60,8 @@ pub enum Need {
     Image,
     /// And Prometheus' promtool.
     Promtool,
+    /// And PgBouncer.
+    Pooler,
 }
 
 /// `case!(module::function)`, and others for those that need more.
@@ -73,7 +76,7 @@ macro_rules! registry {
 }
 
 pub fn all() -> Vec<Case> {
-    [of_the_pipeline(), of_the_host()].concat()
+    [of_the_pipeline(), of_the_host(), of_starts_and_words()].concat()
 }
 
 /// What the rows come to, whatever happens.
@@ -134,7 +137,7 @@ fn of_the_pipeline() -> Vec<Case> {
     ]
 }
 
-/// Starts, components, links, registries, plugins.
+/// Components, registries, plugins.
 fn of_the_host() -> Vec<Case> {
     vec![
         kafka!(guests::traps_are_split_down_to_the_record),
@@ -171,6 +174,7 @@ fn of_the_host() -> Vec<Case> {
         kafka!(swap::a_file_that_changes_is_swapped_in_where_it_is_watched),
         kafka!(swap::a_window_state_of_another_layout_is_left_alone),
         kafka!(plugin::a_three_trigger_app_runs_as_spin_starts_it),
+        kafka!(plugin::both_triggers_end_with_the_terminal_and_with_their_wrapper),
         kafka!(plugin::what_a_locked_app_requires_and_is_not_there_is_one_clear_error),
         registry!(registry::what_is_pushed_is_pulled_and_each_stage_runs_alone),
         registry!(registry::a_registry_that_refuses_or_changes_content_is_an_error),
@@ -184,6 +188,12 @@ fn of_the_host() -> Vec<Case> {
         Case { needs: Need::Image, ..case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024) },
         kafka!(templates::what_spin_new_makes_builds_and_runs),
         kafka!(templates::a_function_in_python_reads_and_publishes),
+    ]
+}
+
+/// What a host needs to start, what it finds beside itself, and what it says of itself.
+fn of_starts_and_words() -> Vec<Case> {
+    vec![
         kafka!(links::postgresql_over_tls),
         kafka!(links::kafka_over_tls_with_scram),
         case!(starts::bad_starts_are_one_clear_error),
@@ -193,6 +203,12 @@ fn of_the_host() -> Vec<Case> {
         case!(starts::two_hosts_may_migrate_at_once),
         case!(starts::newer_definitions_are_left_alone),
         case!(starts::a_migration_that_deadlocks_with_a_reader_is_tried_again),
+        kafka!(neighbours::tables_of_others_are_left_alone_and_a_schema_keeps_the_pipeline_apart),
+        case!(neighbours::who_may_only_read_and_write_rows_starts_on_a_migrated_database),
+        kafka!(neighbours::every_release_that_is_supported_gives_the_same_rows),
+        kafka!(neighbours::a_standby_that_is_promoted_goes_on_where_the_primary_was),
+        case!(neighbours::a_server_that_cannot_be_used_says_why),
+        Case { needs: Need::Pooler, ..case!(neighbours::hosts_start_at_once_and_rows_are_right_behind_a_pooler) },
         kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),
         case!(truth::a_database_that_is_not_migrated_is_not_ready),
         kafka!(truth::an_api_that_fails_turns_no_request_away),

@@ -1,5 +1,6 @@
 //! The host as Spin's plugins: this test does what `spin up` does, and leaves http to Spin.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -220,4 +221,96 @@ pub fn what_a_locked_app_requires_and_is_not_there_is_one_clear_error(world: &Wo
     );
     refused(&|app| app["triggers"][0]["trigger_config"]["topic"] = json!("x"), "topic");
     refused(&|app| app["components"][0]["source"]["source"] = json!("file:///nothing.wasm"), "/nothing.wasm");
+}
+
+/// What stands between spin and both triggers: it passes a Ctrl-C on as SIGTERM, which the terminal has sent to all.
+const WRAPPER: &str = r#"
+my @plugins;
+for my $kind ("kafka", "cron") {
+    my $pid = fork();
+    if (!$pid) {
+        open(STDOUT, ">>", "$kind.log"); open(STDERR, ">&", STDOUT); open(STDIN, "<", "/dev/null");
+        exec("$ENV{PLUGINS}/trigger-$kind", "--variable", "postgres_url=$ENV{POSTGRES_URL}");
+    }
+    push @plugins, $pid;
+}
+$SIG{INT} = sub { kill("TERM", @plugins); };
+open(my $pids, ">", "pids"); print $pids join(" ", $$, @plugins); close($pids);
+for my $pid (@plugins) { 1 while waitpid($pid, 0) < 0; push @codes, $?; }
+open(my $codes, ">", "codes"); print $codes "@codes"; close($codes);
+"#;
+
+/// Shows the logs of a test that fails.
+struct Logs(PathBuf);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        for name in ["kafka.log", "cron.log"].into_iter().filter(|_| std::thread::panicking()) {
+            eprintln!("--- {name}:\n{}", std::fs::read_to_string(self.0.join(name)).unwrap_or_default());
+        }
+    }
+}
+
+/// A port with a free one above it.
+fn free_pair() -> u16 {
+    loop {
+        let port = e2e::free_port();
+        if std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Take out: `ONE_MOMENT`, `of_plugin`, the plugins' log folder, or `end_with_parent`.
+pub fn both_triggers_end_with_the_terminal_and_with_their_wrapper(world: &World) {
+    let (database, name) = (world.postgres.database(), "wrapped");
+    world.kafka().create_topic(&topic(name), 2, &[]);
+    let (plugins, folder, port) = (Plugins::install(), tempfile::tempdir().unwrap(), free_pair());
+    let _logs = Logs(folder.path().to_owned());
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("spin.lock"), locked_app(world, &database, name).to_string()).unwrap();
+    std::fs::write(path("wrapper.pl"), WRAPPER).unwrap();
+    let wrapper = || {
+        // In a terminal of its own, whose Ctrl-C goes to all that run in it.
+        let mut script = bound_command("script");
+        script.args(["-qfec", "perl wrapper.pl", "/dev/null"]).current_dir(folder.path());
+        script.env("PLUGINS", plugins.0.path()).env("POSTGRES_URL", &database.url);
+        script.env("SPIN_LOCKED_URL", format!("file://{}", path("spin.lock").display())).env("SPIN_LOCAL_APP_DIR", "");
+        script.env("EXAGG_ADMIN_ADDR", format!("localhost:{port}")).env("EXAGG_MIGRATE", "1");
+        script.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let ready = |port: u16| {
+        wait_for("readiness", Duration::from_secs(60), || {
+            e2e::http::try_get(port, "/readyz").filter(|answer| answer.status == 200)
+        });
+    };
+    let mut terminal = wrapper();
+    ready(port);
+    ready(port + 1);
+    let status = Command::new(e2e::host::exagg()).arg("status").current_dir(folder.path()).output().unwrap();
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert!(text.contains("aggregator-kafka-trigger") && text.contains("closer-cron-trigger"), "{text}");
+    assert!(path(".spin/logs/aggregator_stderr.txt").exists(), "where Spin says that components log");
+    terminal.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    let codes = wait_for("both ends", Duration::from_secs(30), || std::fs::read_to_string(path("codes")).ok());
+    let logs = ["kafka.log", "cron.log"].map(|name| std::fs::read_to_string(path(name)).unwrap());
+    assert_eq!(codes, "0 0", "{logs:?}");
+    for log in &logs {
+        assert!(log.contains("stopping: batches in flight end first") && !log.contains("second signal"), "{log}");
+    }
+    terminal.wait().unwrap();
+
+    std::fs::remove_file(path("pids")).unwrap();
+    let mut terminal = wrapper();
+    ready(port);
+    ready(port + 1);
+    let pids = std::fs::read_to_string(path("pids")).unwrap();
+    let (wrapper, triggers) = pids.split_once(' ').unwrap();
+    assert!(Command::new("kill").args(["-9", wrapper]).status().unwrap().success());
+    wait_for("the triggers' end", Duration::from_secs(20), || {
+        // Whoever inherits them need not have waited for them.
+        let stat = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        triggers.split(' ').map(stat).all(|stat| stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+    let _ = terminal.wait();
 }

@@ -11,7 +11,7 @@ use e2e::wait_for;
 use super::{EXCHANGES, World, now, topic, wait_for_records, wait_until_closed};
 
 /// Runs the command with the host's own manifest and variables, and gives what it printed.
-fn replay(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> String {
+pub(super) fn replay(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> String {
     let output = Command::new(exagg())
         .args(["replay", "--stream", "exchanges", "--app"])
         .arg(host.setup.folder())

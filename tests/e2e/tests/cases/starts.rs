@@ -57,6 +57,16 @@ fn wrong_manifests() -> Vec<Refused> {
                 .variable("weather_topic", "exchanges"),
             vec!["aggregator-weather", "exchange-agg-exchanges", "topic exchanges"],
         ),
+        (
+            "a variable that the app has not",
+            dead(Setup::new()).variable("window_second", "60"),
+            vec!["--variable window_second", "did you mean window_seconds?"],
+        ),
+        (
+            "a component that the app has not",
+            dead(Setup::new()).argument("--follow").argument("aggregator-exchange"),
+            vec!["--follow aggregator-exchange:", "did you mean aggregator-exchanges?"],
+        ),
         ("no triggers", Setup::new().manifest(&idle), vec!["the app idle has no triggers"]),
         ("a reference", Setup::new().from("registry.example/app:1"), vec!["registry.example/app:1"]),
     ]

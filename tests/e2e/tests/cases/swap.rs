@@ -274,6 +274,10 @@ pub fn a_file_that_changes_is_swapped_in_where_it_is_watched(world: &World) {
     wait_for("the new version", MINUTE, || (digest(&host) != before).then_some(()));
     feed.spread(100, now() - 300, 120);
     assert_rows(&database, &feed);
+    let manifest = host.setup.folder().join("spin.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text + "# a comment\n").unwrap();
+    host.wait_for_log("spin.toml has changed: it is read when the host is started again", MINUTE);
 }
 
 /// Take out: `window_state_layout` in the statements.

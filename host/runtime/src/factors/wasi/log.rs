@@ -3,6 +3,7 @@
 //! A guest asks for its streams as often as it likes: what one call may log is counted over all of them.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,16 +25,48 @@ use crate::budget::{Account, Resource};
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one line in the host's log; a file has all of it.
 const LINE_BYTES_MAX: usize = 8 * 1024;
+/// The stream that a panic goes to.
+pub const STDERR: &str = "stderr";
 
-/// What one call may still log, over all its streams.
+/// Lines of standard error that are kept of a call, and of each so many bytes: a panic's place and text, mostly.
+const LAST_LINES: usize = 4;
+const LAST_LINE_BYTES: usize = 300;
+
+/// What one call may still log, over all its streams, and what it said last.
 pub struct OutputLeft {
     bytes: AtomicUsize,
     call: Arc<Account>,
+    last: Mutex<VecDeque<String>>,
 }
 
 impl OutputLeft {
     pub fn new(call: &Arc<Account>) -> Self {
-        Self { bytes: AtomicUsize::new(OUTPUT_BYTES_MAX), call: Arc::clone(call) }
+        Self { bytes: AtomicUsize::new(OUTPUT_BYTES_MAX), call: Arc::clone(call), last: Mutex::default() }
+    }
+
+    /// Keeps a line of standard error.
+    fn keep(&self, line: &str) {
+        // What Rust's runtime says below each panic.
+        if line.starts_with("note: ") {
+            return;
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line[..line.floor_char_boundary(LAST_LINE_BYTES)].to_owned());
+    }
+
+    /// The last that the call wrote to standard error, on one line: from a panic on, where there was one. None where it
+    /// wrote nothing.
+    pub fn last_words(&self) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let panic = last.iter().rposition(|line| line.contains("panicked at "));
+        let from = panic.unwrap_or(last.len().saturating_sub(1));
+        let words =
+            last.iter().skip(from).map(|line| line.split_once("panicked at ").map_or(line.as_str(), |(_, at)| at));
+        let words = words.collect::<Vec<_>>().join(" ");
+        Some(if panic.is_some() { format!("panicked at {words}") } else { words }).filter(|words| !words.is_empty())
     }
 
     /// Takes up to so many bytes. True where these are the last.
@@ -143,6 +176,9 @@ impl Lines {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         let text = escaped(text.trim_end());
+        if !text.is_empty() && self.log.stream == STDERR {
+            self.log.left.keep(&text);
+        }
         if !text.is_empty() && self.log.may_log(text.len()) {
             self.log.write(&text);
         }
@@ -232,6 +268,24 @@ mod tests {
         stdout.lines().take(b"a\tb\x1b[2Jc\rd\nrest");
         let written = std::fs::read_to_string(path.path()).unwrap();
         assert_eq!(written, "a\tb\\u{1b}[2Jc\\rd\nrest\n");
+    }
+
+    /// Take out: `keep`.
+    #[test]
+    fn a_panic_is_known_by_its_place_and_text() {
+        let component = Account::root("component a", Limits::NONE);
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let [stdout, stderr] = logs(&component, path.reopen().unwrap());
+        stdout.lines().take(b"not this\n");
+        assert_eq!(stderr.left.last_words(), None);
+        stderr.lines().take(b"first\nsecond\n");
+        assert_eq!(stderr.left.last_words().as_deref(), Some("second"));
+        stderr.lines().take(
+            b"\nthread '<unnamed>' (1) panicked at src/lib.rs:10:5:\nno such city\nnote: run with `RUST_BACKTRACE=1`\n",
+        );
+        assert_eq!(stderr.left.last_words().as_deref(), Some("panicked at src/lib.rs:10:5: no such city"));
+        stderr.lines().take(&[b'x'; 2_000]);
+        assert!(stderr.left.last_words().unwrap().len() < LAST_LINES * (LAST_LINE_BYTES + 20));
     }
 
     #[test]

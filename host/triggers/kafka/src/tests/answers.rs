@@ -87,6 +87,32 @@ async fn a_version_that_fails_its_trial_is_taken_back_and_nothing_is_dead_letter
     stage.end().await;
 }
 
+/// A record that no version can apply is no reason to go back. Take out: `reinstate` in `Dispatcher::attempt`.
+#[tokio::test(start_paused = true)]
+async fn a_version_on_trial_that_meets_what_the_one_before_fails_at_too_stays() {
+    let refuses = |offset: i64| -> Answer {
+        Box::new(move |batch| {
+            Ok(if batch.offsets.contains(&offset) {
+                Outcome::Poison(Poisoned { offset, reason: "no".to_owned() })
+            } else {
+                Outcome::Applied
+            })
+        })
+    };
+    let stage = run(FakeCluster::new(&[4]), EARLIEST, Duration::ZERO, refuses(6)).await;
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    stage.slot.swap(Arc::new(scripted("second", refuses(6), &stage.given)));
+    stage.cluster.append(0, 4);
+    seconds(30.0).await;
+    let versions: Vec<_> = stage.batches().into_iter().map(|(version, ..)| version).collect();
+    assert_eq!(versions[..5], ["first", "second", "second", "second", "first"], "the same records, to compare");
+    assert_eq!((stage.slot.current().version, stage.slot.status().rolled_back), ("second", None));
+    assert_eq!(stage.letters.lock().unwrap().len(), 1, "the record alone");
+    assert_eq!(stage.cluster.commits().last(), Some(&(0, 8)));
+    stage.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_swap_takes_effect_between_two_batches() {
     let stage = run(FakeCluster::new(&[4]), EARLIEST, Duration::from_secs(2), applied()).await;

@@ -38,7 +38,7 @@ GRANT USAGE ON SCHEMA public TO exagg_writer, exagg_closer, exagg_reader, exagg_
 REVOKE ALL ON
     public.aggregates, public.window_state, public.window_batches, public.progress, public.streams,
     public.rejected_records, public.gaps, public.replay_windows, public.window_state_layout,
-    public.exagg_cron_leases, public.exagg_migrations,
+    public.exagg_cron_leases, public.exagg_claims, public.exagg_migrations,
     public.pending_parts, public.live_aggregates, public.stream_status, public.exagg_metrics
 FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
 

@@ -44,7 +44,7 @@ impl Address {
         let is_name = schema.bytes().all(plain) && !schema.starts_with(|first: char| first.is_ascii_digit());
         if !is_name || schema.len() > NAME_BYTES_MAX {
             return Err(format!(
-                "the variable {SCHEMA} is {schema:?}: a name of lower-case letters, digits and _ is wanted, or nothing"
+                "the variable {SCHEMA} is no schema's name: lower-case letters, digits and _ are wanted, or nothing"
             ));
         }
         Ok(Self { url, schema: Some(schema.to_owned()).filter(|schema| !schema.is_empty() && schema != PUBLIC) })

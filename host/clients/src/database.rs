@@ -52,7 +52,8 @@ impl Database {
         let is_name = schema.bytes().all(plain) && !schema.starts_with(|first: char| first.is_ascii_digit());
         ensure!(
             is_name && schema.len() <= NAME_BYTES_MAX,
-            "the variable postgres_schema is {schema:?}: a name of lower-case letters, digits and _ is wanted, or nothing"
+            // Not shown: whoever mixes the variables up has given an address here.
+            "the variable postgres_schema is no schema's name: lower-case letters, digits and _ are wanted, or nothing"
         );
         Ok(Self { schema: Some(schema.to_owned()).filter(|schema| !schema.is_empty() && schema != PUBLIC), ..self })
     }
@@ -66,20 +67,31 @@ impl Database {
     pub fn sql<'a>(&self, statement: &'a str) -> Cow<'a, str> {
         match &self.schema {
             None => statement.into(),
-            Some(schema) => statement.replace("public.", &format!("\"{schema}\".")).into(),
+            Some(schema) => {
+                let named = statement.replace("public.", &format!("\"{schema}\"."));
+                named.replace("'public'::regnamespace", &format!("'\"{schema}\"'::regnamespace")).into()
+            }
         }
     }
 
-    /// Host and port, for messages: the address itself holds a password. Hosts were checked: what cannot be
+    /// Hosts and ports, for messages: the address itself holds a password. Hosts were checked: what cannot be
     /// one is refused before.
     pub fn place(&self) -> String {
         let config = &self.address.config;
-        let host = match (config.get_hosts().first(), config.get_hostaddrs().first()) {
-            (Some(tokio_postgres::config::Host::Tcp(name)), _) => name.clone(),
-            (_, Some(address)) => address.to_string(),
-            _ => "?".to_owned(),
+        let names: Vec<String> = match (config.get_hosts(), config.get_hostaddrs()) {
+            ([], addresses) => addresses.iter().map(ToString::to_string).collect(),
+            (hosts, _) => hosts
+                .iter()
+                .map(|host| match host {
+                    tokio_postgres::config::Host::Tcp(name) => name.clone(),
+                    #[cfg(unix)]
+                    tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+                })
+                .collect(),
         };
-        format!("{host}:{}", config.get_ports().first().copied().unwrap_or(5432))
+        let ports = config.get_ports();
+        let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        names.iter().enumerate().map(|(index, name)| format!("{name}:{}", port(index))).collect::<Vec<_>>().join(",")
     }
 
     /// A connection whose notices are logged.
@@ -129,9 +141,9 @@ impl Database {
     }
 }
 
-/// A text as an SQL literal.
+/// A text as an SQL literal, in which [`Database::sql`] finds no schema.
 pub fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'").replace("public.", "public\\x2e"))
 }
 
 #[cfg(test)]
@@ -155,6 +167,11 @@ mod tests {
         let sql = |schema: &str| database(schema).unwrap().sql("SELECT FROM public.progress").into_owned();
         assert_eq!(sql(""), "SELECT FROM public.progress");
         assert_eq!(sql("order"), "SELECT FROM \"order\".progress");
+        // Topics of Debezium's have such names.
+        let namespace = database("order").unwrap().sql("'public'::regnamespace").into_owned();
+        assert_eq!(namespace, "'\"order\"'::regnamespace");
+        let topic = database("order").unwrap().sql(&literal("db.public.orders")).into_owned();
+        assert_eq!(topic, "E'db.public\\x2eorders'");
         for schema in ["a b", "a\"b", "A", "1a", "a.b", &"a".repeat(64)] {
             assert!(database(schema).is_err_and(|error| error.to_string().contains("postgres_schema")), "{schema}");
         }
@@ -164,6 +181,8 @@ mod tests {
     fn places_and_errors_tell_nothing_of_the_password() {
         let database = Database::parse("postgres://u:geheim@h:5433/d", None).unwrap();
         assert_eq!(database.place(), "h:5433");
+        let both = Database::parse("postgres://u:geheim@a:5433,b:5434/d", None).unwrap();
+        assert_eq!(both.place(), "a:5433,b:5434");
         let error = Database::parse("postgres://u:geheim@geheim@h/d", None).err().unwrap();
         assert!(!format!("{error:#} {error:?}").contains("geheim"), "{error:#}");
     }

@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use exagg::cli::{Cli, Command, Plugin};
 use exagg::config::Environment;
-use exagg::{commands, plugin, telemetry};
+use exagg::{commands, plugin, shutdown, telemetry};
 use exagg_common::memory;
 use exagg_common::printable::printable_lines;
 use exagg_runtime::engine::compiler;
 
 fn main() -> ExitCode {
+    shutdown::parent();
     let environment: Environment = std::env::vars_os().collect();
     let program = std::env::args().next().unwrap_or_default();
     let command = match plugin::type_of_program(&program) {

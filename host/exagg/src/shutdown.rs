@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,13 @@ pub struct Drain {
     /// So long after the signal, requests are still answered while readiness says 503: whoever routes them here has
     /// to hear of it first.
     pub delay: Duration,
+}
+
+/// The process that started this one, as it was when this was first asked: at the very beginning, or one that ends at
+/// once would not be missed.
+pub fn parent() -> Option<Pid> {
+    static PARENT: OnceLock<Option<Pid>> = OnceLock::new();
+    *PARENT.get_or_init(rustix::process::getppid)
 }
 
 /// Two tokens: `drain` goes at the first SIGTERM or Ctrl-C, `abort` at the second.
@@ -60,7 +68,7 @@ impl Shutdown {
 
     /// Stops as at a signal when the process that started this one has ended: it is the one that passes signals on.
     pub fn end_with_parent(&self) {
-        let (parent, shutdown) = (rustix::process::getppid(), self.clone());
+        let (parent, shutdown) = (parent(), self.clone());
         tokio::spawn(async move {
             // A death signal would come at the end of the thread that started this process, which may be earlier.
             while rustix::process::getppid() == parent {

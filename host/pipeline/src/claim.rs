@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// How long a claim holds that is not renewed: the process has ended, or cannot reach the database.
 const HELD: &str = "60 seconds";
 const RENEW_EVERY: Duration = Duration::from_secs(15);
+const RENEW_MAX: Duration = Duration::from_secs(10);
 
 /// A claim that this process has.
 pub struct Claim {
@@ -53,10 +54,10 @@ impl Claim {
     /// Whether it is still this process's, as far as is known.
     ///
     /// # Errors
-    /// When another process took it, because it could not be renewed in time.
+    /// When another process has taken it over, because it was not renewed in time.
     pub fn check(&self) -> Result<()> {
         if self.is_lost.load(Ordering::Acquire) {
-            bail!("{}: it could not be renewed for {HELD}, and may be another's by now", self.name);
+            bail!("{}: another process has taken it over, for it was not renewed for {HELD}", self.name);
         }
         Ok(())
     }
@@ -76,8 +77,9 @@ impl Claim {
     }
 }
 
+/// Whoever takes it over writes another holder: until then it is this one's, also when it has expired.
 fn held(name: &str, holder: &str) -> String {
-    format!("name = {} AND holder = {} AND expires_at > now()", literal(name), literal(holder))
+    format!("name = {} AND holder = {}", literal(name), literal(holder))
 }
 
 async fn renew(database: Database, held: String, is_lost: Arc<AtomicBool>) {
@@ -85,10 +87,11 @@ async fn renew(database: Database, held: String, is_lost: Arc<AtomicBool>) {
         format!("UPDATE public.exagg_claims SET expires_at = now() + interval '{HELD}' WHERE {held} RETURNING holder");
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        match database.rows(&statement).await {
-            Ok(rows) if rows.is_empty() => return is_lost.store(true, Ordering::Release),
-            Ok(_) => {}
-            Err(error) => tracing::warn!("a claim is not renewed: {error:#}"),
+        match tokio::time::timeout(RENEW_MAX, database.rows(&statement)).await {
+            Ok(Ok(rows)) if rows.is_empty() => return is_lost.store(true, Ordering::Release),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!("a claim is not renewed: {error:#}"),
+            Err(_) => tracing::warn!("a claim is not renewed: no answer within {RENEW_MAX:?}"),
         }
     }
 }

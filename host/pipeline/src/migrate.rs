@@ -4,7 +4,7 @@
 //! a pooler may stand in between, whatever it pools. What is there under a name of the pipeline's tables is left alone
 //! unless it is known to be the pipeline's or the reference's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,6 +39,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LOCK: i64 = 0x0065_7861_6767_0001;
 /// The columns of the reference's own table.
 const REFERENCE: [&str; 4] = ["avg_vol", "code", "window_end", "window_start"];
+/// The name that it is kept under.
+const KEPT_REFERENCE: &str = "aggregates_before_exagg";
 
 /// What is to be done to a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +106,7 @@ pub fn migrate(database: &Database) -> BoxFuture<'_, Result<Vec<&'static str>>> 
         }
         prepare(database, &client).await.context("cannot write the table of migrations")?;
         let mut added = Vec::new();
-        for (name, sql) in wanted(&applied(database, &client).await?) {
+        for (name, sql) in wanted(&Applied::new()).filter(|(name, _)| plan.pending.contains(name)) {
             if apply(database, &client, name, sql).await.with_context(|| format!("migration {name}"))? {
                 tracing::info!("migration {name} applied");
                 added.push(name);
@@ -115,24 +117,36 @@ pub fn migrate(database: &Database) -> BoxFuture<'_, Result<Vec<&'static str>>> 
 }
 
 async fn planned(database: &Database, client: &Client) -> Result<Plan> {
-    // Whoever may not look is not who migrates.
-    let Some(known) = known(database, client).await? else { return Ok(Plan::default()) };
-    let pending: Vec<_> = wanted(&known).map(|(name, _)| name).filter(|name| !known.contains(*name)).collect();
-    if known.contains(MIGRATIONS[0].0) {
+    let Some(known) = applied(database, client).await? else {
+        bail!(
+            "this role may not read {}.exagg_migrations at {}: migrate as the owner of the tables",
+            database.schema(),
+            database.place()
+        );
+    };
+    check_digests(&known)?;
+    let pending = missing(&known);
+    if known.contains_key(MIGRATIONS[0].0) {
         return Ok(Plan { pending, ..Plan::default() });
     }
-    let mut foreign = relations(database, client).await?;
     let columns = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('public.aggregates') AND attnum > 0
                    AND NOT attisdropped ORDER BY attname";
     let columns = texts(&client.simple_query(&database.sql(columns)).await?);
     let renames_reference = columns == REFERENCE;
-    foreign.retain(|name| name != "aggregates" || !renames_reference);
+    let mut foreign = relations(database, client).await?;
+    foreign.retain(|name| name != if renames_reference { "aggregates" } else { KEPT_REFERENCE });
+    // Another host may have made them between the two looks.
+    if !foreign.is_empty()
+        && let Some(known) = applied(database, client).await?.filter(|known| known.contains_key(MIGRATIONS[0].0))
+    {
+        return Ok(Plan { pending: missing(&known), ..Plan::default() });
+    }
     Ok(Plan { pending, renames_reference, foreign })
 }
 
 /// Those of the pipeline's tables and views whose names are taken.
 async fn relations(database: &Database, client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
-    let names: Vec<_> = names().iter().map(|name| literal(name)).collect();
+    let names: Vec<_> = names().iter().chain([&KEPT_REFERENCE]).map(|name| literal(name)).collect();
     let statement = format!(
         "SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
          WHERE n.nspname = {} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname IN ({}) ORDER BY c.relname",
@@ -155,39 +169,59 @@ fn names() -> BTreeSet<&'static str> {
 
 /// What is not applied yet, by name. What a role may not look at is not looked at.
 pub async fn pending(database: &Database, client: &Client) -> Result<Vec<&'static str>, tokio_postgres::Error> {
-    let Some(known) = known(database, client).await? else { return Ok(Vec::new()) };
-    Ok(wanted(&known).map(|(name, _)| name).filter(|name| !known.contains(*name)).collect())
+    Ok(applied(database, client).await?.map_or_else(Vec::new, |known| missing(&known)))
 }
 
-/// What is applied; none where this role may not look.
-async fn known(database: &Database, client: &Client) -> Result<Option<BTreeSet<String>>, tokio_postgres::Error> {
+/// What is applied, by name, with its digest.
+type Applied = BTreeMap<String, String>;
+
+/// None where this role may not look.
+async fn applied(database: &Database, client: &Client) -> Result<Option<Applied>, tokio_postgres::Error> {
     let statement = "SELECT to_regclass('public.exagg_migrations') IS NULL,
                             coalesce(has_table_privilege(to_regclass('public.exagg_migrations'), 'SELECT'), false)";
     let answer = client.simple_query(&database.sql(statement)).await?;
-    let row = first_row(answer);
-    let column = |index| row.as_ref().and_then(|row| row.get(index)) == Some("t");
+    let row = rows(&answer).next();
+    let column = |index| row.and_then(|row| row.get(index)) == Some("t");
     match (column(0), column(1)) {
-        (true, _) => Ok(Some(BTreeSet::new())),
-        (false, false) => Ok(None),
-        (false, true) => applied(database, client).await.map(Some),
+        (true, _) => return Ok(Some(Applied::new())),
+        (false, false) => return Ok(None),
+        (false, true) => {}
     }
+    let answer = client.simple_query(&database.sql("SELECT name, digest FROM public.exagg_migrations")).await?;
+    let text = |row: &SimpleQueryRow, index: usize| row.get(index).unwrap_or_default().to_owned();
+    Ok(Some(rows(&answer).map(|row| (text(row, 0), text(row, 1))).collect()))
 }
 
-/// The names of what was applied.
-async fn applied(database: &Database, client: &Client) -> Result<BTreeSet<String>, tokio_postgres::Error> {
-    let statement = database.sql("SELECT name FROM public.exagg_migrations");
-    Ok(texts(&client.simple_query(&statement).await?).into_iter().collect())
+/// # Errors
+/// When one was applied with another content.
+fn check_digests(known: &Applied) -> Result<()> {
+    for (name, sql) in MIGRATIONS.into_iter().chain([DEFINITIONS]) {
+        if known.get(name).is_some_and(|known| *known != digest(sql)) {
+            bail!(
+                "migration {name}: it was applied with another content: this host and the database do not belong together"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn digest(sql: &str) -> String {
+    hex(&Sha256::digest(sql))
+}
+
+fn missing(known: &Applied) -> Vec<&'static str> {
+    wanted(known).map(|(name, _)| name).filter(|name| !known.contains_key(*name)).collect()
 }
 
 /// What a database is to have that has these: all migrations, and the definitions unless it has those of a newer host.
-fn wanted(known: &BTreeSet<String>) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+fn wanted(known: &Applied) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
     let is_later = |name: &String| name.ends_with("_definitions") && name.as_str() > DEFINITIONS.0;
-    let definitions = (!known.iter().any(is_later)).then_some(DEFINITIONS);
+    let definitions = (!known.keys().any(is_later)).then_some(DEFINITIONS);
     MIGRATIONS.into_iter().chain(definitions)
 }
 
-fn first_row(messages: Vec<SimpleQueryMessage>) -> Option<SimpleQueryRow> {
-    messages.into_iter().find_map(|message| match message {
+fn rows(messages: &[SimpleQueryMessage]) -> impl Iterator<Item = &SimpleQueryRow> {
+    messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     })
@@ -195,11 +229,7 @@ fn first_row(messages: Vec<SimpleQueryMessage>) -> Option<SimpleQueryRow> {
 
 /// The first column of all rows.
 fn texts(messages: &[SimpleQueryMessage]) -> Vec<String> {
-    let text = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    };
-    messages.iter().filter_map(text).collect()
+    rows(messages).filter_map(|row| row.get(0).map(str::to_owned)).collect()
 }
 
 /// What each transaction of a migration begins with. The lock goes with the transaction.
@@ -216,28 +246,31 @@ async fn prepare(database: &Database, client: &Client) -> Result<(), tokio_postg
     let name = database.schema();
     // One that is there need not be this role's to make.
     let there = format!("SELECT 1 FROM pg_namespace WHERE nspname = {}", literal(name));
-    let is_there = first_row(client.simple_query(&there).await?).is_some();
+    let is_there = !texts(&client.simple_query(&there).await?).is_empty();
     let schema = if is_there { String::new() } else { format!("CREATE SCHEMA IF NOT EXISTS \"{name}\";") };
     let table = "CREATE TABLE IF NOT EXISTS public.exagg_migrations (
                      name text PRIMARY KEY, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
     client.batch_execute(&format!("{}{schema}{}", begin(database), database.sql(table))).await
 }
 
-/// False where it was applied before.
+/// False where it was applied before, by whomever.
 async fn apply(database: &Database, client: &Client, name: &str, sql: &str) -> Result<bool> {
-    let digest = hex(&Sha256::digest(sql));
-    let digest_known = format!("SELECT digest FROM public.exagg_migrations WHERE name = {}", literal(name));
-    // First, so that a host that was quicker is noticed before anything is done.
-    let record =
-        format!("INSERT INTO public.exagg_migrations (name, digest) VALUES ({}, {});", literal(name), literal(&digest));
+    // First, so that a host that was quicker is noticed before anything is done; of definitions a newer one's as well.
+    let record = format!(
+        "INSERT INTO public.exagg_migrations (name, digest)
+         SELECT {name}, {digest} UNION ALL
+         SELECT {name}, {digest} FROM public.exagg_migrations
+         WHERE {name} LIKE '%\\_definitions' AND name LIKE '%\\_definitions' AND name > {name};",
+        name = literal(name),
+        digest = literal(&digest(sql))
+    );
     let transaction = begin(database) + &database.sql(&record) + "RESET client_min_messages;" + &database.sql(sql);
     let mut tries = 1;
     loop {
-        let known = texts(&client.simple_query(&database.sql(&digest_known)).await?);
-        match known.first() {
-            Some(known) if *known == digest => return Ok(false),
-            Some(_) => bail!("it was applied with another content: this host and the database do not belong together"),
-            None => {}
+        let known = applied(database, client).await?.unwrap_or_default();
+        check_digests(&known)?;
+        if !missing(&known).contains(&name) {
+            return Ok(false);
         }
         let Err(error) = client.batch_execute(&transaction).await else { return Ok(true) };
         match error.code() {
@@ -270,7 +303,7 @@ mod tests {
     fn what_is_to_be_done_is_told() {
         let told = |plan: Plan| plan.lines("db:5432", "public").join("\n");
         assert!(told(Plan::default()).contains("up to date"));
-        let first = Plan { pending: vec!["0001_pipeline"], renames_reference: true, foreign: Vec::new() };
+        let first = Plan { pending: vec!["0001_pipeline"], renames_reference: true, ..Plan::default() };
         let first = told(first);
         assert!(first.contains("gets 0001_pipeline") && first.contains("public.aggregates_before_exagg"), "{first}");
         let foreign = Plan { foreign: vec!["progress".to_owned()], ..Plan::default() };
@@ -281,6 +314,6 @@ mod tests {
     fn definitions_that_change_have_another_number() {
         let (name, sql) = DEFINITIONS;
         let known = ("0005_definitions", "f128973e9223e8dc5ae5a53043421d365fe200ebe99e61afda23ca8d6b06736e");
-        assert_eq!((name, hex(&Sha256::digest(sql)).as_str()), known, "raise the number, and put both here");
+        assert_eq!((name, digest(sql).as_str()), known, "raise the number, and put both here");
     }
 }

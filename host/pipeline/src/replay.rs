@@ -3,7 +3,7 @@
 //!
 //! The function is given the records up to where the live progress was at the beginning, under a
 //! stream name of its own (`<stream>@replay`): so it writes rows of its own, behind a fence of its
-//! own. What may be replaced, and is, `exagg_replay_end` decides (`migrations/0004_edges_and_batches.sql`).
+//! own. What may be replaced, and is, `exagg_replay_end` decides (`migrations/definitions.sql`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ pub fn replay<'a>(
         let name = format!("{stream}@replay");
         let stage = Stage::load(app, settings, stream, &name).await?;
         let Some(claim) =
-            Claim::take(database, &format!("replay of {stream}")).await.context("run exagg migrate first")?
+            Claim::take(database, &format!("replay of {stream}")).await.context("the replay cannot be claimed")?
         else {
             bail!("another replay of the stream {stream} is under way, or was killed within the last minute");
         };
@@ -119,7 +119,7 @@ async fn computed(stage: &Stage, database: &Database, claim: &Claim, name: &str,
     let Span { stream, since, until } = span;
     let client = database.connect().await?;
     // What an earlier replay left.
-    forget(database, &client, name).await?;
+    forget(database, &client, claim, name).await?;
     // The parameters' types go with the statement, so that nothing is prepared: a pooler may stand in between.
     let statement = "SELECT * FROM public.exagg_replay_begin(
                          $1, $2, coalesce($3 AT TIME ZONE 'UTC', '-infinity'), coalesce($4 AT TIME ZONE 'UTC', 'infinity'))";
@@ -133,7 +133,7 @@ async fn computed(stage: &Stage, database: &Database, claim: &Claim, name: &str,
     drop(client);
     let seen = seen.iter().map(Seen::of).collect::<Result<Vec<_>>>()?;
     ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
-    let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since)))
+    let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since, claim)))
         .buffer_unordered(PARTITIONS_AT_ONCE)
         .try_collect()
         .await?;
@@ -162,14 +162,18 @@ async fn computed(stage: &Stage, database: &Database, claim: &Claim, name: &str,
         )
         .await?;
     ensure!(!rows.is_empty(), "another replay of the stream {stream} has begun meanwhile: nothing was replaced");
-    forget(database, &client, name).await?;
+    forget(database, &client, claim, name).await?;
     replayed(&rows)
 }
 
-/// Forgets what a replay has written of its own.
-async fn forget(database: &Database, client: &Client, name: &str) -> Result<()> {
-    let statement = database.sql("SELECT FROM public.exagg_replay_forget($1)");
-    client.query_typed(&statement, &[(&name, Type::VARCHAR)]).await?;
+/// Forgets what a replay has written of its own, unless it is another's to replay by now.
+async fn forget(database: &Database, client: &Client, claim: &Claim, name: &str) -> Result<()> {
+    let statement = format!(
+        "WITH claim AS MATERIALIZED (SELECT FROM public.exagg_claims WHERE {} FOR UPDATE)
+         SELECT public.exagg_replay_forget($1) FROM claim",
+        claim.condition()
+    );
+    client.query_typed(&database.sql(&statement), &[(&name, Type::VARCHAR)]).await?;
     Ok(())
 }
 
@@ -242,7 +246,7 @@ impl Stage {
 
     /// Gives one partition to the function. Where the log has lost its beginning: the time of the
     /// first record that it still holds.
-    async fn read(&self, seen: &Seen, since: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>> {
+    async fn read(&self, seen: &Seen, since: Option<DateTime<Utc>>, claim: &Claim) -> Result<Option<DateTime<Utc>>> {
         let place = seen.partition.to_string();
         let range = Range {
             partition: seen.partition.clone(),
@@ -254,6 +258,7 @@ impl Stage {
         let mut backlog = Backlog::open(&self.subscription, &self.kafka, range).with_context(|| place.clone())?;
         let cancel = CancellationToken::new();
         while let Some(batch) = backlog.next().await.with_context(|| place.clone())? {
+            claim.check()?;
             match self.dispatcher.dispatch(batch, &cancel, &|_| {}).await {
                 Dispatched::Applied => {}
                 Dispatched::ResumeAt(_) => bail!("{place}: something else writes under this replay's name"),

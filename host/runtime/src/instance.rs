@@ -312,12 +312,10 @@ impl Component {
         match (result, &store.data().memory.exceeded) {
             // What others hold is not the function's fault.
             (Err(CallError::Trapped(_)), Some(exceeded)) => Err(CallError::NoRoom(exceeded.clone())),
-            (Err(CallError::Trapped(why)), None) => {
-                Err(CallError::Trapped(match store.data().factors.wasi.last_words() {
-                    Some(words) => format!("{words} ({why})"),
-                    None => why,
-                }))
-            }
+            (Err(CallError::Trapped(why)), None) => Err(CallError::Trapped(match store.data().factors.wasi.panic() {
+                Some(panic) => format!("{panic} ({why})"),
+                None => why,
+            })),
             (result, _) => result,
         }
     }

@@ -36,13 +36,6 @@ pub fn variant(code: &Path, number: usize, folder: &Path) -> PathBuf {
     path
 }
 
-/// Debian's, of whatever architecture.
-fn libfaketime() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
-    let library = |entry: std::fs::DirEntry| entry.path().join("faketime/libfaketime.so.1");
-    folders.map(library).find(|library| library.exists())
-}
-
 /// A host that is to be started.
 pub struct Setup {
     folder: tempfile::TempDir,
@@ -145,17 +138,19 @@ impl Setup {
         self
     }
 
-    /// Runs with a clock that is wrong by so much, where libfaketime is installed: the time of day alone, so that
-    /// time-outs are as long as they are.
+    /// Runs with a time of day that is wrong by so much; time-outs are as long as they are.
     #[must_use]
     pub fn clock_ahead(self, seconds: i64) -> Self {
-        match libfaketime() {
-            Some(library) if seconds != 0 => self
-                .env("LD_PRELOAD", library.to_str().unwrap())
-                .env("FAKETIME", &format!("{seconds:+}s"))
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            _ => self,
+        if seconds == 0 {
+            return self;
         }
+        let library = self.folder.path().join("clock.so");
+        let mut cc = Command::new("cc");
+        let source = root().join("tests/e2e/clock/clock.c");
+        let built = cc.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
+        assert!(built.success(), "clock.c cannot be built");
+        let library = library.to_str().unwrap().to_owned();
+        self.env("LD_PRELOAD", &library).env("CLOCK_AHEAD_SECONDS", &seconds.to_string())
     }
 
     /// Names something else than its own folder as the app.

@@ -42,12 +42,12 @@ impl Pair {
         let mut pair = Self { bin, folder, servers: Vec::new() };
         let password = pair.path("password");
         let arguments = ["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--pwfile"];
-        pair.run(pair.command("initdb").arg("-D").arg(pair.path("primary")).args(arguments).arg(password));
+        run(pair.command("initdb").arg("-D").arg(pair.path("primary")).args(arguments).arg(password));
         pair.serve("primary");
         let port = pair.servers[0].1.to_string();
         let mut copy = pair.command("pg_basebackup");
         copy.env("PGPASSWORD", PASSWORD).arg("-D").arg(pair.path("standby"));
-        pair.run(copy.args(["-h", "127.0.0.1", "-p", &port, "-U", USER, "-R", "-X", "stream", "-c", "fast"]));
+        run(copy.args(["-h", "127.0.0.1", "-p", &port, "-U", USER, "-R", "-X", "stream", "-c", "fast"]));
         pair.serve("standby");
         wait_for("the standby to follow", START, || {
             let row = pair.client(0)?.query_one("SELECT count(*) FROM pg_stat_replication", &[]).ok()?;
@@ -75,11 +75,6 @@ impl Pair {
         }
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
-    }
-
-    fn run(&self, command: &mut Command) {
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn serve(&mut self, name: &str) {
@@ -119,6 +114,11 @@ impl Pair {
         wait_for("the primary's end", START, || self.client(0).is_none().then_some(()));
         self.client(1).unwrap().batch_execute("SELECT pg_promote()").unwrap();
     }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Drop for Pair {

@@ -12,22 +12,27 @@ use crate::config::Environment;
 
 /// Asks the hosts and prints.
 pub async fn run(args: &Status, environment: &Environment) -> Result<()> {
-    let mut asked = endpoints(args.admin, &args.state_dir, environment)?;
-    // A host elsewhere on this machine: it has its usual address.
-    if let [AdminEndpoint::Socket(path)] = asked.as_slice()
-        && !path.exists()
-    {
-        asked = vec![AdminEndpoint::Address(ADMIN_DEFAULT.parse()?, None)];
-    }
-    let (mut answered, mut silent) = (false, None);
+    let asked = endpoints(args.admin, &args.state_dir, environment)?;
+    let mut silent = Vec::new();
+    let mut answered = false;
     for endpoint in &asked {
-        // The socket of a host that was killed stays.
         match tell(endpoint, args.json).await {
             Ok(()) => answered = true,
-            Err(error) => silent = silent.or(Some(error)),
+            Err(error) => silent.push(error),
         }
     }
-    match silent {
+    if !answered && args.admin.is_none() {
+        // A host elsewhere on this machine: it has its usual address.
+        let usual = AdminEndpoint::Address(ADMIN_DEFAULT.parse()?, None);
+        if tell(&usual, args.json).await.is_ok() {
+            return Ok(());
+        }
+    }
+    // The socket of a host that was killed stays, and one that hangs is to be seen.
+    for error in silent.iter().filter(|_| answered) {
+        eprintln!("{}", printable(&format!("{error:#}")));
+    }
+    match silent.pop() {
         Some(error) if !answered => Err(error),
         _ => Ok(()),
     }

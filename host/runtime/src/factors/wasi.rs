@@ -59,9 +59,9 @@ pub struct InstanceWasi {
 }
 
 impl InstanceWasi {
-    /// What the call wrote to standard error last: a panic's place and text, where it was that.
-    pub fn last_words(&self) -> Option<String> {
-        self.output.last_words()
+    /// The call's panic, where there was one: its place and text.
+    pub fn panic(&self) -> Option<String> {
+        self.output.panic()
     }
 }
 

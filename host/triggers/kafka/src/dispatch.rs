@@ -54,12 +54,28 @@ enum Attempt {
     Cancelled,
 }
 
-/// Whether the function itself failed at what it was given.
-fn is_bad(answer: &Result<Outcome, CallError>) -> bool {
-    match answer {
-        Ok(Outcome::Stop(_) | Outcome::Poison(_)) => true,
-        Ok(_) => false,
-        Err(error) => matches!(CallResult::failed(error, ""), CallResult::Bad(_)),
+/// How the function itself failed at what it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// It names this record.
+    At(Offset),
+    /// Any record of the batch may be to blame, or none.
+    Somewhere,
+}
+
+impl Failure {
+    /// None where it did not fail, or something else did.
+    fn of(answer: &Result<Outcome, CallError>) -> Option<Self> {
+        match answer {
+            Ok(Outcome::Poison(poisoned)) => Some(Self::At(Offset(poisoned.offset))),
+            Ok(Outcome::Stop(_)) => Some(Self::Somewhere),
+            Ok(_) => None,
+            Err(error) => matches!(CallResult::failed(error, ""), CallResult::Bad(_)).then_some(Self::Somewhere),
+        }
+    }
+
+    fn is_same_record(self, other: Self) -> bool {
+        self == other && self != Self::Somewhere
     }
 }
 
@@ -124,7 +140,7 @@ impl<F: Function> Dispatcher<F> {
         let mut backoff = Backoff::new(&self.subscription);
         let mut traps = 0;
         let mut last = self.slot.current();
-        let mut taken_back: Option<Arc<F>> = None;
+        let mut taken_back: Option<(Arc<F>, Failure)> = None;
         loop {
             let version = self.slot.current();
             if !Arc::ptr_eq(&version, &last) {
@@ -133,14 +149,17 @@ impl<F: Function> Dispatcher<F> {
             }
             let answer = self.call(&version, piece).await;
             let (reason, verdict) = self.record(&version, piece, &answer);
-            if verdict == CallVerdict::TakenBack {
-                taken_back = Some(Arc::clone(&version));
-            } else if let Some(candidate) = taken_back.take()
-                && is_bad(&answer)
-                && self.slot.reinstate(&candidate, &reason)
-            {
-                // The version before was given the same, and is no better: what comes now is the records' own.
-                continue;
+            if let Some(failure) = Failure::of(&answer) {
+                if verdict == CallVerdict::TakenBack {
+                    taken_back = Some((Arc::clone(&version), failure));
+                } else if let Some((candidate, first)) = &taken_back
+                    && (piece.offsets.len() <= 1 || first.is_same_record(failure))
+                    && self.slot.reinstate(candidate, &reason)
+                {
+                    // The version before was given the same, and is no better: what comes now is the record's own.
+                    taken_back = None;
+                    continue;
+                }
             }
             let reason = match answer {
                 _ if verdict != CallVerdict::Accepted => reason,

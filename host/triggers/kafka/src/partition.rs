@@ -28,8 +28,8 @@ const LARGE_BATCH_RECORDS: usize = 1_000;
 const SWAP_LOOK: Duration = Duration::from_secs(1);
 /// Times in a row that a function may ask to go on elsewhere, before that costs a pause.
 const RESUMED_MAX: u32 = 3;
-/// A question to the cluster that is open for longer says so: the partition is not read meanwhile.
-const ANSWER_EXPECTED: Duration = Duration::from_secs(2);
+/// A question to the cluster that is open for longer is told of: nothing is read meanwhile.
+pub const ANSWER_EXPECTED: Duration = Duration::from_secs(2);
 /// Heartbeats in a row that may find records which do not come.
 const STALLED_MAX: u32 = 2;
 

@@ -18,7 +18,7 @@ use crate::config::Subscription;
 use crate::dispatch::{Dispatcher, Function};
 use crate::fetch::{self, Fetch, PARTITIONS, Share, Wanted};
 use crate::log::{Assignment, Cluster, Event, Log};
-use crate::partition::{AppliedObserver, PartitionTask, Shared};
+use crate::partition::{ANSWER_EXPECTED, AppliedObserver, PartitionTask, Shared};
 use crate::status::StageState;
 
 /// Of the time that the host has to stop, what commits and leaving the group are left.
@@ -27,6 +27,8 @@ const LEAVE: Duration = Duration::from_secs(3);
 /// How often it is looked whether a topic that does not exist does by now, and how often the log says so.
 const TOPICS_EVERY: Duration = Duration::from_secs(2);
 const TOPICS_LOG: Duration = Duration::from_mins(1);
+/// How often a stage without partitions looks whether the cluster answers.
+const CLUSTER_EVERY: Duration = Duration::from_secs(2);
 /// How often the end is asked for of a partition that does not go on.
 const LAG_EVERY: Duration = Duration::from_secs(2);
 
@@ -106,11 +108,12 @@ impl<C: Cluster, F: Function> Stage<C, F> {
         });
         let watching = AbortOnDropHandle::new(tokio::spawn(watch_lag(Arc::clone(&shared))));
         let looking = AbortOnDropHandle::new(tokio::spawn(look_for_topics(Arc::clone(&shared))));
+        let asking = AbortOnDropHandle::new(tokio::spawn(look_for_cluster(Arc::clone(&shared))));
         let mut partitions = Partitions { stage: shared, tasks: HashMap::new(), locks };
         let drain_max = self.drain_max.saturating_sub(LEAVE).max(self.drain_max / 2);
         let result = partitions.follow(partitions_max, drain_max, events, stop).await;
         drop(partitions);
-        for task in [watching, looking] {
+        for task in [watching, looking, asking] {
             task.abort();
             // It ends with its answer, and its hold on the log goes.
             let _ = task.await;
@@ -156,6 +159,19 @@ async fn look_for_topics<L: Log, F: Function>(stage: Arc<Shared<L, F>>) {
         }
         unseen = [missing, unknown].concat();
         tokio::time::sleep(TOPICS_EVERY).await;
+    }
+}
+
+/// Looks whether the cluster answers, as long as no partition is assigned whose own questions tell.
+async fn look_for_cluster<L: Log, F: Function>(stage: Arc<Shared<L, F>>) {
+    let Some(topic) = stage.subscription.topics.first() else { return };
+    loop {
+        tokio::time::sleep(CLUSTER_EVERY).await;
+        let answers = !stage.state.is_without_partitions()
+            || tokio::time::timeout(ANSWER_EXPECTED, stage.log.has_topic(topic))
+                .await
+                .is_ok_and(|answer| answer.is_ok());
+        stage.state.answers(answers);
     }
 }
 

@@ -83,6 +83,8 @@ pub struct StageState {
     stage: String,
     partitions: Mutex<BTreeMap<TopicPartition, Known>>,
     unreachable: AtomicBool,
+    /// Whether the cluster leaves a stage without partitions unanswered.
+    unanswered: AtomicBool,
     /// Whether the group has assigned nothing yet, or has gone on without this member.
     joining: AtomicBool,
     /// Why the last rebalance failed; none when it did not.
@@ -100,6 +102,7 @@ impl StageState {
             stage: stage.to_owned(),
             partitions: Mutex::default(),
             unreachable: AtomicBool::new(false),
+            unanswered: AtomicBool::new(false),
             joining: AtomicBool::new(true),
             rebalance_error: Mutex::default(),
             missing_topics: Mutex::default(),
@@ -228,6 +231,16 @@ impl StageState {
         self.unreachable.store(!reachable, Ordering::Relaxed);
     }
 
+    /// Whether the cluster answers a stage that has no partitions.
+    pub fn answers(&self, answers: bool) {
+        self.unanswered.store(!answers, Ordering::Relaxed);
+    }
+
+    /// Whether no partition is this stage's.
+    pub fn is_without_partitions(&self) -> bool {
+        self.with(|partitions| partitions.is_empty())
+    }
+
     /// Whether the stage is no member of its group: it reads nothing, and nobody is told of partitions that wait.
     pub fn joining(&self, joining: bool) {
         self.joining.store(joining, Ordering::Relaxed);
@@ -265,7 +278,7 @@ impl StageState {
         self.with(|partitions| partitions.iter().map(status).collect())
     }
 
-    /// What keeps the stage from being ready: a partition that is stopped, no broker, a rebalance that failed, a topic
+    /// What keeps the stage from being ready: a partition that is stopped, no broker, a cluster that does not answer, a rebalance that failed, a topic
     /// that does not exist, a group that has not taken the stage in, or a partition that waits for a dependency. What a
     /// person has to mend comes first.
     pub fn not_ready(&self) -> Option<String> {
@@ -280,6 +293,9 @@ impl StageState {
         }
         if self.unreachable.load(Ordering::Relaxed) {
             return Some("no Kafka broker can be reached".to_owned());
+        }
+        if self.unanswered.load(Ordering::Relaxed) {
+            return Some("the Kafka cluster does not answer".to_owned());
         }
         let rebalance_error = self.rebalance_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(error) = rebalance_error {

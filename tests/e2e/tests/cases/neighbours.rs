@@ -48,6 +48,8 @@ fn send(world: &World, name: &str) {
 pub fn tables_of_others_are_left_alone_and_a_schema_keeps_the_pipeline_apart(world: &World) {
     let database = world.postgres.database();
     database.execute(FOREIGN);
+    let stranger = database.url.rsplit_once('/').unwrap().1.to_owned() + "_stranger";
+    database.execute(&format!("CREATE ROLE {stranger}; GRANT INSERT ON public.aggregates TO {stranger}"));
     let name = "neighbours";
     world.kafka().create_topic(&topic(name), 4, &[]);
     let setup = || world.setup(&database, name).components(&["aggregator-exchanges", "window-closer", "dashboard"]);
@@ -65,6 +67,12 @@ pub fn tables_of_others_are_left_alone_and_a_schema_keeps_the_pipeline_apart(wor
     let answer = host.get("/api/aggregates?stream=exchanges&from=2020-01-01T00:00:00Z");
     assert!(answer.status == 200 && answer.body.contains("\"code\": \"A\""), "{} {}", answer.status, answer.body);
     assert!(host.admin("/metrics").body.contains("exagg_stream_watermark_seconds{"));
+    let replayed =
+        replay(world, &host, &database, name, &["--from", "earliest", "--variable", "postgres_schema=exchange_agg"]);
+    assert!(replayed.contains("0 rows rebuilt, 2 unchanged, 0 left"), "{replayed}");
+    // Who may write to the other table of this name may not write to the pipeline's.
+    let may = format!("SELECT has_table_privilege('{stranger}', 'exchange_agg.aggregates', 'INSERT')::text");
+    assert_eq!(database.texts(&may), ["false"]);
     // Nothing went elsewhere, and a second start finds nothing to do.
     assert_eq!(database.texts(tables), ["aggregates progress"]);
     assert_eq!(database.number("SELECT sum(total)::int8 FROM public.aggregates"), 30);

@@ -292,7 +292,9 @@ pub fn both_triggers_end_with_the_terminal_and_with_their_wrapper(world: &World)
     assert!(text.contains("aggregator-kafka-trigger") && text.contains("closer-cron-trigger"), "{text}");
     assert!(path(".spin/logs/aggregator_stderr.txt").exists(), "where Spin says that components log");
     terminal.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
-    let codes = wait_for("both ends", Duration::from_secs(30), || std::fs::read_to_string(path("codes")).ok());
+    let codes = wait_for("both ends", Duration::from_secs(30), || {
+        std::fs::read_to_string(path("codes")).ok().filter(|codes| !codes.is_empty())
+    });
     let logs = ["kafka.log", "cron.log"].map(|name| std::fs::read_to_string(path(name)).unwrap());
     assert_eq!(codes, "0 0", "{logs:?}");
     for log in &logs {

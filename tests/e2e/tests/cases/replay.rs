@@ -1,6 +1,6 @@
 //! `exagg replay`: closed windows computed anew, beside the live pipeline.
 
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use e2e::database::Database;
@@ -12,7 +12,18 @@ use super::{EXCHANGES, World, now, topic, wait_for_records, wait_until_closed};
 
 /// Runs the command with the host's own manifest and variables, and gives what it printed.
 pub(super) fn replay(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> String {
-    let output = Command::new(exagg())
+    let output = command(world, host, database, name, more);
+    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{wrong}");
+    let left = "SELECT (SELECT count(*) FROM public.progress WHERE stream LIKE '%@replay')
+                     + (SELECT count(*) FROM public.pending_parts WHERE stream LIKE '%@replay')
+                     + (SELECT count(*) FROM public.replay_windows) + (SELECT count(*) FROM public.exagg_claims)";
+    assert_eq!(database.number(left), 0, "it leaves nothing behind");
+    said.into_owned()
+}
+
+fn command(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> Output {
+    Command::new(exagg())
         .args(["replay", "--stream", "exchanges", "--app"])
         .arg(host.setup.folder())
         .args(["--variable", &format!("postgres_url={}", database.url)])
@@ -22,14 +33,7 @@ pub(super) fn replay(world: &World, host: &Host, database: &Database, name: &str
         .args(["--variable", &format!("exchanges_topic={}", topic(name))])
         .args(more)
         .output()
-        .unwrap();
-    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{wrong}");
-    let left = "SELECT (SELECT count(*) FROM public.progress WHERE stream LIKE '%@replay')
-                     + (SELECT count(*) FROM public.pending_parts WHERE stream LIKE '%@replay')
-                     + (SELECT count(*) FROM public.replay_windows)";
-    assert_eq!(database.number(left), 0, "it leaves nothing behind");
-    said.into_owned()
+        .unwrap()
 }
 
 fn rows(database: &Database) -> Vec<String> {
@@ -57,6 +61,21 @@ pub fn what_a_wrong_setting_spoilt_is_rebuilt(world: &World) {
     let said = replay(world, &host, &database, name, &["--from", "earliest"]);
     assert!(said.contains("30 rows rebuilt, 30 unchanged, 0 left"), "{said}");
     feed.oracle.assert_equal(&database, "exchanges");
+    // One process at a time; one that was killed is waited for no longer than its claim holds.
+    let others = |expires: &str| {
+        database.execute(&format!(
+            "INSERT INTO public.exagg_claims VALUES ('replay of exchanges', 'somebody', now() + interval '{expires}')"
+        ));
+    };
+    others("1 minute");
+    let refused = command(world, &host, &database, name, &["--from", "earliest"]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && error.contains("another replay of the stream exchanges is under way"),
+        "{error}"
+    );
+    database.execute("DELETE FROM public.exagg_claims");
+    others("-1 second");
     // A second one finds nothing to do, and a part only its part.
     let before = rows(&database);
     let said = replay(world, &host, &database, name, &["--from", "earliest"]);

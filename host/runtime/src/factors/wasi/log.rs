@@ -30,6 +30,7 @@ pub const STDERR: &str = "stderr";
 
 /// Lines of standard error that are kept of a call, and of each so many bytes: a panic's place and text, mostly.
 const LAST_LINES: usize = 4;
+const PANIC: &str = "panicked at ";
 const LAST_LINE_BYTES: usize = 300;
 
 /// What one call may still log, over all its streams, and what it said last.
@@ -57,16 +58,13 @@ impl OutputLeft {
         last.push_back(line[..line.floor_char_boundary(LAST_LINE_BYTES)].to_owned());
     }
 
-    /// The last that the call wrote to standard error, on one line: from a panic on, where there was one. None where it
-    /// wrote nothing.
-    pub fn last_words(&self) -> Option<String> {
+    /// A panic's place and text, as the call wrote them to standard error, on one line. What else it wrote there is for
+    /// the log alone.
+    pub fn panic(&self) -> Option<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let panic = last.iter().rposition(|line| line.contains("panicked at "));
-        let from = panic.unwrap_or(last.len().saturating_sub(1));
-        let words =
-            last.iter().skip(from).map(|line| line.split_once("panicked at ").map_or(line.as_str(), |(_, at)| at));
-        let words = words.collect::<Vec<_>>().join(" ");
-        Some(if panic.is_some() { format!("panicked at {words}") } else { words }).filter(|words| !words.is_empty())
+        let from = last.iter().rposition(|line| line.contains(PANIC))?;
+        let words = last.iter().skip(from).map(|line| line.split_once(PANIC).map_or(line.as_str(), |(_, at)| at));
+        Some(format!("{PANIC}{}", words.collect::<Vec<_>>().join(" ")))
     }
 
     /// Takes up to so many bytes. True where these are the last.
@@ -277,15 +275,14 @@ mod tests {
         let path = tempfile::NamedTempFile::new().unwrap();
         let [stdout, stderr] = logs(&component, path.reopen().unwrap());
         stdout.lines().take(b"not this\n");
-        assert_eq!(stderr.left.last_words(), None);
         stderr.lines().take(b"first\nsecond\n");
-        assert_eq!(stderr.left.last_words().as_deref(), Some("second"));
+        assert_eq!(stderr.left.panic(), None);
         stderr.lines().take(
             b"\nthread '<unnamed>' (1) panicked at src/lib.rs:10:5:\nno such city\nnote: run with `RUST_BACKTRACE=1`\n",
         );
-        assert_eq!(stderr.left.last_words().as_deref(), Some("panicked at src/lib.rs:10:5: no such city"));
+        assert_eq!(stderr.left.panic().as_deref(), Some("panicked at src/lib.rs:10:5: no such city"));
         stderr.lines().take(&[b'x'; 2_000]);
-        assert!(stderr.left.last_words().unwrap().len() < LAST_LINES * (LAST_LINE_BYTES + 20));
+        assert!(stderr.left.panic().unwrap().len() < LAST_LINES * (LAST_LINE_BYTES + 20));
     }
 
     #[test]

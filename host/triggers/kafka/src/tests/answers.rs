@@ -113,6 +113,34 @@ async fn a_version_on_trial_that_meets_what_the_one_before_fails_at_too_stays() 
     stage.end().await;
 }
 
+/// That the version before fails at one record of a batch is no proof for one that fails at all of them. Take out: the
+/// comparison of records in `Dispatcher::attempt`.
+#[tokio::test(start_paused = true)]
+async fn a_version_that_fails_at_everything_is_not_put_back_for_one_bad_record() {
+    let refuses = |offset: i64| -> Answer {
+        Box::new(move |batch| {
+            Ok(if batch.offsets.contains(&offset) {
+                Outcome::Poison(Poisoned { offset, reason: "no".to_owned() })
+            } else {
+                Outcome::Applied
+            })
+        })
+    };
+    let traps: Answer = Box::new(|batch| {
+        if batch.offsets.is_empty() { Ok(Outcome::Applied) } else { Err(CallError::Trapped("always".to_owned())) }
+    });
+    let stage = run(FakeCluster::new(&[4]), EARLIEST, Duration::ZERO, refuses(6)).await;
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    stage.slot.swap(Arc::new(scripted("second", traps, &stage.given)));
+    stage.cluster.append(0, 4);
+    seconds(30.0).await;
+    assert_eq!(stage.slot.current().version, "first");
+    assert_eq!(stage.letters.lock().unwrap().iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [6]);
+    assert_eq!(stage.cluster.commits().last(), Some(&(0, 8)));
+    stage.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_swap_takes_effect_between_two_batches() {
     let stage = run(FakeCluster::new(&[4]), EARLIEST, Duration::from_secs(2), applied()).await;

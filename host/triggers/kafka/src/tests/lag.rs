@@ -161,6 +161,22 @@ async fn a_stage_that_is_no_member_of_its_group_is_not_ready() {
     stage.end().await;
 }
 
+/// Take out: `look_for_cluster`.
+#[tokio::test(start_paused = true)]
+async fn a_stage_without_partitions_notices_a_cluster_that_does_not_answer() {
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, applied()).await;
+    stage.cluster.assign(&[]);
+    seconds(5.0).await;
+    assert_eq!(stage.state.not_ready(), None);
+    stage.cluster.with(|state| state.takes = Duration::from_secs(8));
+    seconds(4.5).await;
+    assert!(stage.state.not_ready().is_some_and(|reason| reason.contains("does not answer")));
+    stage.cluster.with(|state| state.takes = Duration::ZERO);
+    seconds(4.5).await;
+    assert_eq!(stage.state.not_ready(), None);
+    stage.end().await;
+}
+
 /// Take out: `look_for_topics`, or the missing ones in `StageState::not_ready`.
 #[tokio::test(start_paused = true)]
 async fn a_topic_that_does_not_exist_keeps_the_stage_from_being_ready() {

@@ -117,7 +117,7 @@ impl<'a> Nemesis<'a> {
     /// A pause, then the next fault; what has suffered long enough heals.
     pub fn strike(&mut self) {
         std::thread::sleep(Duration::from_millis(self.random.u64(200..2_500)));
-        self.readiness.look(&self.victims);
+        self.readiness.look(&self.victims, self.postgres_is_well());
         self.heal(Instant::now());
         let fault = self.choose();
         let longest = if fault == Fault::Freeze { FREEZE_SECONDS } else { FAULT_SECONDS };
@@ -127,6 +127,23 @@ impl<'a> Nemesis<'a> {
             *self.done.entry(fault).or_default() += 1;
             self.history.push((began, fault, time.max(began.elapsed())));
         }
+    }
+
+    /// Whether nothing has befallen PostgreSQL as a whole lately.
+    fn postgres_is_well(&self) -> bool {
+        let befell = |fault: Fault| {
+            matches!(
+                fault,
+                Fault::CrashPostgres
+                    | Fault::FreezePostgres
+                    | Fault::Storm
+                    | Fault::Exhaust
+                    | Fault::FillDisk
+                    | Fault::Lock
+            )
+        };
+        let recovers = Duration::from_secs_f64(FAULT_SECONDS);
+        !self.history.iter().any(|(began, fault, time)| befell(*fault) && began.elapsed() < *time + recovers)
     }
 
     fn choose(&mut self) -> Fault {

@@ -12,8 +12,8 @@ use crate::{Shape, WINDOW_SECONDS};
 
 /// How long a host may take to notice that its database is out of reach: a look a second, each of three at most.
 const NOTICES_WITHIN: Duration = Duration::from_secs(5);
-/// And that no broker answers: a question to the cluster takes ten, and is asked every other second.
-const NOTICES_KAFKA_WITHIN: Duration = Duration::from_secs(30);
+/// And that no broker answers: a heartbeat every other second, whose question is open for two.
+const NOTICES_KAFKA_WITHIN: Duration = Duration::from_secs(6);
 const MEMORY_MAX: u64 = 400 << 20;
 const DESCRIPTORS_MAX: usize = 512;
 const LOG_LINES_MAX: usize = 20_000;
@@ -84,11 +84,12 @@ impl<'a> Victim<'a> {
         self.since = Instant::now();
     }
 
-    /// Whether it must not say that it is ready: it had the time to notice why not.
-    fn cannot_be_ready(&self) -> bool {
+    /// Whether it must not say that it is ready: it had the time to notice why not. A host whose calls all wait for
+    /// PostgreSQL asks nothing of Kafka.
+    fn cannot_be_ready(&self, postgres_is_well: bool) -> bool {
         match self.state {
             State::WithoutPostgres => self.since.elapsed() > NOTICES_WITHIN,
-            State::WithoutKafka => self.since.elapsed() > NOTICES_KAFKA_WITHIN,
+            State::WithoutKafka => postgres_is_well && self.since.elapsed() > NOTICES_KAFKA_WITHIN,
             _ => false,
         }
     }
@@ -102,8 +103,8 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    pub fn look(&mut self, victims: &[Victim<'_>]) {
-        for victim in victims.iter().filter(|victim| victim.cannot_be_ready()) {
+    pub fn look(&mut self, victims: &[Victim<'_>], postgres_is_well: bool) {
+        for victim in victims.iter().filter(|victim| victim.cannot_be_ready(postgres_is_well)) {
             let Some(answer) = http::try_get(victim.host.admin, "/readyz") else { continue };
             self.looks += 1;
             if answer.status == 200 {

@@ -4,8 +4,8 @@
 //! said that it is ready while it could not be; and memory, descriptors, connections and log lines have bounds.
 //!
 //! `SEED` (1) is the first seed, `SEEDS` (1) how many, `MINUTES` (2) how long each runs. Late records revise with even
-//! seeds, and are rejected with odd ones; every third seed has 1,000 codes; with three of four seeds' pairs the clock of
-//! one host is wrong, which takes libfaketime.
+//! seeds, and are rejected with odd ones; every third seed has 1,000 codes; with three of four pairs of seeds the clock
+//! of one host is wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "a test")]
 
 mod faults;

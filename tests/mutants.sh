@@ -40,6 +40,7 @@ mutants=(
 'host/pipeline/src/migrate.rs|ensure!(plan.foreign.is_empty(),|ensure!(true \|\| plan.foreign.is_empty(),|tables_of_others'
 'host/pipeline/src/migrate.rs|if plan.pending.is_empty() {|if false {|who_may_only_read'
 'host/pipeline/src/requirements.rs|if self.encoding != "UTF8" {|if false {|a_server_that_cannot'
+'host/exagg/src/run/database.rs|Err(error) if is_transient(&error) =>|Err(error) if false =>|a_connection_that_ends_during'
 'host/pipeline/src/watch.rs|let pending = pending(&self.database, client).await?;|let pending: Vec<&str> = Vec::new();|a_database_that_is_not_migrated'
 'host/pipeline/src/migrate.rs|Some(&SqlState::T_R_DEADLOCK_DETECTED) if tries < TRIES_MAX => {|Some(&SqlState::T_R_DEADLOCK_DETECTED) if tries < 1 => {|a_migration_that_deadlocks'
 'host/exagg/src/admin.rs|if !self.triggers.serve_requests() {|if true {|an_api_that_fails'

@@ -22,6 +22,24 @@ const PUBLIC: &str = "public";
 /// PostgreSQL cuts longer names.
 const NAME_BYTES_MAX: usize = 63;
 
+/// No connection, now.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreachable(String);
+
+/// Whether the same may well succeed when it is tried again: there was no connection, or it ended, and nothing was
+/// refused.
+pub fn is_transient(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let ended = |error: &tokio_postgres::Error| match error.code() {
+            // Connection exceptions, resources, and an operator who intervenes: a restart, a fail-over.
+            Some(code) => ["08", "53", "57"].iter().any(|class| code.code().starts_with(class)),
+            None => true,
+        };
+        cause.is::<Unreachable>() || cause.downcast_ref::<tokio_postgres::Error>().is_some_and(ended)
+    })
+}
+
 /// An address, and the schema there that has the pipeline's tables; every use is a connection of its own, for they
 /// are rare.
 #[derive(Clone)]
@@ -102,8 +120,8 @@ impl Database {
             let time_max = config.get_connect_timeout().copied().unwrap_or_default() + LOGIN_MAX;
             let connected = tokio::time::timeout(time_max, config.connect(self.address.tls.clone())).await;
             let (client, mut connection) = connected
-                .map_err(|_| anyhow!("{}: no log-in within {time_max:?}", place()))?
-                .map_err(|error| anyhow!("{}: {}", place(), crate::postgres::describe(&error)))?;
+                .map_err(|_| Unreachable(format!("{}: no log-in within {time_max:?}", place())))?
+                .map_err(|error| Unreachable(format!("{}: {}", place(), crate::postgres::describe(&error))))?;
             tokio::spawn(async move {
                 let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
                 futures::pin_mut!(messages);

@@ -280,7 +280,10 @@ async fn apply(database: &Database, client: &Client, name: &str, sql: &str) -> R
             Some(&SqlState::T_R_DEADLOCK_DETECTED) if tries < TRIES_MAX => {
                 tracing::info!("migration {name}: a reader was in the way; it is tried again");
             }
-            _ => bail!("{}", exagg_clients::postgres::describe(&error)),
+            _ => {
+                let said = exagg_clients::postgres::describe(&error);
+                return Err(anyhow::Error::new(error).context(said));
+            }
         }
         tries += 1;
         tokio::time::sleep(PAUSE).await;

@@ -1,6 +1,6 @@
 //! What a PostgreSQL server and its database have to be.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use exagg_clients::database::Database;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -96,7 +96,11 @@ pub async fn objection(client: &Client, usage: Usage) -> Result<Option<String>, 
 /// When the server does not answer, or cannot be used.
 pub async fn check(database: &Database, client: &Client) -> Result<()> {
     let objection = objection(client, Usage::Write).await;
-    match objection.map_err(|error| anyhow!("PostgreSQL: {}", exagg_clients::postgres::describe(&error)))? {
+    let named = |error: tokio_postgres::Error| {
+        let said = exagg_clients::postgres::describe(&error);
+        anyhow::Error::new(error).context(format!("PostgreSQL: {said}"))
+    };
+    match objection.map_err(named)? {
         Some(objection) => bail!("the database at {} cannot be used: {objection}", database.place()),
         None => Ok(()),
     }

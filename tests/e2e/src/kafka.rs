@@ -48,6 +48,17 @@ pub fn jars() -> PathBuf {
     root().join("target/kafka")
 }
 
+/// Doors, and for each where it leads and the address that clients are told.
+fn behind(doors: usize) -> (Vec<Gate>, Vec<(u16, String)>) {
+    let door = |_| {
+        let port = free_port();
+        let gate = Gate::opened(&format!("127.0.0.1:{port}"));
+        let advertised = gate.address();
+        (gate, (port, advertised))
+    };
+    (0..doors).map(door).unzip()
+}
+
 fn producer(config: &mut ClientConfig, settings: &[(&str, &str)]) -> Sender {
     config
         .set("enable.idempotence", "true")
@@ -74,16 +85,20 @@ impl Kafka {
 
     /// A broker with a listener behind each of so many doors, which are its clients' only way.
     pub fn start_behind(doors: usize) -> (Self, Vec<Gate>) {
-        let (gates, behind): (Vec<_>, Vec<_>) = (0..doors)
-            .map(|_| {
-                let port = free_port();
-                let gate = Gate::opened(&format!("127.0.0.1:{port}"));
-                let advertised = gate.address();
-                (gate, (port, advertised))
-            })
-            .unzip();
+        let (gates, behind) = behind(doors);
         let shape = Shape { behind: &behind, ..Shape::default() };
         (Self::node(1, "broker,controller", free_port(), &shape), gates)
+    }
+
+    /// Two brokers, and the door by which the first one fetches from the second.
+    pub fn start_pair(settings: &str) -> (Self, Self, Gate) {
+        let settings = format!("inter.broker.listener.name=DOOR0\n{settings}");
+        let ((_gates, first), (mut doors, second)) = (behind(1), behind(1));
+        let shape = |behind| Shape { settings: &settings, behind, ..Shape::default() };
+        let one = Self::node(1, "broker,controller", free_port(), &shape(first.as_slice()));
+        let two = Self::node(2, "broker", one.controller, &shape(second.as_slice()));
+        wait_for("two brokers", START, || (one.broker_count() == 2).then_some(()));
+        (one, two, doors.remove(0))
     }
 
     /// A broker with a second door: TLS by this certificate, and SCRAM-SHA-512 for one user.
@@ -263,6 +278,29 @@ impl Kafka {
             let ready = metadata.topics()[0].partitions().iter().filter(|p| p.leader() >= 0).count();
             (ready == usize::try_from(partitions).unwrap()).then_some(())
         });
+    }
+
+    /// A topic of one partition that these brokers have, the first of them as its leader.
+    pub fn create_topic_on(&self, name: &str, brokers: &[i32], settings: &[(&str, &str)]) {
+        self.admin(async |admin, options| {
+            let assignment = [brokers];
+            let mut topic = NewTopic::new(name, 1, TopicReplication::Variable(&assignment));
+            for (key, value) in settings {
+                topic = topic.set(key, value);
+            }
+            for result in admin.create_topics(&[topic], options).await.unwrap() {
+                result.unwrap();
+            }
+        });
+        wait_for("the leader", REQUEST, || (self.first_partition(name)?.0 == brokers[0]).then_some(()));
+    }
+
+    /// The leader of a topic's first partition, negative without one, and how many replicas are in sync.
+    pub fn first_partition(&self, name: &str) -> Option<(i32, usize)> {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(name), REQUEST).ok()?;
+        let partition = metadata.topics().first()?.partitions().first()?;
+        Some((partition.leader(), partition.isr().len()))
     }
 
     pub fn delete_topic(&self, name: &str) {

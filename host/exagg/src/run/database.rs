@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use exagg_clients::database::Database;
+use exagg_clients::database::{Database, is_transient};
 use exagg_pipeline::migrate::migrate;
 use exagg_pipeline::topics::retire_forgotten;
 use exagg_pipeline::watch::{Look, Watch};
@@ -49,9 +49,20 @@ pub async fn make_ready(
     health.note(NAME, Some("not migrated yet".to_owned()));
     let mut pause = PAUSE_MIN;
     loop {
-        let error = match database.connect().await {
-            Ok(_) => break,
-            Err(error) => format!("{error:#}"),
+        let trying = async {
+            if is_migrated { migrate(database).await.map(|_| ()) } else { database.connect().await.map(|_| ()) }
+        };
+        // A server that accepts and never answers must not keep the host from stopping. What is under way there is a
+        // transaction: it is done or not.
+        let done = tokio::select! {
+            () = shutdown.drain.cancelled() => return Ok(false),
+            done = trying => done,
+        };
+        let error = match done {
+            Ok(()) => break,
+            // A server that goes away in the middle comes again; what it refuses it refuses again.
+            Err(error) if is_transient(&error) => format!("{error:#}"),
+            Err(error) => return Err(error),
         };
         tracing::warn!("{error}; next try in {pause:?}");
         health.note(NAME, Some(error));
@@ -60,9 +71,6 @@ pub async fn make_ready(
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(PAUSE_MAX);
-    }
-    if is_migrated {
-        migrate(database).await?;
     }
     health.note(NAME, None);
     if let Some(topics) = forgotten {

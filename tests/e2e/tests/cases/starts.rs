@@ -275,6 +275,41 @@ pub fn a_migration_that_deadlocks_with_a_reader_is_tried_again(world: &World) {
     assert!(host.log().contains("it is tried again"), "{}", host.log());
 }
 
+/// Take out: `is_transient` in `make_ready`.
+pub fn a_connection_that_ends_during_a_migration_ends_no_host(world: &World) {
+    let database = world.postgres.database();
+    let mut host = world.setup(&database, "ended").components(&["dashboard"]).start();
+    host.wait_until_ready();
+    host.stop();
+    database.execute("DELETE FROM public.exagg_migrations WHERE name LIKE '%definitions'");
+    let mut other = database.client();
+    other.batch_execute("BEGIN; LOCK TABLE public.exagg_migrations IN EXCLUSIVE MODE").unwrap();
+    host.restart();
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    wait_for("the migration to wait", MINUTE, || (database.number(ended) > 0).then_some(()));
+    host.wait_for_log("next try in", MINUTE);
+    other.batch_execute("COMMIT").unwrap();
+    host.wait_until_ready();
+}
+
+/// Take out: the selection on `shutdown.drain` around the migrations in `make_ready`.
+pub fn a_signal_during_a_migration_ends_the_host(world: &World) {
+    let database = world.postgres.database();
+    let mut host = world.setup(&database, "signal").components(&["dashboard"]).start();
+    host.wait_until_ready();
+    host.stop();
+    database.execute("DELETE FROM public.exagg_migrations WHERE name LIKE '%definitions'");
+    let mut other = database.client();
+    other.batch_execute("BEGIN; LOCK TABLE public.exagg_migrations IN EXCLUSIVE MODE").unwrap();
+    host.restart();
+    let waits = "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    wait_for("the migration to wait", MINUTE, || (database.number(waits) > 0).then_some(()));
+    let (status, took) = host.stop();
+    assert!(status.success() && took < Duration::from_secs(10), "{status} after {took:?}: {}", host.log());
+}
+
 /// A host that is older than the views and functions of a database. Take out: `is_later` in `wanted` of `migrate.rs`.
 pub fn newer_definitions_are_left_alone(world: &World) {
     let database = world.postgres.database();

@@ -212,6 +212,54 @@ pub fn a_log_that_lost_its_tail_and_grew_again_is_not_read_on(world: &World) {
     assert!(status.status == 503 && status.body.contains("it has other records there"), "{}", status.body);
 }
 
+/// The leader dies, and the one that comes next had not copied what was applied: a reader that ran all the time, and one
+/// that was down meanwhile. Take out: the epoch in `PartitionTask::initialise`, or in `Consumer::committed`.
+pub fn an_unclean_election_is_a_gap_under_a_reader_and_without_one(world: &World) {
+    let settings = "offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
+                    replica.lag.time.max.ms=2000\nmin.insync.replicas=1";
+    for is_down in [false, true] {
+        let database = world.postgres.database();
+        let (first, mut second, copies) = Kafka::start_pair(settings);
+        // The group's offsets are on the broker that stays.
+        first.create_topic_on("__consumer_offsets", &[1], &[("cleanup.policy", "compact")]);
+        first.create_topic_on("unclean", &[2, 1], &[("unclean.leader.election.enable", "true")]);
+        let time = now() / 60 * 60 - 600;
+        let send = |count: i64| {
+            let sender = first.producer();
+            for number in 0..count {
+                sender.send("unclean", 0, None, Some(exchange("A", 1.0, time + number % 60).as_bytes()));
+            }
+            sender.flush();
+        };
+        send(50);
+        let in_sync = |count| first.first_partition("unclean").filter(|(_, in_sync)| *in_sync == count).map(|_| ());
+        wait_for("the copy", MINUTE, || in_sync(2));
+        let setup = world.setup(&database, "unclean").variable("exchanges_topic", "unclean");
+        let setup = setup.variable("kafka_brokers", &first.brokers).variable("kafka_host", &first.brokers);
+        let mut host = setup.components(&EXCHANGES).start();
+        wait_for_records(&database, "exchanges", 50);
+        copies.close();
+        wait_for("the copy to be given up", MINUTE, || in_sync(1));
+        send(5_000);
+        wait_for_records(&database, "exchanges", 5_050);
+        if is_down {
+            host.stop();
+        }
+        second.kill();
+        let leads = || first.first_partition("unclean").filter(|(leader, _)| *leader == 1).map(|_| ());
+        wait_for("the other leader", MINUTE, leads);
+        // Past the position: by the offsets alone nothing looks wrong.
+        send(10_000);
+        if is_down {
+            host.restart();
+        }
+        host.wait_for_log("the partition is stopped", MINUTE);
+        let gaps = database.texts("SELECT concat_ws(' ', from_offset, next_offset, reason) FROM public.gaps");
+        assert!(gaps.len() == 1 && gaps[0].starts_with("50 5050 the log lost its tail"), "{is_down}: {gaps:?}");
+        assert_eq!(database.number("SELECT next_offset FROM public.progress"), 5_050, "nothing is read on");
+    }
+}
+
 /// Cut, held without a word, and deaf: readiness follows within seconds, both ways, and a host that is told to stop
 /// meanwhile ends by its deadline. Take out: `LOOK_MAX`.
 pub fn readiness_follows_a_database_that_is_cut_held_or_deaf(world: &World) {

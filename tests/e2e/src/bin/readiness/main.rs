@@ -5,7 +5,7 @@
 //! is read from the database alone: the pipeline works while the progress of every partition moves.
 //!
 //! `SEED` (1) chooses the schedule, `MINUTES` (5) its length. It fails where the host said that it is ready and nothing
-//! had been applied for five seconds, nor was in the next two; where it said for two seconds or more that it is not,
+//! had been applied for five seconds, nor was in the next three; where it said for two seconds or more that it is not,
 //! although no fault was there and everything was applied; where its lag was untrue; or where a record is not counted
 //! in the end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "a test")]

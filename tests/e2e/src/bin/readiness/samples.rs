@@ -18,6 +18,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const NOTICES_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may say that it is not ready although everything is applied.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(2);
+/// How long after it says that it is ready the first record may be applied, when its way has become free: fetchers have
+/// pauses of their own.
+const RESUMES_WITHIN: Duration = Duration::from_secs(3);
 /// The lag is asked of the broker every other second, and metrics have a time of their own.
 const LAG_KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -158,7 +161,7 @@ impl Look {
     fn settle_silence(&mut self, now: Known) {
         for ready in std::mem::take(&mut self.ready_in_silence) {
             let resumed = now.moved_at > ready.at;
-            if !resumed && now.at - ready.at < RECOVERS_WITHIN {
+            if !resumed && now.at - ready.at < RESUMES_WITHIN {
                 self.ready_in_silence.push(ready);
             } else if !resumed {
                 let silent = ready.at - ready.moved_at;

@@ -60,7 +60,9 @@ impl Truth {
             sent: Mutex::new(0),
             progress: Mutex::new(vec![(0, long_ago); partitions]),
         });
-        let (sender, topic, state) = (kafka.producer(), topic.to_owned(), Arc::clone(&shared));
+        // Back at once when the broker is: what comes late is to be the host's.
+        let sender = kafka.producer_with(&[("reconnect.backoff.max.ms", "200")]);
+        let (topic, state) = (topic.to_owned(), Arc::clone(&shared));
         let sending = std::thread::spawn(move || {
             while !state.ends.load(Ordering::Relaxed) {
                 for partition in 0..PARTITIONS {

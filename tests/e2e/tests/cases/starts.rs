@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use e2e::database::Database;
 use e2e::gate::Gate;
-use e2e::host::Setup;
+use e2e::host::{Host, Setup};
 use e2e::http;
 use e2e::kafka::Kafka;
 use e2e::wait_for;
@@ -256,14 +257,20 @@ pub fn two_hosts_may_migrate_at_once(world: &World) {
     assert_eq!(database.number("SELECT count(*) FROM public.exagg_migrations"), i64::try_from(files + 1).unwrap());
 }
 
-/// A migration waits for a view that a reader holds, and the reader for one that the migration has. Take out: the tries
-/// in `apply` of `migrate.rs`.
-pub fn a_migration_that_deadlocks_with_a_reader_is_tried_again(world: &World) {
+/// A database that lacks the last migration, and a host that is stopped.
+fn without_definitions(world: &World, name: &str) -> (Database, Host) {
     let database = world.postgres.database();
-    let mut host = world.setup(&database, "deadlock").components(&["dashboard"]).start();
+    let mut host = world.setup(&database, name).components(&["dashboard"]).start();
     host.wait_until_ready();
     host.stop();
     database.execute("DELETE FROM public.exagg_migrations WHERE name LIKE '%definitions'");
+    (database, host)
+}
+
+/// A migration waits for a view that a reader holds, and the reader for one that the migration has. Take out: the tries
+/// in `apply` of `migrate.rs`.
+pub fn a_migration_that_deadlocks_with_a_reader_is_tried_again(world: &World) {
+    let (database, mut host) = without_definitions(world, "deadlock");
     let mut reader = database.client();
     reader.batch_execute("BEGIN; COMMENT ON VIEW public.live_aggregates IS 'read'").unwrap();
     host.restart();
@@ -277,11 +284,7 @@ pub fn a_migration_that_deadlocks_with_a_reader_is_tried_again(world: &World) {
 
 /// Take out: `is_transient` in `make_ready`.
 pub fn a_connection_that_ends_during_a_migration_ends_no_host(world: &World) {
-    let database = world.postgres.database();
-    let mut host = world.setup(&database, "ended").components(&["dashboard"]).start();
-    host.wait_until_ready();
-    host.stop();
-    database.execute("DELETE FROM public.exagg_migrations WHERE name LIKE '%definitions'");
+    let (database, mut host) = without_definitions(world, "ended");
     let mut other = database.client();
     other.batch_execute("BEGIN; LOCK TABLE public.exagg_migrations IN EXCLUSIVE MODE").unwrap();
     host.restart();
@@ -295,11 +298,7 @@ pub fn a_connection_that_ends_during_a_migration_ends_no_host(world: &World) {
 
 /// Take out: the selection on `shutdown.drain` around the migrations in `make_ready`.
 pub fn a_signal_during_a_migration_ends_the_host(world: &World) {
-    let database = world.postgres.database();
-    let mut host = world.setup(&database, "signal").components(&["dashboard"]).start();
-    host.wait_until_ready();
-    host.stop();
-    database.execute("DELETE FROM public.exagg_migrations WHERE name LIKE '%definitions'");
+    let (database, mut host) = without_definitions(world, "signal");
     let mut other = database.client();
     other.batch_execute("BEGIN; LOCK TABLE public.exagg_migrations IN EXCLUSIVE MODE").unwrap();
     host.restart();

@@ -87,18 +87,20 @@ async fn a_version_that_fails_its_trial_is_taken_back_and_nothing_is_dead_letter
     stage.end().await;
 }
 
+/// Names one record as poison, and applies the others.
+fn refuses(offset: i64) -> Answer {
+    Box::new(move |batch| {
+        Ok(if batch.offsets.contains(&offset) {
+            Outcome::Poison(Poisoned { offset, reason: "no".to_owned() })
+        } else {
+            Outcome::Applied
+        })
+    })
+}
+
 /// A record that no version can apply is no reason to go back. Take out: `reinstate` in `Dispatcher::attempt`.
 #[tokio::test(start_paused = true)]
 async fn a_version_on_trial_that_meets_what_the_one_before_fails_at_too_stays() {
-    let refuses = |offset: i64| -> Answer {
-        Box::new(move |batch| {
-            Ok(if batch.offsets.contains(&offset) {
-                Outcome::Poison(Poisoned { offset, reason: "no".to_owned() })
-            } else {
-                Outcome::Applied
-            })
-        })
-    };
     let stage = run(FakeCluster::new(&[4]), EARLIEST, Duration::ZERO, refuses(6)).await;
     stage.cluster.assign(&[0]);
     seconds(1.0).await;
@@ -117,15 +119,6 @@ async fn a_version_on_trial_that_meets_what_the_one_before_fails_at_too_stays() 
 /// comparison of records in `Dispatcher::attempt`.
 #[tokio::test(start_paused = true)]
 async fn a_version_that_fails_at_everything_is_not_put_back_for_one_bad_record() {
-    let refuses = |offset: i64| -> Answer {
-        Box::new(move |batch| {
-            Ok(if batch.offsets.contains(&offset) {
-                Outcome::Poison(Poisoned { offset, reason: "no".to_owned() })
-            } else {
-                Outcome::Applied
-            })
-        })
-    };
     let traps: Answer = Box::new(|batch| {
         if batch.offsets.is_empty() { Ok(Outcome::Applied) } else { Err(CallError::Trapped("always".to_owned())) }
     });

@@ -18,6 +18,7 @@
 
 mod commits;
 mod group;
+mod rounds;
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ use anyhow::{Context as _, Result};
 use exagg_clients::kafka::{
     self as clients, Offset, OffsetRange, Properties, TopicDescription, TopicId, TopicPartition, apply, client_config,
 };
-use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{self, TopicPartitionList, TopicPartitionListElem};
 use tokio::sync::mpsc::UnboundedSender;
@@ -43,6 +45,11 @@ use crate::sys::{self, PartitionQueue};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often applied offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// How long the last commit before the group is left waits.
+const LAST_COMMIT_MAX: Duration = Duration::from_secs(2);
+/// How long the group waits in a rebalance for a member that lives and does not join: longer than a revoke takes. A
+/// member's thread polls all the time, whatever its batches take.
+const REJOIN_MAX_MS: u64 = 60_000;
 /// How long one look for events waits.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -118,6 +125,9 @@ impl Consumer {
         }
         // The operator has the last word on what the host does not fix.
         apply(&mut config, properties);
+        if config.get(REJOIN).is_none() {
+            config.set(REJOIN, rejoin_max(&config).to_string());
+        }
         config
             .set("group.id", &subscription.group)
             .set("enable.auto.commit", "false")
@@ -131,7 +141,12 @@ impl Consumer {
             config.set("group.instance.id", id);
         }
         let commits = Arc::new(Commits::default());
-        let member = Member { who: subscription.trigger_id.clone(), events, commits: Arc::clone(&commits) };
+        let member = Member {
+            who: subscription.trigger_id.clone(),
+            events,
+            commits: Arc::clone(&commits),
+            rounds: Mutex::default(),
+        };
         let client: Client = clients::create(&config, member).context("the consumer cannot be set up")?;
         let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
         client.subscribe(&topics).context("the topics cannot be subscribed to")?;
@@ -165,13 +180,13 @@ impl Consumer {
                     Ok(restart) => restart.run(client),
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => {
-                        client.context().commit(client, |_| true, CommitMode::Sync);
+                        client.context().commit_within(client, |_| true, LAST_COMMIT_MAX);
                         return;
                     }
                 }
             }
             if committed_at.elapsed() >= COMMIT_EVERY {
-                client.context().commit(client, |_| true, CommitMode::Async);
+                client.context().commit(client);
                 committed_at = Instant::now();
             }
         }
@@ -337,6 +352,15 @@ impl Log for Consumer {
             tracing::error!(stage = %who, "the consumer's thread panicked");
         }
     }
+}
+
+/// librdkafka's name for the time in which a member has to rejoin.
+const REJOIN: &str = "max.poll.interval.ms";
+
+/// [`REJOIN_MAX_MS`], or the session where that is longer: librdkafka accepts no less.
+fn rejoin_max(config: &ClientConfig) -> u64 {
+    let session = config.get("session.timeout.ms").and_then(|session| session.parse().ok()).unwrap_or_default();
+    REJOIN_MAX_MS.max(session)
 }
 
 fn unanswered(error: KafkaError) -> Unanswered {

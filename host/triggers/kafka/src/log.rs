@@ -116,6 +116,9 @@ pub enum Event<Q> {
     /// The group has gone on without this member, whose partitions are revoked next; it joins again, which ends with an
     /// assignment, be it an empty one.
     Lost,
+    /// The client takes part in no further rebalance, and the group waits for it: the member has to leave and to join
+    /// anew.
+    LeftBehind,
     /// No broker can be reached, or one can again.
     Reachable(bool),
     /// Partitions came or went, and librdkafka could not follow: they may be nobody's until the next rebalance.

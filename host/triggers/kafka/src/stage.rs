@@ -57,6 +57,8 @@ enum Ended {
     Stopped,
     /// So many partitions came that their queues would take more than the stage's share.
     Crowded(usize),
+    /// The client takes part in no further rebalance.
+    LeftBehind,
 }
 
 /// A partition's lock is held by the task that runs for it: one that outlived its revocation keeps its successor
@@ -69,22 +71,30 @@ impl<C: Cluster, F: Function> Stage<C, F> {
         let properties = &self.subscription.properties;
         let wanted = Wanted::new(self.subscription.batch.bytes_max, |name| properties.get(name)?.expose().parse().ok());
         let (mut partitions, mut locks) = (PARTITIONS, Locks::new());
+        let stage = &self.subscription.trigger_id;
         loop {
             let fetch = Fetch::new(wanted, self.share, partitions);
             let partitions_max = if self.is_queue_fixed { usize::MAX } else { fetch.partitions_max };
             match self.read(&fetch, partitions_max, &mut locks, &stop).await? {
-                Ended::Crowded(assigned) if !stop.is_cancelled() => {
+                _ if stop.is_cancelled() => return Ok(()),
+                Ended::Stopped => return Ok(()),
+                Ended::Crowded(assigned) => {
                     // Room for some more: as hosts go, partitions come one by one.
                     partitions = assigned.next_power_of_two();
-                    // Who assigned them can be reached, whatever the consumer said last.
-                    self.state.reachable(true);
+                    tracing::info!(
+                        %stage,
+                        "joins the group again, with queues for {partitions} partitions: the host's memory is shared \
+                         among them"
+                    );
                 }
-                _ => return Ok(()),
+                Ended::LeftBehind => tracing::warn!(
+                    %stage,
+                    "joins the group again: the topic was given partitions in the middle of a rebalance, which the \
+                     Kafka client does not get over"
+                ),
             }
-            tracing::info!(
-                stage = %self.subscription.trigger_id,
-                "joins the group again, with queues for {partitions} partitions: the host's memory is shared among them"
-            );
+            // Who assigned partitions can be reached, whatever the consumer said last.
+            self.state.reachable(true);
         }
     }
 
@@ -118,7 +128,12 @@ impl<C: Cluster, F: Function> Stage<C, F> {
             // It ends with its answer, and its hold on the log goes.
             let _ = task.await;
         }
-        Log::leave(log).await;
+        if tokio::time::timeout(LEAVE, Log::leave(log)).await.is_err() {
+            tracing::warn!(
+                stage = %self.subscription.trigger_id,
+                "the group was not left within {LEAVE:?}: it goes on without this member when its session has ended"
+            );
+        }
         result
     }
 }
@@ -209,6 +224,10 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
                         self.assigned(assignments);
                     }
                     Some(Event::Revoked(partitions, done)) => self.revoked(&partitions, done),
+                    Some(Event::LeftBehind) => {
+                        result = Ok(Ended::LeftBehind);
+                        break;
+                    }
                     Some(Event::Lost) => self.stage.state.joining(true),
                     Some(Event::Reachable(reachable)) => self.stage.state.reachable(reachable),
                     Some(Event::RebalanceFailed(reason)) => self.stage.state.rebalanced(Err(reason)),
@@ -222,7 +241,7 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
         }
         let all: Vec<_> = self.tasks.keys().cloned().collect();
         let mut ended = std::pin::pin!(self.end(&all));
-        if let Ok(Ended::Crowded(_)) = result {
+        if let Ok(Ended::Crowded(_) | Ended::LeftBehind) = result {
             // The next consumer waits for them; only a host that stops does not.
             tokio::select! {
                 () = &mut ended => return result,

@@ -6,9 +6,11 @@ use std::ffi::{CStr, CString, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::time::Duration;
 
 use exagg_clients::kafka::{Offset, TopicPartition};
 use rdkafka::client::NativeClient;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka_sys as sys;
 use tokio::sync::Notify;
@@ -249,6 +251,46 @@ pub fn leader_epoch(list: &TopicPartitionList, partition: &TopicPartition) -> Op
     // SAFETY: the entry is valid as long as the list, which the caller holds.
     let epoch = unsafe { sys::rd_kafka_topic_partition_get_leader_epoch(entry.as_ptr()) };
     (epoch >= 0).then_some(epoch)
+}
+
+/// Commits offsets, and waits for so long for the answer: [`RDKafkaErrorCode::OperationTimedOut`] where it does not come.
+///
+/// librdkafka's own synchronous commit waits without end. While the group rebalances that is minutes: a broker answers
+/// no more on a connection until it has answered the request to join.
+pub fn commit_within(client: &NativeClient, list: &TopicPartitionList, time_max: Duration) -> KafkaResult<()> {
+    let time_max = i32::try_from(time_max.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client is alive (the caller holds it) and the list is valid for the call, which copies it. The queue
+    // is ours, and is destroyed last: an answer that comes later is dropped by librdkafka. The event is ours.
+    let error = unsafe {
+        let queue = sys::rd_kafka_queue_new(client.ptr());
+        let mut error = sys::rd_kafka_commit_queue(client.ptr(), list.ptr(), queue, None, ptr::null_mut());
+        if error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let event = sys::rd_kafka_queue_poll(queue, time_max);
+            error = if event.is_null() {
+                sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT
+            } else {
+                sys::rd_kafka_event_error(event)
+            };
+            sys::rd_kafka_event_destroy(event);
+        }
+        sys::rd_kafka_queue_destroy(queue);
+        error
+    };
+    match RDKafkaErrorCode::from(error) {
+        RDKafkaErrorCode::NoError => Ok(()),
+        code => Err(KafkaError::ConsumerCommit(code)),
+    }
+}
+
+/// The generation of the group that the member is in; none without one.
+pub fn generation(client: &NativeClient) -> Option<i32> {
+    // SAFETY: the client is alive (the caller holds it); what comes back is ours, read once and destroyed.
+    unsafe {
+        let metadata = NonNull::new(sys::rd_kafka_consumer_group_metadata(client.ptr()))?;
+        let generation = sys::rd_kafka_consumer_group_metadata_generation_id(metadata.as_ptr());
+        sys::rd_kafka_consumer_group_metadata_destroy(metadata.as_ptr());
+        (generation >= 0).then_some(generation)
+    }
 }
 
 /// The end of the partition as the last fetch saw it, without asking the broker.

@@ -459,3 +459,31 @@ async fn more_partitions_than_fit_have_the_stage_join_again() {
     assert_eq!(stage.batches().len(), 49);
     stage.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_the_group_waits_for_in_vain_leaves_and_joins_again() {
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, applied()).await;
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    stage.cluster.tell(Event::LeftBehind);
+    seconds(1.0).await;
+    assert_eq!(stage.cluster.with(|state| (state.joined, state.left)), (2, 1));
+    stage.cluster.append(0, 3);
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    assert_eq!(stage.state.not_ready(), None);
+    assert_eq!(stage.cluster.commits().last(), Some(&(0, 8)));
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_cannot_be_left_holds_nobody() {
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, applied()).await;
+    stage.cluster.assign(&[0]);
+    seconds(1.0).await;
+    stage.cluster.with(|state| state.cannot_be_left = true);
+    let before = tokio::time::Instant::now();
+    stage.stop.cancel();
+    stage.task.await.unwrap().unwrap();
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}

@@ -292,6 +292,34 @@ pub fn a_database_from_before_a_partition_was_added_has_it_read_from_its_start(w
     wait_for_records(&database, "exchanges", 80);
 }
 
+/// librdkafka (2.12) joins anew when it sees new partitions, also in the middle of a rebalance, and takes part in none
+/// after that: the whole group waited for it, for five minutes. Take out: `is_left_behind` in the consumer's `assign`.
+pub fn a_topic_that_grows_while_partitions_go_is_read_to_its_end(world: &World) {
+    let (database, name) = (world.postgres.database(), "grows");
+    let (topic, time) = (topic(name), now() / 60 * 60 - 600);
+    world.kafka().create_topic(&topic, 4, &[]);
+    let gate = Gate::opened(&database.host);
+    let url = database.url.replace(&database.host, &gate.address());
+    let host = || world.setup(&database, name).components(&["aggregator-exchanges"]);
+    let mut first = host().variable("postgres_url", &url).variable("postgres_host", &gate.address()).start();
+    (0..4).for_each(|partition| send(world, &topic, partition, 10, time));
+    wait_for("the first records", MINUTE, || (progress(&database) == 40).then_some(()));
+    // Its batches in flight do not end, and the partitions that are to go are waited for.
+    gate.hold();
+    (0..4).for_each(|partition| send(world, &topic, partition, 10, time));
+    let mut second = host().start();
+    first.wait_for_log("partitions go", MINUTE);
+    world.kafka().add_partitions(&topic, 6);
+    // A client looks every ten seconds.
+    std::thread::sleep(Duration::from_secs(12));
+    gate.open();
+    first.wait_for_log("joins the group again: the topic was given partitions", MINUTE);
+    second.kill();
+    (0..6).for_each(|partition| send(world, &topic, partition, 10, time));
+    // Those of the one that died are free when its session has ended.
+    wait_for("all records", Duration::from_secs(45), || (progress(&database) == 140).then_some(()));
+}
+
 pub fn a_stream_first_seen_starts_at_the_end(world: &World) {
     let database = world.postgres.database();
     let topic = topic("latest");

@@ -101,6 +101,7 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(packed::what_layout_1_holds_is_kept),
         kafka!(fence::redelivered_records_are_not_counted_again),
         kafka!(fence::skipped_records_are_read_after_all),
+        kafka!(fence::a_topic_that_grows_while_partitions_go_is_read_to_its_end),
         kafka!(fence::deleted_records_are_a_gap_and_stop_the_partition),
         kafka!(fence::deleted_records_are_skipped_where_told_so),
         kafka!(fence::records_deleted_under_a_running_reader_are_skipped_where_told_so),

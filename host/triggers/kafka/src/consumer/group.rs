@@ -1,6 +1,6 @@
 //! What librdkafka calls back on: the group's rebalances, commits, errors and log lines.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use exagg_clients::kafka::{Partition, TopicPartition, log};
@@ -13,11 +13,14 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::commits::Commits;
+use super::rounds::Rounds;
 use crate::log::{Assignment, Event, RebalanceError};
-use crate::sys::PartitionQueue;
+use crate::sys::{self, PartitionQueue};
 
 /// How long a revoke waits for batches in flight: well below the group's time to rejoin.
 const REVOKE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a revoke waits then for its commit.
+const REVOKE_COMMIT_MAX: Duration = Duration::from_secs(5);
 /// While no broker can be reached: how often one is looked for, and how long a look waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(500);
@@ -28,6 +31,8 @@ pub struct Member {
     pub who: String,
     pub events: UnboundedSender<Event<PartitionQueue>>,
     pub commits: Arc<Commits>,
+    /// The group's rounds that this member has seen.
+    pub rounds: Mutex<Rounds>,
 }
 
 pub type Client = BaseConsumer<Member>;
@@ -56,6 +61,7 @@ impl ConsumerContext for Member {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
+        self.commits.answered();
         if let Err(error) = result {
             self.not_committed(list, &error);
         }
@@ -63,6 +69,10 @@ impl ConsumerContext for Member {
 }
 
 impl Member {
+    fn rounds(&self) -> std::sync::MutexGuard<'_, Rounds> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, event: Event<PartitionQueue>) {
         // The receiver is gone when the trigger stops; then nothing is to be done.
         let _ = self.events.send(event);
@@ -100,11 +110,28 @@ impl Member {
         }
     }
 
-    /// Commits what is applied and not committed yet.
-    pub fn commit(&self, client: &Client, wanted: impl Fn(&TopicPartition) -> bool, mode: CommitMode) {
+    /// Commits what is applied and not committed yet, without waiting; while an earlier commit has no answer, nothing:
+    /// librdkafka neither rejoins a group nor closes before it has the answers to all of them.
+    pub fn commit(&self, client: &Client) {
+        if self.commits.is_in_flight() {
+            return;
+        }
+        let list = self.commits.take(|_| true);
+        if list.count() == 0 {
+            return;
+        }
+        self.commits.sent();
+        if let Err(error) = client.commit(&list, CommitMode::Async) {
+            self.commits.answered();
+            self.not_committed(&list, &error);
+        }
+    }
+
+    /// Commits what is applied of these partitions, and waits for so long at most.
+    pub fn commit_within(&self, client: &Client, wanted: impl Fn(&TopicPartition) -> bool, time_max: Duration) {
         let list = self.commits.take(wanted);
         if list.count() > 0
-            && let Err(error) = client.commit(&list, mode)
+            && let Err(error) = sys::commit_within(client.client().native_client(), &list, time_max)
         {
             self.not_committed(&list, &error);
         }
@@ -118,6 +145,7 @@ impl Member {
     /// Takes partitions over, paused: nothing is fetched until the function has said where to go on.
     fn assign(&self, client: &Client, list: &mut TopicPartitionList) -> Result<(), RebalanceError> {
         let native = client.client().native_client();
+        let is_left_behind = self.rounds().assigned(sys::generation(native));
         let (mut assignments, mut without_queue) = (Vec::new(), Vec::new());
         for partition in partitions(list) {
             match PartitionQueue::split(native, &partition) {
@@ -134,6 +162,10 @@ impl Member {
             }
         });
         assigned?;
+        if is_left_behind {
+            self.tell(Event::LeftBehind);
+            return Ok(());
+        }
         self.tell(Event::Assigned(assignments));
         if without_queue.is_empty() {
             return Ok(());
@@ -144,7 +176,9 @@ impl Member {
     /// Lets partitions go after their batches in flight are done, or the wait was too long.
     fn revoke(&self, client: &Client, list: &TopicPartitionList) -> KafkaResult<()> {
         let partitions = partitions(list);
-        if client.assignment_lost() {
+        let is_lost = client.assignment_lost();
+        self.rounds().revoked(sys::generation(client.client().native_client()).filter(|_| !is_lost));
+        if is_lost {
             tracing::warn!(client = %self.who, "the group has gone on without this host: it joins again");
             self.tell(Event::Lost);
         }
@@ -155,7 +189,7 @@ impl Member {
             tracing::warn!(client = %self.who, "a batch in flight did not end within {REVOKE_WAIT_MAX:?}: its partition goes without it");
         }
         if !client.assignment_lost() {
-            self.commit(client, |key| partitions.contains(key), CommitMode::Sync);
+            self.commit_within(client, |key| partitions.contains(key), REVOKE_COMMIT_MAX);
         }
         self.commits.forget(&partitions);
         match client.rebalance_protocol() {

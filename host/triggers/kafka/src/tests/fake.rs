@@ -53,6 +53,8 @@ pub struct State {
     pub is_missing: bool,
     pub joined: usize,
     pub left: usize,
+    /// Nobody answers who leaves.
+    pub cannot_be_left: bool,
     events: Option<UnboundedSender<Event<FakeQueue>>>,
 }
 
@@ -215,6 +217,9 @@ impl Log for FakeLog {
     }
 
     async fn leave(log: Arc<Self>) {
+        if log.0.with(|state| state.cannot_be_left) {
+            std::future::pending::<()>().await;
+        }
         log.0.with(|state| state.left += 1);
     }
 }

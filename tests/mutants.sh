@@ -63,6 +63,8 @@ mutants=(
 'host/triggers/kafka/src/partition.rs|if self.stalled > STALLED_MAX {|if self.stalled > 1_000 {|unit:records_that_do_not_come_are_asked_for'
 'host/triggers/kafka/src/stage.rs|Some(Event::RebalanceFailed(reason)) => self.stage.state.rebalanced(Err(reason)),|Some(Event::RebalanceFailed(reason)) => drop(reason),|unit:a_rebalance_that_failed_keeps'
 'host/triggers/kafka/src/stage.rs|                cancel.cancel();\n            }\n        }|                let _ = cancel;\n            }\n        }|unit:a_partition_that_comes_again_waits'
+'host/runtime/src/factors/outbound_pg/pool.rs|self.all.close_one();||a_pooler_with_fewer'
+'host/runtime/src/instance.rs|waits.latest().unwrap_or_else(|None.unwrap_or_else(|an_app_of_ones_own'
 'host/triggers/kafka/src/consumer/group.rs|if is_left_behind {|if false {|a_topic_that_grows'
 'host/triggers/kafka/src/stage.rs|tokio::time::timeout(LEAVE, Log::leave(log))|tokio::time::timeout(std::time::Duration::MAX, Log::leave(log))|unit:a_group_that_cannot_be_left'
 'host/triggers/kafka/src/consumer/rounds.rs|generation != Some(revoked_in)|false|unit:an_assignment_of_another'

@@ -90,6 +90,22 @@ pub struct Target {
 }
 
 impl Target {
+    /// Its hosts and ports, for messages: `a:5432, b:5432`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let ports = self.config.get_ports();
+        let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        let addresses = self.config.get_hostaddrs().iter().map(ToString::to_string);
+        let names = self.config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let hosts: Vec<String> = if self.config.get_hosts().is_empty() { addresses.collect() } else { names.collect() };
+        let places = hosts.iter().enumerate().map(|(index, host)| format!("{host}:{}", port(index)));
+        places.collect::<Vec<_>>().join(", ")
+    }
+
     /// Reads a URL or a list of `key=value`.
     pub fn parse(text: &str, has_authorities: bool) -> Result<Self, AddressError> {
         if text.len() > ADDRESS_BYTES_MAX {

@@ -108,7 +108,7 @@ proptest! {
     fn an_entry_permits_nothing_beside_what_it_says(
         entry in "(https?|kafka|postgres)://[a-z.*]{1,12}(:[0-9]{1,5})?", host in "[a-z.]{1,12}", port in any::<u16>()
     ) {
-        let Ok(allowed) = AllowedHosts::parse(std::slice::from_ref(&entry), &Variables::default()) else {
+        let Ok(allowed) = AllowedHosts::parse("a", std::slice::from_ref(&entry), &Variables::default()) else {
             return Ok(());
         };
         if allowed.check(Destination { scheme: "redis", host: &host, port }).is_ok() {

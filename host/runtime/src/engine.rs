@@ -22,7 +22,7 @@ use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use serde::Deserialize;
 use wasmtime::component::Component;
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use self::compiler::{Compiler, Pace, Place};
 use self::lanes::Lanes;
@@ -155,6 +155,11 @@ impl Code {
         (loaded, Some(identity))
     }
 
+    /// Whether a trap is to say by which functions it came.
+    pub fn has_debug_info(&self) -> bool {
+        self.compiler.debug_info()
+    }
+
     fn keep(&self, identity: Option<&Identity>, code: &Trusted) -> Result<Component> {
         if let (Some(store), Some(identity)) = (&self.store, identity) {
             store.put(identity, code);
@@ -174,6 +179,9 @@ fn configuration(settings: &Settings) -> Config {
     config.wasm_component_model_async(true);
     config.epoch_interruption(true);
     config.debug_info(settings.debug_info);
+    if settings.debug_info {
+        config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
+    }
     if settings.pooling {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(settings)));
     }

@@ -11,6 +11,7 @@ pub mod outbound_kafka;
 pub mod outbound_networking;
 pub mod outbound_pg;
 pub mod variables;
+pub mod waits;
 pub mod wasi;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use self::outbound_kafka::OutboundKafkaFactor;
 use self::outbound_networking::AllowedHosts;
 use self::outbound_pg::OutboundPgFactor;
 use self::variables::VariablesFactor;
+use self::waits::Waits;
 use self::wasi::WasiFactor;
 use crate::budget::Account;
 
@@ -42,8 +44,17 @@ pub trait Factor {
     /// runs before every component is checked.
     fn configure(&self, spec: &ComponentSpec, context: &Configure<'_>) -> Result<Self::Component>;
 
-    /// Prepares an instance; `call` is the account that the call's resources are charged to.
-    fn prepare(&self, component: &Self::Component, call: &Arc<Account>) -> Self::Instance;
+    /// Prepares an instance for a call.
+    fn prepare(&self, component: &Self::Component, call: &Call) -> Self::Instance;
+}
+
+/// A call, as the factors see it.
+#[derive(Clone)]
+pub struct Call {
+    /// Its resources are charged to it.
+    pub account: Arc<Account>,
+    /// What it waits for.
+    pub waits: Waits,
 }
 
 /// A factor that can be linked into stores of this kind. It knows of a store only that it has the factor's own part.
@@ -140,7 +151,7 @@ impl Factors {
         variables: &Variables,
         account: &Arc<Account>,
     ) -> Result<ComponentFactors> {
-        let allowed_hosts = Arc::new(AllowedHosts::parse(&spec.allowed_outbound_hosts, variables)?);
+        let allowed_hosts = Arc::new(AllowedHosts::parse(id, &spec.allowed_outbound_hosts, variables)?);
         let values = Arc::new(variables::expand(spec, variables)?);
         let context = Configure { component_id: id, variables, values, allowed_hosts, account: Arc::clone(account) };
         Ok(ComponentFactors {
@@ -154,7 +165,7 @@ impl Factors {
     }
 
     /// Prepares an instance.
-    pub fn prepare(&self, component: &ComponentFactors, call: &Arc<Account>) -> InstanceFactors {
+    pub fn prepare(&self, component: &ComponentFactors, call: &Call) -> InstanceFactors {
         InstanceFactors {
             wasi: self.wasi.prepare(&component.wasi, call),
             variables: VariablesFactor.prepare(&component.variables, call),

@@ -28,12 +28,17 @@ use crate::engine::{Code, Engine, Limits};
 use crate::factors::key_value::InstanceKeyValue;
 use crate::factors::outbound_kafka::InstanceKafka;
 use crate::factors::outbound_pg::InstancePg;
-use crate::factors::{ComponentFactors, Factors, Holds, InstanceFactors};
+use crate::factors::waits::Waits;
+use crate::factors::{Call, ComponentFactors, Factors, Holds, InstanceFactors};
 
 /// How much later than its own end a call that waits is given up.
 const WAIT_GRACE: Duration = Duration::from_millis(500);
 /// Things of the host's (streams, connections, timers …) that one instance may have open.
 const TABLE_ENTRIES_MAX: usize = 4_096;
+/// Functions that a trap names.
+const FRAMES_MAX: usize = 8;
+/// Those of Rust's own between a panic and its trap: they say nothing.
+const PANIC: [&str; 6] = ["abort", "std::", "core::panicking::", "__rustc::", "rust_", "alloc::"];
 /// Bytes that a guest may hand over in one call of the host's.
 const HOSTCALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -42,6 +47,7 @@ pub struct State {
     table: ResourceTable,
     factors: InstanceFactors,
     memory: MemoryLimit,
+    waits: Waits,
 }
 
 /// What a type of trigger calls of a component.
@@ -114,8 +120,8 @@ pub enum CallError {
     #[error("the function ran longer than {0:?} ([exagg] call_seconds_max)")]
     TimedOut(Duration),
     /// Its time went by waiting for something outside, a database mostly.
-    #[error("the function waited longer than {0:?} ([exagg] call_seconds_max) for what it had asked for")]
-    Stalled(Duration),
+    #[error("the function waited longer than {0:?} ([exagg] call_seconds_max) for {1}")]
+    Stalled(Duration, String),
     /// The guest trapped, or the host could not go on with it; the causes are given on one line.
     #[error("the function trapped: {0}")]
     Trapped(String),
@@ -259,13 +265,21 @@ impl Component {
 
     /// A store for one call.
     pub fn store(&self) -> Store<State> {
-        let call = self.shared.account.below("the call", call_limits());
+        let account = self.shared.account.below("the call", call_limits());
+        let call = Call { account, waits: Waits::default() };
         let mut table = ResourceTable::new();
         table.set_max_capacity(TABLE_ENTRIES_MAX);
         let state = State {
             table,
             factors: self.factors.prepare(&self.config, &call),
-            memory: MemoryLimit { bytes_max: self.limits.memory_bytes_max, call, held: None, exceeded: None },
+            memory: MemoryLimit {
+                bytes_max: self.limits.memory_bytes_max,
+                call: call.account,
+                held: None,
+                exceeded: None,
+                is_full: false,
+            },
+            waits: call.waits,
         };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
@@ -297,35 +311,69 @@ impl Component {
         call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
     ) -> Result<R, CallError> {
         let mut store = self.store();
-        let time_max = self.limits.call_time_max;
+        let (time_max, waits) = (self.limits.call_time_max, store.data().waits.clone());
         let run = async {
             let bindings = instantiate(&mut store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;
             store
                 .run_concurrent(async move |accessor| call(accessor, bindings).await)
                 .await
                 .and_then(|result| result)
-                .map_err(|error| trapped(&error, time_max))
+                .map_err(|error| trapped(&error, time_max, self.code.has_debug_info()))
         };
         // A function that runs is ended by the epoch first: what is left waits.
-        let result =
-            tokio::time::timeout(time_max + WAIT_GRACE, run).await.unwrap_or(Err(CallError::Stalled(time_max)));
+        let give_up = async {
+            tokio::time::sleep(time_max + WAIT_GRACE).await;
+            // Asked while the call is still there: what it waits for goes with it.
+            waits.latest().unwrap_or_else(|| "a timer or a stream of its own".to_owned())
+        };
+        let result = tokio::select! {
+            result = run => result,
+            what = give_up => Err(CallError::Stalled(time_max, what)),
+        };
         match (result, &store.data().memory.exceeded) {
             // What others hold is not the function's fault.
             (Err(CallError::Trapped(_)), Some(exceeded)) => Err(CallError::NoRoom(exceeded.clone())),
-            (Err(CallError::Trapped(why)), None) => Err(CallError::Trapped(match store.data().factors.wasi.panic() {
-                Some(panic) => format!("{panic} ({why})"),
-                None => why,
-            })),
+            (Err(CallError::Trapped(why)), None) => {
+                let memory = &store.data().memory;
+                let full = memory.is_full.then(|| {
+                    format!("it asked for more than the {} MiB of --max-instance-memory", memory.bytes_max >> 20)
+                });
+                Err(CallError::Trapped(match store.data().factors.wasi.panic().or(full) {
+                    Some(cause) => format!("{cause} ({why})"),
+                    None => why,
+                }))
+            }
             (result, _) => result,
         }
     }
 }
 
-fn trapped(error: &wasmtime::Error, time_max: Duration) -> CallError {
+fn trapped(error: &wasmtime::Error, time_max: Duration, with_frames: bool) -> CallError {
     match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => CallError::TimedOut(time_max),
-        _ => CallError::Trapped(one_line(error)),
+        _ => match frames(error).filter(|_| with_frames) {
+            Some(frames) => CallError::Trapped(format!("{}; {frames}", one_line(error))),
+            None => CallError::Trapped(one_line(error)),
+        },
     }
+}
+
+/// The functions that were being called, innermost first; none where the code has no names.
+fn frames(error: &wasmtime::Error) -> Option<String> {
+    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>()?;
+    let name = |frame: &wasmtime::FrameInfo| {
+        let symbol = frame.symbols().first();
+        let name = symbol.and_then(wasmtime::FrameSymbol::name).or(frame.func_name())?;
+        let name = rustc_demangle::demangle(name);
+        Some(match symbol.and_then(|symbol| Some((symbol.file()?, symbol.line()?))) {
+            Some((file, line)) => format!("{name:#} ({file}:{line})"),
+            None => format!("{name:#}"),
+        })
+    };
+    let is_of_a_panic = |name: &String| PANIC.iter().any(|of| name.starts_with(of));
+    let names = backtrace.frames().iter().filter_map(name).skip_while(is_of_a_panic);
+    let names: Vec<String> = names.take(FRAMES_MAX).collect();
+    (!names.is_empty()).then(|| format!("called by {}", names.join(" < ")))
 }
 
 /// The error's causes without the backtrace of the wasm code.
@@ -404,11 +452,14 @@ struct MemoryLimit {
     held: Option<Held>,
     /// Why memory below the instance's own limit was refused.
     exceeded: Option<String>,
+    /// Memory beyond that limit was refused.
+    is_full: bool,
 }
 
 impl ResourceLimiter for MemoryLimit {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         if desired > self.bytes_max {
+            self.is_full = true;
             return Ok(false);
         }
         let more = desired.saturating_sub(current) as u64;

@@ -267,7 +267,7 @@ impl<'a> CallResult<'a> {
     /// A call that had no answer, told by its error.
     pub fn failed(error: &CallError, text: &'a str) -> Self {
         match error {
-            CallError::Stalled(_) | CallError::NoRoom(_) => Self::Neutral,
+            CallError::Stalled(..) | CallError::NoRoom(_) => Self::Neutral,
             CallError::TimedOut(_) | CallError::Trapped(_) | CallError::NoInstance(_) => Self::Bad(text),
         }
     }

@@ -71,6 +71,11 @@ impl Compiler {
         Self { place: settings.compile, debug_info: settings.debug_info, turn: Mutex::new(()) }
     }
 
+    /// Whether code keeps what a debugger needs of it.
+    pub fn debug_info(&self) -> bool {
+        self.debug_info
+    }
+
     /// Compiled code. The work ends when this future is dropped.
     pub async fn compile(&self, engine: &wasmtime::Engine, source: &[u8], pace: Pace) -> Result<Trusted> {
         ensure!(source.starts_with(b"\0asm"), "it is not a WebAssembly file");

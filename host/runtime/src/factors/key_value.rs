@@ -19,7 +19,7 @@ use wasmtime::component::{Accessor, FutureReader, HasData, Linker, Resource, Res
 
 use self::file::StoreFile;
 use super::handed::Handed;
-use super::{Configure, Factor, Holds, Link};
+use super::{Call, Configure, Factor, Holds, Link};
 use crate::budget::{self, Account, Exceeded, Held};
 use crate::factors::bindings::spin::key_value::key_value as wit;
 
@@ -132,8 +132,8 @@ impl Factor for KeyValueFactor {
         })
     }
 
-    fn prepare(&self, component: &ComponentKeyValue, call: &Arc<Account>) -> InstanceKeyValue {
-        InstanceKeyValue { component: component.clone(), call: Arc::clone(call) }
+    fn prepare(&self, component: &ComponentKeyValue, call: &Call) -> InstanceKeyValue {
+        InstanceKeyValue { component: component.clone(), call: Arc::clone(&call.account) }
     }
 }
 

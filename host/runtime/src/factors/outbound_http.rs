@@ -2,8 +2,8 @@
 //! each is a request of its own and is checked again.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use super::outbound_networking::{AllowedHosts, Destination};
-use super::{Configure, Factor, Link};
+use super::waits::{Wait, Waits};
+use super::{Call, Configure, Factor, Link};
 use crate::budget::{Account, Held, Limits, Resource};
 
 /// Time-outs where the guest sets none.
@@ -26,6 +27,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// From the request to the end of the answer's body, whatever the guest sets.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(300);
+/// How often a component's failed requests are logged at most.
+const FAILURES_LOGGED_EVERY: Duration = Duration::from_secs(5);
 /// Requests of one component that may be under way, over all its calls.
 const UNDER_WAY_MAX: u64 = 64;
 
@@ -43,12 +46,19 @@ pub struct ComponentHttp {
 struct Requests {
     account: Arc<Account>,
     was_refused: AtomicBool,
+    failed_at: Mutex<Option<Instant>>,
 }
 
 /// One instance's context.
 pub struct InstanceHttp {
     ctx: WasiHttpCtx,
-    hooks: ComponentHttp,
+    hooks: Hooks,
+}
+
+/// What is asked before each request.
+struct Hooks {
+    component: ComponentHttp,
+    waits: Waits,
 }
 
 impl Factor for OutboundHttpFactor {
@@ -62,8 +72,9 @@ impl Factor for OutboundHttpFactor {
         })
     }
 
-    fn prepare(&self, component: &Self::Component, _: &Arc<Account>) -> Self::Instance {
-        InstanceHttp { ctx: WasiHttpCtx::new(), hooks: component.clone() }
+    fn prepare(&self, component: &Self::Component, call: &Call) -> Self::Instance {
+        let hooks = Hooks { component: component.clone(), waits: call.waits.clone() };
+        InstanceHttp { ctx: WasiHttpCtx::new(), hooks }
     }
 }
 
@@ -78,7 +89,16 @@ impl Requests {
     fn new(account: &Arc<Account>) -> Self {
         let limits = Limits::NONE.with(Resource::Requests, UNDER_WAY_MAX);
         let account = account.below(&format!("the requests of {}", account.owner()), limits);
-        Self { account, was_refused: AtomicBool::new(false) }
+        Self { account, was_refused: AtomicBool::new(false), failed_at: Mutex::default() }
+    }
+
+    /// The guest is told the kind of error alone, and often passes on less.
+    fn failed(&self, component: &str, place: &str, error: &Error) {
+        let mut failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed_at.is_none_or(|failed_at| failed_at.elapsed() >= FAILURES_LOGGED_EVERY) {
+            *failed_at = Some(Instant::now());
+            tracing::warn!("component {component}: the request to {place} failed: {error:?}");
+        }
     }
 
     fn begin(&self) -> Result<Held, Error> {
@@ -100,22 +120,34 @@ impl InstanceHttp {
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
-impl WasiHttpHooks for ComponentHttp {
+impl WasiHttpHooks for Hooks {
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _: Io,
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io), Error>> + Send> {
-        let (allowed, requests) = (Arc::clone(&self.allowed), Arc::clone(&self.requests));
+        let (ComponentHttp { allowed, requests }, waits) = (self.component.clone(), self.waits.clone());
         Box::new(async move {
             check(&allowed, request.uri())?;
             let held = requests.begin()?;
             let deadline = Instant::now() + TOTAL_TIMEOUT;
+            // Neither path nor query: there may be a key in them.
+            let place = format!(
+                "{}://{}",
+                request.uri().scheme_str().unwrap_or("https"),
+                request.uri().authority().map_or_else(String::new, |authority| match authority.port_u16() {
+                    Some(port) => format!("{}:{port}", authority.host()),
+                    None => authority.host().to_owned(),
+                })
+            );
+            let wait = waits.begin(format!("an answer of {place}"));
             let sent = wasmtime_wasi_http::default_send_request(request, Some(bounded(options)));
-            let (response, io) = timeout_at(deadline, sent).await.map_err(|_| Error::HttpResponseTimeout)??;
+            let answer = timeout_at(deadline, sent).await.unwrap_or(Err(Error::HttpResponseTimeout));
+            let (response, io) = answer.inspect_err(|error| requests.failed(allowed.component(), &place, error))?;
             let io = async move { timeout_at(deadline, io).await.unwrap_or(Err(Error::HttpResponseTimeout)) };
-            let response = response.map(|body| UnderWay::new(body.boxed_unsync(), held, deadline).boxed_unsync());
+            let under_way = |body: WasiBody| UnderWay::new(body, (held, Some(wait)), deadline);
+            let response = response.map(|body| under_way(body.boxed_unsync()).boxed_unsync());
             Ok((response, Box::new(io) as Io))
         })
     }
@@ -135,13 +167,16 @@ fn bounded(given: Option<RequestOptions>) -> RequestOptions {
 /// An answer's body: the request is under way until it ends, is dropped, or takes too long.
 struct UnderWay {
     body: WasiBody,
-    held: Option<Held>,
+    guards: Option<Guards>,
     deadline: Pin<Box<Sleep>>,
 }
 
+/// Held while it is under way.
+type Guards = (Held, Option<Wait>);
+
 impl UnderWay {
-    fn new(body: WasiBody, held: Held, deadline: Instant) -> Self {
-        Self { body, held: Some(held), deadline: Box::pin(sleep_until(deadline)) }
+    fn new(body: WasiBody, guards: Guards, deadline: Instant) -> Self {
+        Self { body, guards: Some(guards), deadline: Box::pin(sleep_until(deadline)) }
     }
 }
 
@@ -157,7 +192,7 @@ impl Body for UnderWay {
             std::task::ready!(Pin::new(&mut self.body).poll_frame(context))
         };
         if !matches!(frame, Some(Ok(_))) {
-            self.held = None;
+            self.guards = None;
         }
         Poll::Ready(frame)
     }
@@ -194,7 +229,7 @@ mod tests {
         let requests = Requests::new(&component);
         let answer = || {
             let body = Full::new(Bytes::from_static(b"answer")).map_err(|never| match never {}).boxed_unsync();
-            UnderWay::new(body, requests.begin().unwrap(), Instant::now() + TOTAL_TIMEOUT)
+            UnderWay::new(body, (requests.begin().unwrap(), None), Instant::now() + TOTAL_TIMEOUT)
         };
         let mut answers: Vec<_> = (0..UNDER_WAY_MAX).map(|_| answer()).collect();
         assert!(matches!(requests.begin(), Err(Error::ConnectionLimitReached)));
@@ -213,7 +248,7 @@ mod tests {
         let component = Account::root("component a", Limits::NONE);
         let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
         let held = Requests::new(&component).begin().unwrap();
-        let mut late = UnderWay::new(body, held, Instant::now());
+        let mut late = UnderWay::new(body, (held, None), Instant::now());
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(matches!(late.frame().await, Some(Err(Error::HttpResponseTimeout))));
         assert_eq!(component.used(Resource::Requests), 0);

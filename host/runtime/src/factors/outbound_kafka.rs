@@ -23,7 +23,8 @@ use self::brokers::BrokerList;
 use self::producers::{IDLE_MAX, Producer, Producers};
 use self::sys::{Delivered, NotQueued};
 use super::outbound_networking::{AllowedHosts, Destination};
-use super::{Configure, Factor, Holds, Link};
+use super::waits::Waits;
+use super::{Call, Configure, Factor, Holds, Link};
 use crate::budget::{Account, Held, Resource};
 use crate::factors::bindings::exagg::kafka::producer as wit;
 
@@ -73,6 +74,7 @@ pub struct ComponentKafka {
 pub struct InstanceKafka {
     component: ComponentKafka,
     call: Arc<Account>,
+    waits: Waits,
     turns: Arc<Semaphore>,
 }
 
@@ -126,7 +128,7 @@ impl Factor for OutboundKafkaFactor {
         Ok(self.component(Arc::clone(&context.allowed_hosts), Arc::clone(&context.account), IDLE_MAX))
     }
 
-    fn prepare(&self, component: &ComponentKafka, call: &Arc<Account>) -> InstanceKafka {
+    fn prepare(&self, component: &ComponentKafka, call: &Call) -> InstanceKafka {
         component.instance(call)
     }
 }
@@ -167,9 +169,13 @@ fn failed(error: impl ToString) -> wit::Error {
 }
 
 impl ComponentKafka {
-    fn instance(&self, call: &Arc<Account>) -> InstanceKafka {
-        let turns = Arc::new(Semaphore::new(SENDS_AT_ONCE));
-        InstanceKafka { component: self.clone(), call: Arc::clone(call), turns }
+    fn instance(&self, call: &Call) -> InstanceKafka {
+        InstanceKafka {
+            component: self.clone(),
+            call: Arc::clone(&call.account),
+            waits: call.waits.clone(),
+            turns: Arc::new(Semaphore::new(SENDS_AT_ONCE)),
+        }
     }
 
     /// Whether the component may go there at all.
@@ -195,6 +201,7 @@ impl InstanceKafka {
         let charged = messages.iter().map(charged).sum::<usize>();
         let held = self.call.hold(Resource::HostBytes, u64::try_from(charged).unwrap_or(u64::MAX));
         let held = Arc::new(held.map_err(|exceeded| wit::Error::BadParameter(exceeded.to_string()))?);
+        let _wait = self.waits.begin(format!("Kafka at {list} to store {} messages", messages.len()));
         let _turn = self.turns.acquire().await.map_err(failed)?;
         let producer = self.component.producers.get(&list)?;
         producer.check_advertised(&list).await?;

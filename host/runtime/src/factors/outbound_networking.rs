@@ -8,7 +8,10 @@ use ipnet::IpNet;
 
 /// The destinations that a component may reach.
 #[derive(Debug, Default)]
-pub struct AllowedHosts(Vec<Allowed>);
+pub struct AllowedHosts {
+    component: String,
+    entries: Vec<Allowed>,
+}
 
 /// One entry, `scheme://host[:port]`.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,24 +59,30 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 impl AllowedHosts {
     /// Expands and parses the entries.
-    pub fn parse(entries: &[String], variables: &Variables) -> Result<Self> {
+    pub fn parse(component: &str, entries: &[String], variables: &Variables) -> Result<Self> {
         let parse = |entry: &String| {
             let in_entry = || format!("allowed_outbound_hosts: {entry:?}");
             let expanded = variables.expand(entry).with_context(in_entry)?;
             Allowed::parse(&expanded).with_context(in_entry)
         };
-        Ok(Self(entries.iter().map(parse).collect::<Result<_>>()?))
+        Ok(Self { component: component.to_owned(), entries: entries.iter().map(parse).collect::<Result<_>>()? })
+    }
+
+    /// The component whose list it is.
+    pub fn component(&self) -> &str {
+        &self.component
     }
 
     /// # Errors
     /// With the entry that would permit the destination.
     pub fn check(&self, to: Destination<'_>) -> Result<()> {
-        if self.0.iter().any(|allowed| allowed.permits(to)) {
+        if self.entries.iter().any(|allowed| allowed.permits(to)) {
             return Ok(());
         }
         let Destination { scheme, host, port } = to;
         Err(anyhow!(
-            "the destination {scheme}://{host}:{port} is not allowed: add it to the component's allowed_outbound_hosts"
+            "the destination {scheme}://{host}:{port} is not allowed: add it to allowed_outbound_hosts of component {}",
+            self.component
         ))
     }
 }
@@ -171,7 +180,7 @@ mod tests {
     use exagg_common::template::Secret;
 
     fn permits(entry: &str, scheme: &str, host: &str, port: u16) -> bool {
-        let allowed = AllowedHosts::parse(&[entry.to_owned()], &Variables::default()).unwrap();
+        let allowed = AllowedHosts::parse("a", &[entry.to_owned()], &Variables::default()).unwrap();
         allowed.check(Destination { scheme, host, port }).is_ok()
     }
 
@@ -203,7 +212,7 @@ mod tests {
     #[test]
     fn entries_are_templates() {
         let variables = Variables::new([("kafka_host".to_owned(), Secret::new("b:9092"))]);
-        let allowed = AllowedHosts::parse(&["kafka://{{ kafka_host }}".to_owned()], &variables).unwrap();
+        let allowed = AllowedHosts::parse("a", &["kafka://{{ kafka_host }}".to_owned()], &variables).unwrap();
         assert!(allowed.check(Destination { scheme: "kafka", host: "b", port: 9092 }).is_ok());
     }
 
@@ -219,7 +228,7 @@ mod tests {
             "http://a:b",
             "kafka://a:1,b:2",
         ] {
-            assert!(AllowedHosts::parse(&[entry.to_owned()], &Variables::default()).is_err(), "{entry}");
+            assert!(AllowedHosts::parse("a", &[entry.to_owned()], &Variables::default()).is_err(), "{entry}");
         }
     }
 }

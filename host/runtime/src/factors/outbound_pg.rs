@@ -2,12 +2,13 @@
 //!
 //! # Layout
 //! - [`pool`]: connections, and how they are cleaned before another call gets them.
-//! - [`idle`]: connections that nobody uses.
+//! - [`idle`]: connections that nobody uses; [`all`]: those of all components.
 //! - [`query`]: one statement, and what can go wrong.
 //! - [`weight`]: what values weigh in the host's memory.
 //! - [`types`]: PostgreSQL's values and the interface's.
 //! - [`host`]: the interfaces.
 
+mod all;
 mod failure;
 mod host;
 mod idle;
@@ -24,10 +25,12 @@ use exagg_clients::postgres::Authorities;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
+use self::all::AllPools;
 use self::failure::Failure;
 use self::pool::{Pool, PooledClient, Pools};
 use self::types::BadParameter;
-use super::{Configure, Factor, Holds, Link};
+use super::waits::Waits;
+use super::{Call, Configure, Factor, Holds, Link};
 use crate::budget::{Account, Held, Resource};
 use crate::factors::bindings::spin;
 
@@ -43,6 +46,7 @@ pub struct OutboundPgFactor {
     /// Connections of one component, over all its addresses.
     connections_max: usize,
     authorities: Option<Authorities>,
+    all: Arc<AllPools>,
 }
 
 /// One component's pools: what one component leaves behind no other can meet.
@@ -57,6 +61,7 @@ pub struct InstancePg {
     authorities: Option<Authorities>,
     pools: Arc<Pools>,
     call: Arc<Account>,
+    waits: Waits,
     connections: Arc<Semaphore>,
     builders: Arc<Semaphore>,
 }
@@ -70,6 +75,7 @@ pub struct Opened {
     client: PooledClient,
     /// Statements and results are charged to it.
     call: Arc<Account>,
+    waits: Waits,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -92,7 +98,7 @@ struct Content {
 impl OutboundPgFactor {
     /// `connections_max` is for each component; `authorities` hold where a guest brings none of its own.
     pub fn new(connections_max: usize, authorities: Option<Authorities>) -> Self {
-        Self { connections_max, authorities }
+        Self { connections_max, authorities, all: Arc::default() }
     }
 }
 
@@ -109,11 +115,17 @@ impl Factor for OutboundPgFactor {
                 bail!("variable {name}: {reason}");
             }
         }
-        let pools = Pools::new(self.connections_max, &context.account, Arc::clone(&context.allowed_hosts));
-        Ok(ComponentPg { authorities: self.authorities.clone(), pools: Arc::new(pools) })
+        let pools = Arc::new(Pools::new(
+            self.connections_max,
+            &context.account,
+            Arc::clone(&context.allowed_hosts),
+            Arc::clone(&self.all),
+        ));
+        self.all.add(&pools);
+        Ok(ComponentPg { authorities: self.authorities.clone(), pools })
     }
 
-    fn prepare(&self, component: &ComponentPg, call: &Arc<Account>) -> InstancePg {
+    fn prepare(&self, component: &ComponentPg, call: &Call) -> InstancePg {
         InstancePg::new(component, call)
     }
 }
@@ -134,11 +146,12 @@ fn is_address(text: &str) -> bool {
 }
 
 impl InstancePg {
-    fn new(component: &ComponentPg, call: &Arc<Account>) -> Self {
+    fn new(component: &ComponentPg, call: &Call) -> Self {
         Self {
             authorities: component.authorities.clone(),
             pools: Arc::clone(&component.pools),
-            call: Arc::clone(call),
+            call: Arc::clone(&call.account),
+            waits: call.waits.clone(),
             connections: Arc::new(Semaphore::new(OPEN_PER_CALL_MAX)),
             builders: Arc::new(Semaphore::new(OPEN_PER_CALL_MAX)),
         }
@@ -149,8 +162,9 @@ impl InstancePg {
         let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| {
             Failure::Connection(format!("a call may have {OPEN_PER_CALL_MAX} connections open, and has them"))
         })?;
-        let client = self.pools.get(address, own.or_else(|| self.authorities.clone())).await?;
-        Ok(Connection(Arc::new(Opened { client, call: Arc::clone(&self.call), _permit: permit })))
+        let client = self.pools.get(address, own.or_else(|| self.authorities.clone()), &self.waits).await?;
+        let (call, waits) = (Arc::clone(&self.call), self.waits.clone());
+        Ok(Connection(Arc::new(Opened { client, call, waits, _permit: permit })))
     }
 
     fn builder(&self, address: String) -> ConnectionBuilder {
@@ -206,8 +220,9 @@ mod tests {
     use crate::factors::outbound_networking::AllowedHosts;
 
     fn instance(call: &Arc<Account>) -> InstancePg {
-        let pools = Arc::new(Pools::new(16, call, Arc::new(AllowedHosts::default())));
-        InstancePg::new(&ComponentPg { authorities: None, pools }, call)
+        let pools = Arc::new(Pools::new(16, call, Arc::new(AllowedHosts::default()), Arc::default()));
+        let call = Call { account: Arc::clone(call), waits: Waits::default() };
+        InstancePg::new(&ComponentPg { authorities: None, pools }, &call)
     }
 
     fn refusal(builder: &ConnectionBuilder) -> String {

@@ -7,8 +7,7 @@ use exagg_app::ComponentSpec;
 use exagg_common::template::{Secret, Variables};
 use wasmtime::component::{Accessor, HasData, Linker};
 
-use super::{Configure, Factor, Holds, Link};
-use crate::budget::Account;
+use super::{Call, Configure, Factor, Holds, Link};
 use crate::factors::bindings::spin::variables::variables as wit;
 
 /// Serves values that cannot fail or change during a run.
@@ -22,7 +21,7 @@ impl Factor for VariablesFactor {
         Ok(Arc::clone(&context.values))
     }
 
-    fn prepare(&self, component: &Self::Component, _: &Arc<Account>) -> Self::Instance {
+    fn prepare(&self, component: &Self::Component, _: &Call) -> Self::Instance {
         Arc::clone(component)
     }
 }

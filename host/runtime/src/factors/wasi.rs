@@ -17,8 +17,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiView};
 
 use self::log::{Log, OutputLeft, STDERR};
 use self::rate::Rate;
-use super::{Configure, Factor, Link};
-use crate::budget::Account;
+use super::{Call, Configure, Factor, Link};
 
 /// Where components' output goes.
 #[derive(Clone, Debug, Default)]
@@ -81,8 +80,8 @@ impl Factor for WasiFactor {
         })
     }
 
-    fn prepare(&self, component: &ComponentWasi, call: &Arc<Account>) -> InstanceWasi {
-        let left = Arc::new(OutputLeft::new(call));
+    fn prepare(&self, component: &ComponentWasi, call: &Call) -> InstanceWasi {
+        let left = Arc::new(OutputLeft::new(&call.account));
         let log = |stream, file: &Option<_>| Log {
             id: Arc::clone(&component.id),
             stream,

@@ -144,7 +144,7 @@ fn call_result(result: &Result<Result<(), String>, CallError>) -> CallResult<'_>
     match result {
         Ok(Ok(())) => CallResult::Good,
         Ok(Err(reason)) => CallResult::Bad(reason),
-        Err(CallError::Stalled(_) | CallError::NoRoom(_)) => CallResult::Neutral,
+        Err(CallError::Stalled(..) | CallError::NoRoom(_)) => CallResult::Neutral,
         Err(_) => CallResult::Bad("it has no answer"),
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! # Threads
 //! - One thread a consumer polls it ([`Consumer::poll_loop`]). librdkafka calls back on that thread only: rebalances,
-//!   results of commits, errors ([`group`]). It also commits what is applied, every half second, and assigns a
-//!   partition anew where a seek is refused.
+//!   errors ([`group`]). It also commits what is applied, every half second ([`committer`]), and assigns a partition
+//!   anew where a seek is refused.
 //! - Questions to the cluster block; each runs on one of tokio's threads for blocking work.
 //! - librdkafka's own threads fetch. They put records into the partitions' queues and notify the partition's task.
 //!
@@ -17,6 +17,7 @@
 //! [KIP-429]: https://cwiki.apache.org/confluence/display/KAFKA/KIP-429%3A+Kafka+Consumer+Incremental+Rebalance+Protocol
 
 mod commits;
+mod committer;
 mod group;
 mod rounds;
 
@@ -34,6 +35,7 @@ use rdkafka::topic_partition_list::{self, TopicPartitionList, TopicPartitionList
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::commits::{Commits, is_of_other_topic, parse_metadata};
+use self::committer::Committer;
 use self::group::{Client, Member};
 use crate::batch::Source;
 use crate::config::{Start, Subscription};
@@ -168,7 +170,7 @@ impl Consumer {
 
     /// Serves librdkafka's events until nobody can order anything; then commits what is applied.
     fn poll_loop(client: &Client, restarts: &mpsc::Receiver<Restart>) {
-        let mut committed_at = Instant::now();
+        let (mut committer, mut committed_at) = (Committer::new(client), Instant::now());
         let mut looked_at = None;
         loop {
             if let Some(Err(error)) = client.poll(POLL) {
@@ -186,7 +188,7 @@ impl Consumer {
                 }
             }
             if committed_at.elapsed() >= COMMIT_EVERY {
-                client.context().commit(client);
+                committer.commit();
                 committed_at = Instant::now();
             }
         }

@@ -177,7 +177,7 @@ impl<F: Function> Dispatcher<F> {
                 }
                 Ok(Outcome::RetryLater(reason)) => reason,
                 // A dependency was unavailable, or there was no room: the records are not to blame.
-                Err(error @ (CallError::NoInstance(_) | CallError::NoRoom(_) | CallError::Stalled(_))) => {
+                Err(error @ (CallError::NoInstance(_) | CallError::NoRoom(_) | CallError::Stalled(..))) => {
                     error.to_string()
                 }
                 Err(error) => {

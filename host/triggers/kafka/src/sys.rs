@@ -253,29 +253,54 @@ pub fn leader_epoch(list: &TopicPartitionList, partition: &TopicPartition) -> Op
     (epoch >= 0).then_some(epoch)
 }
 
-/// Commits offsets, and waits for so long for the answer: [`RDKafkaErrorCode::OperationTimedOut`] where it does not come.
+/// Where the answers to commits come. It must not outlive the client that it was made for.
 ///
-/// librdkafka's own synchronous commit waits without end. While the group rebalances that is minutes: a broker answers
-/// no more on a connection until it has answered the request to join.
-pub fn commit_within(client: &NativeClient, list: &TopicPartitionList, time_max: Duration) -> KafkaResult<()> {
-    let time_max = i32::try_from(time_max.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is alive (the caller holds it) and the list is valid for the call, which copies it. The queue
-    // is ours, and is destroyed last: an answer that comes later is dropped by librdkafka. The event is ours.
-    let error = unsafe {
-        let queue = sys::rd_kafka_queue_new(client.ptr());
-        let mut error = sys::rd_kafka_commit_queue(client.ptr(), list.ptr(), queue, None, ptr::null_mut());
-        if error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            let event = sys::rd_kafka_queue_poll(queue, time_max);
-            error = if event.is_null() {
-                sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT
-            } else {
-                sys::rd_kafka_event_error(event)
-            };
-            sys::rd_kafka_event_destroy(event);
+/// The binding's own commits either tell nobody how they ended, or wait without end. While the group rebalances that
+/// is minutes: a broker answers no more on a connection until it has answered the request to join.
+pub struct CommitQueue(NonNull<sys::rd_kafka_queue_t>);
+
+impl CommitQueue {
+    /// None when librdkafka has no memory.
+    pub fn new(client: &NativeClient) -> Option<Self> {
+        // SAFETY: the client is alive (the caller holds it); the queue that comes back is ours.
+        NonNull::new(unsafe { sys::rd_kafka_queue_new(client.ptr()) }).map(Self)
+    }
+
+    /// Sends a commit; its answer comes into the queue.
+    pub fn send(&self, client: &NativeClient, list: &TopicPartitionList) -> KafkaResult<()> {
+        // SAFETY: the client is alive, the queue is ours, and the list is valid for the call, which copies it.
+        let error =
+            unsafe { sys::rd_kafka_commit_queue(client.ptr(), list.ptr(), self.0.as_ptr(), None, ptr::null_mut()) };
+        committed(error)
+    }
+
+    /// The next answer; none where it does not come in so long a time.
+    pub fn answer(&self, time_max: Duration) -> Option<KafkaResult<()>> {
+        let time_max = i32::try_from(time_max.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue and the event are ours; the list belongs to the event, and its elements are as many as it
+        // says.
+        unsafe {
+            let event = NonNull::new(sys::rd_kafka_queue_poll(self.0.as_ptr(), time_max))?;
+            let mut result = committed(sys::rd_kafka_event_error(event.as_ptr()));
+            let list = sys::rd_kafka_event_topic_partition_list(event.as_ptr());
+            if let Some(list) = list.as_ref() {
+                let elements = (0..usize::try_from(list.cnt).unwrap_or_default()).map(|index| &*list.elems.add(index));
+                result = elements.fold(result, |result, element| result.and(committed(element.err)));
+            }
+            sys::rd_kafka_event_destroy(event.as_ptr());
+            Some(result)
         }
-        sys::rd_kafka_queue_destroy(queue);
-        error
-    };
+    }
+}
+
+impl Drop for CommitQueue {
+    fn drop(&mut self) {
+        // SAFETY: the queue is ours and not used again; librdkafka drops an answer that comes later.
+        unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) };
+    }
+}
+
+fn committed(error: sys::rd_kafka_resp_err_t) -> KafkaResult<()> {
     match RDKafkaErrorCode::from(error) {
         RDKafkaErrorCode::NoError => Ok(()),
         code => Err(KafkaError::ConsumerCommit(code)),

@@ -16,6 +16,7 @@ mod limits;
 mod links;
 mod logs;
 mod neighbours;
+mod newcomer;
 mod packed;
 mod plugin;
 mod records;
@@ -187,6 +188,7 @@ fn of_the_host() -> Vec<Case> {
         case!(spinkube::a_stage_is_reached_by_and_holds_no_more_than_it_needs),
         registry!(spinkube::stages_as_processes_scale_alone_and_the_rows_are_right),
         Case { needs: Need::Image, ..case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024) },
+        kafka!(newcomer::an_app_of_ones_own_fails_says_why_is_swapped_and_goes_on),
         kafka!(templates::what_spin_new_makes_builds_and_runs),
         kafka!(templates::a_function_in_python_reads_and_publishes),
     ]
@@ -212,6 +214,10 @@ fn of_starts_and_words() -> Vec<Case> {
         kafka!(neighbours::a_standby_that_is_promoted_goes_on_where_the_primary_was),
         case!(neighbours::a_server_that_cannot_be_used_says_why),
         Case { needs: Need::Pooler, ..case!(neighbours::hosts_start_at_once_and_rows_are_right_behind_a_pooler) },
+        Case {
+            needs: Need::Pooler,
+            ..case!(neighbours::a_pooler_with_fewer_sessions_than_wanted_is_slow_and_starves_nobody)
+        },
         kafka!(starts::without_kafka_or_postgresql_it_waits_and_recovers),
         case!(truth::a_database_that_is_not_migrated_is_not_ready),
         kafka!(truth::an_api_that_fails_turns_no_request_away),

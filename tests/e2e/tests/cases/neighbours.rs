@@ -1,7 +1,7 @@
 //! In a database of somebody else's: beside tables of the same names, with few rights, behind a pooler.
 
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::database::{Database, Server};
 use e2e::feed::Feed;
@@ -144,6 +144,32 @@ pub fn hosts_start_at_once_and_rows_are_right_behind_a_pooler(world: &World) {
             }
         }
     }
+}
+
+/// A host wants nine sessions and more, and the pooler has three: it is slow, and nobody waits for long. Take out:
+/// `close_one` in `Pools::open`, or the first statement in `Pools::connect`.
+pub fn a_pooler_with_fewer_sessions_than_wanted_is_slow_and_starves_nobody(world: &World) {
+    const STARVED: Duration = Duration::from_secs(30);
+    let (database, name) = (world.postgres.database(), "few-sessions");
+    let pooler = Pooler::start(&database, Mode::Session, 3);
+    world.kafka().create_topic(&topic(name), 4, &[]);
+    let components = ["aggregator-exchanges", "window-closer", "dashboard"];
+    let host = world.setup(&pooler.database(&database), name).components(&components).start();
+    let mut feed = Feed::new(world.kafka(), &topic(name), 4);
+    let (began, time) = (Instant::now(), now() / 60 * 60 - 600);
+    let mut longest = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(20) {
+        feed.spread(RECORDS / 10, time, 120);
+        let asked = Instant::now();
+        wait_for("an answer of the dashboard", STARVED, || (host.get("/api/streams").status == 200).then_some(()));
+        longest = longest.max(asked.elapsed());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let counted = "SELECT coalesce(sum(records), 0)::int8 FROM public.live_aggregates";
+    wait_for("the last records", STARVED, || (database.number(counted) == feed.sent).then_some(()));
+    wait_until_closed(&database, "exchanges");
+    feed.oracle.assert_equal(&database, "exchanges");
+    println!("three sessions for all components: an answer took {longest:?} at most");
 }
 
 /// From the oldest that is supported to the newest.

@@ -33,8 +33,8 @@ fn fill(template: &Path, into: &Path, values: &[(&str, &str)]) {
     }
 }
 
-/// The template's app, built with what the repository has already compiled.
-fn build(name: &str, project: &str, values: &[(&str, &str)]) -> tempfile::TempDir {
+/// A project from the template, outside of the checkout; it is built with what the repository has already compiled.
+pub fn fill_in(name: &str, project: &str, values: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let sdk = root().join("sdk");
     let common = [
@@ -49,6 +49,12 @@ fn build(name: &str, project: &str, values: &[(&str, &str)]) -> tempfile::TempDi
     let target = root().join("target/templates");
     std::fs::create_dir_all(&target).unwrap();
     std::os::unix::fs::symlink(target, folder.path().join("target")).unwrap();
+    folder
+}
+
+/// The template's app, built.
+fn build(name: &str, project: &str, values: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = fill_in(name, project, values);
     let built = Command::new("cargo")
         .args(["build", "--quiet", "--target", "wasm32-wasip2", "--release"])
         .current_dir(folder.path())

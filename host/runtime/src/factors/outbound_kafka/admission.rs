@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn names_and_ports_that_are_not_allowed_are_refused_and_remembered() {
         let entries = ["kafka://a:1".to_owned(), "kafka://127.0.0.0/8:9092".to_owned()];
-        let allowed = AllowedHosts::parse(&entries, &Variables::default()).unwrap();
+        let allowed = AllowedHosts::parse("a", &entries, &Variables::default()).unwrap();
         let admission = Admission::new("test", Arc::new(allowed));
         let start = Instant::now();
         assert!(admission.permits("A", "1") && admission.permits("127.0.0.1", "9092"));

@@ -23,7 +23,7 @@ fn cluster(brokers: i32) -> (Cluster, Vec<String>) {
 
 fn allowed(addresses: &[&str]) -> Arc<AllowedHosts> {
     let entries: Vec<String> = addresses.iter().map(|address| format!("kafka://{address}")).collect();
-    Arc::new(AllowedHosts::parse(&entries, &Variables::default()).unwrap())
+    Arc::new(AllowedHosts::parse("a", &entries, &Variables::default()).unwrap())
 }
 
 fn account() -> Arc<Account> {
@@ -44,6 +44,10 @@ fn message(topic: &str, key: &str, value: &str) -> wit::Message {
     }
 }
 
+fn as_call(account: &Arc<Account>) -> Call {
+    Call { account: Arc::clone(account), waits: Waits::default() }
+}
+
 async fn wait_until(what: &str, is: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !is() {
@@ -60,13 +64,13 @@ async fn records_are_stored_and_nothing_stays_charged() {
     let component = component(&[&addresses[0]], &[], &account);
     let call = account.below("call", Limits::NONE);
     let messages: Vec<_> = (0..1_200).map(|number| message("stored", "k", &number.to_string())).collect();
-    let stored = component.instance(&call).send(&addresses[0], messages).await.unwrap();
+    let stored = component.instance(&as_call(&call)).send(&addresses[0], messages).await.unwrap();
     let offsets: Vec<i64> = stored.iter().map(|delivery| delivery.offset).collect();
     assert_eq!(offsets, (0..1_200).collect::<Vec<_>>());
     assert!(stored.iter().all(|delivery| delivery.partition == 0));
     assert_eq!(call.used(Resource::HostBytes), 0);
     let nothing = wit::Message { topic: "stored".to_owned(), key: None, value: None, headers: Vec::new() };
-    assert_eq!(component.instance(&call).send(&addresses[0], vec![nothing]).await.unwrap()[0].offset, 1_200);
+    assert_eq!(component.instance(&as_call(&call)).send(&addresses[0], vec![nothing]).await.unwrap()[0].offset, 1_200);
     assert_eq!(account.used(Resource::Producers), 1);
     drop(component);
     wait_until("the end of the producer", || account.used(Resource::Producers) == 0).await;
@@ -115,7 +119,7 @@ async fn a_cluster_with_a_broker_that_is_not_allowed_is_refused_before_the_first
     let account = account();
     let component = component(&[&addresses[0]], &[], &account);
     let start = Instant::now();
-    let sent = component.instance(&account).send(&addresses[0], vec![message("early", "k", "v")]).await;
+    let sent = component.instance(&as_call(&account)).send(&addresses[0], vec![message("early", "k", "v")]).await;
     let Err(wit::Error::NotAllowed(reason)) = sent else { panic!("{sent:?}") };
     assert!(reason.contains(&addresses[1]), "{reason}");
     assert!(start.elapsed() < Duration::from_secs(15));
@@ -160,7 +164,7 @@ async fn messages_beyond_the_calls_memory_are_refused() {
     let component = component(&["*:*"], &[], &account);
     let call = account.below("call", Limits::NONE.with(Resource::HostBytes, 10_000));
     let large = message("t", "k", &"x".repeat(10_000));
-    let sent = component.instance(&call).send("localhost:1", vec![large]).await;
+    let sent = component.instance(&as_call(&call)).send("localhost:1", vec![large]).await;
     assert!(matches!(sent, Err(wit::Error::BadParameter(_))), "{sent:?}");
     assert_eq!((call.used(Resource::HostBytes), account.used(Resource::Producers)), (0, 0));
 }
@@ -190,7 +194,7 @@ async fn names_that_cannot_be_are_refused() {
     let mut wrong = message("named", "k", "v");
     wrong.headers.push(("a\0b".to_owned(), Vec::new()));
     for wrong in [wrong, message("a\0b", "k", "v")] {
-        let sent = component.instance(&account).send(&addresses[0], vec![wrong]).await;
+        let sent = component.instance(&as_call(&account)).send(&addresses[0], vec![wrong]).await;
         assert!(matches!(sent, Err(wit::Error::BadParameter(_))), "{sent:?}");
     }
     assert_eq!(account.used(Resource::HostBytes), 0);

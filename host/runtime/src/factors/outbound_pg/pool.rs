@@ -19,10 +19,12 @@ use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::all::AllPools;
 use super::failure::Failure;
 use super::idle::{IDLE_MAX, Idle};
 use crate::budget::{Account, Held, Limits, Resource};
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
+use crate::factors::waits::Waits;
 
 /// How long a connection may take to open, where the address does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +34,9 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 const CLEAN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent network is noticed within about this time.
 const TCP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection takes to open until the server is taken for one that has none left: a pooler that lends
+/// sessions lets a client wait.
+const SHORT_AFTER: Duration = Duration::from_millis(500);
 /// How often a call that waits for room looks, beside being told.
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -44,6 +49,8 @@ impl From<AddressError> for Failure {
 /// One address of a component, in all its spellings.
 pub struct Pool {
     target: Target,
+    /// Its hosts and ports, for messages.
+    place: String,
     authorities: Option<Authorities>,
     address: Address,
 }
@@ -66,7 +73,7 @@ impl Pool {
             config.application_name("exagg");
         }
         let address = Address { config, tls: target.connector(authorities.as_ref())? };
-        Ok(Self { target, authorities, address })
+        Ok(Self { place: target.place(), target, authorities, address })
     }
 }
 
@@ -78,7 +85,11 @@ pub struct Pools {
     /// One unit a connection, used or idle.
     account: Arc<Account>,
     closed: Arc<Notify>,
+    /// One has become idle.
+    returned: Notify,
     state: Mutex<State>,
+    /// Those of the host's other components.
+    all: Arc<AllPools>,
     /// Where connections are driven: the host's own threads, also for a call that runs behind others.
     runtime: Option<Handle>,
 }
@@ -116,14 +127,17 @@ impl State {
 }
 
 impl Pools {
-    pub fn new(connections_max: usize, account: &Arc<Account>, allowed: Arc<AllowedHosts>) -> Self {
+    /// Whoever makes them adds them to all of the host's.
+    pub fn new(connections_max: usize, account: &Arc<Account>, allowed: Arc<AllowedHosts>, all: Arc<AllPools>) -> Self {
         let limits = Limits::NONE.with(Resource::Connections, connections_max as u64);
         Self {
             allowed,
             permits: Arc::new(Semaphore::new(connections_max)),
             account: account.below(&format!("the connections of {}", account.owner()), limits),
             closed: Arc::default(),
+            returned: Notify::new(),
             state: Mutex::default(),
+            all,
             runtime: Handle::try_current().ok(),
         }
     }
@@ -133,9 +147,11 @@ impl Pools {
         self: &Arc<Self>,
         address: &str,
         authorities: Option<Authorities>,
+        waits: &Waits,
     ) -> Result<PooledClient, Failure> {
         let target = Target::parse(address, authorities.is_some())?;
         let pool = self.state().pool(target, authorities, &self.allowed)?;
+        let _wait = waits.begin(format!("a connection to PostgreSQL at {}", pool.place));
         let deadline = tokio::time::Instant::now() + WAIT_MAX;
         let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
             .await
@@ -145,7 +161,7 @@ impl Pools {
         let idle = self.take_idle(&pool);
         let client = match idle {
             Some(client) => client,
-            None => self.connect(&pool, self.room(deadline).await?).await?,
+            None => self.open(&pool, self.room(deadline).await?).await?,
         };
         Ok(PooledClient {
             client: Some(client),
@@ -186,14 +202,37 @@ impl Pools {
         }
     }
 
+    /// A new connection, or one that a call gives back meanwhile. While it does not come, connections that nobody uses
+    /// are closed, one by one, of whatever component: behind a pooler they may be what is waited for.
+    async fn open(&self, pool: &Arc<Pool>, held: Held) -> Result<Client, Failure> {
+        let mut connecting = std::pin::pin!(self.connect(pool, held));
+        loop {
+            let is_short = tokio::select! {
+                client = &mut connecting => return client,
+                () = self.returned.notified() => false,
+                () = tokio::time::sleep(SHORT_AFTER) => true,
+            };
+            if let Some(client) = self.take_idle(pool) {
+                return Ok(client);
+            }
+            if is_short {
+                self.all.close_one();
+            }
+        }
+    }
+
+    /// Closes the connection that nobody has used for longest; false when none is idle.
+    pub fn close_one(&self) -> bool {
+        self.state().idle.take_oldest().is_some()
+    }
+
     async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Failure> {
         let Address { config, tls } = pool.address.clone();
         let opening = async move { config.connect(tls).await };
         let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
         let opened = AbortOnDropHandle::new(runtime.spawn(opening)).await;
-        let (client, connection) = opened
-            .map_err(|error| Failure::Other(error.to_string()))?
-            .map_err(|error| Failure::Connection(exagg_clients::postgres::describe(&error)))?;
+        let (client, connection) =
+            opened.map_err(|error| Failure::Other(error.to_string()))?.map_err(|error| self.refused(pool, &error))?;
         let closed = Arc::clone(&self.closed);
         runtime.spawn(async move {
             if let Err(error) = connection.await {
@@ -202,13 +241,21 @@ impl Pools {
             drop(held);
             closed.notify_one();
         });
+        // A pooler takes clients in before it has a session for them: the first statement waits for it.
+        client.batch_execute("SELECT 1").await.map_err(|error| self.refused(pool, &error))?;
         Ok(client)
+    }
+
+    fn refused(&self, pool: &Pool, error: &tokio_postgres::Error) -> Failure {
+        let why = exagg_clients::postgres::describe(error);
+        Failure::Connection(format!("{} (component {}): {why}", pool.place, self.allowed.component()))
     }
 
     fn put_idle(self: &Arc<Self>, pool: Arc<Pool>, client: Client) {
         let mut state = self.state();
         state.sweep();
         state.idle.put(pool, client, Instant::now());
+        self.returned.notify_one();
         if !std::mem::replace(&mut state.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
@@ -275,6 +322,11 @@ impl PooledClient {
         Some(result)
     }
 
+    /// The server's hosts and ports.
+    pub fn place(&self) -> &str {
+        &self.pool.place
+    }
+
     /// Ends the statement that runs; its stream of rows then ends with an error.
     pub async fn end(&self, client: &Client) {
         end(client, &self.pool).await;
@@ -311,7 +363,7 @@ mod tests {
     use exagg_common::template::Variables;
 
     fn allowed() -> Arc<AllowedHosts> {
-        Arc::new(AllowedHosts::parse(&["postgres://db".to_owned()], &Variables::default()).unwrap())
+        Arc::new(AllowedHosts::parse("a", &["postgres://db".to_owned()], &Variables::default()).unwrap())
     }
 
     /// Take out: the comparison of targets (compare the texts).
@@ -340,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn a_component_that_has_all_its_connections_waits_and_gets_the_next_that_closes() {
         let component = Account::root("component a", Limits::NONE);
-        let pools = Arc::new(Pools::new(2, &component, allowed()));
+        let pools = Arc::new(Pools::new(2, &component, allowed(), Arc::default()));
         let deadline = tokio::time::Instant::now();
         let first = pools.room(deadline).await.unwrap();
         let _second = pools.room(deadline).await.unwrap();

@@ -4,7 +4,6 @@
 //! who watch the lag.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use exagg_clients::kafka::{Offset, Partition, TopicId, TopicPartition};
@@ -23,29 +22,11 @@ struct State {
 
 /// How far each partition is applied, and whether that is committed.
 #[derive(Default)]
-pub struct Commits {
-    partitions: Mutex<HashMap<TopicPartition, State>>,
-    is_in_flight: AtomicBool,
-}
+pub struct Commits(Mutex<HashMap<TopicPartition, State>>);
 
 impl Commits {
-    /// Whether a commit was sent that has no answer yet.
-    pub fn is_in_flight(&self) -> bool {
-        self.is_in_flight.load(Ordering::Relaxed)
-    }
-
-    /// A commit was sent.
-    pub fn sent(&self) {
-        self.is_in_flight.store(true, Ordering::Relaxed);
-    }
-
-    /// It has its answer.
-    pub fn answered(&self) {
-        self.is_in_flight.store(false, Ordering::Relaxed);
-    }
-
     fn with<R>(&self, work: impl FnOnce(&mut HashMap<TopicPartition, State>) -> R) -> R {
-        work(&mut self.partitions.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes that everything below is applied.

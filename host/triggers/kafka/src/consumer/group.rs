@@ -1,4 +1,4 @@
-//! What librdkafka calls back on: the group's rebalances, commits, errors and log lines.
+//! What librdkafka calls back on: the group's rebalances, errors and log lines; and commits that are waited for.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use exagg_clients::kafka::{Partition, TopicPartition, log};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::commits::Commits;
 use super::rounds::Rounds;
 use crate::log::{Assignment, Event, RebalanceError};
-use crate::sys::{self, PartitionQueue};
+use crate::sys::{self, CommitQueue, PartitionQueue};
 
 /// How long a revoke waits for batches in flight: well below the group's time to rejoin.
 const REVOKE_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -57,13 +57,6 @@ impl ConsumerContext for Member {
         if let Err(error) = result {
             tracing::error!(client = %self.who, "the rebalance failed: {error}");
             self.tell(Event::RebalanceFailed(error));
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
-        self.commits.answered();
-        if let Err(error) = result {
-            self.not_committed(list, &error);
         }
     }
 }
@@ -110,34 +103,23 @@ impl Member {
         }
     }
 
-    /// Commits what is applied and not committed yet, without waiting; while an earlier commit has no answer, nothing:
-    /// librdkafka neither rejoins a group nor closes before it has the answers to all of them.
-    pub fn commit(&self, client: &Client) {
-        if self.commits.is_in_flight() {
-            return;
-        }
-        let list = self.commits.take(|_| true);
-        if list.count() == 0 {
-            return;
-        }
-        self.commits.sent();
-        if let Err(error) = client.commit(&list, CommitMode::Async) {
-            self.commits.answered();
-            self.not_committed(&list, &error);
-        }
-    }
-
     /// Commits what is applied of these partitions, and waits for so long at most.
     pub fn commit_within(&self, client: &Client, wanted: impl Fn(&TopicPartition) -> bool, time_max: Duration) {
         let list = self.commits.take(wanted);
-        if list.count() > 0
-            && let Err(error) = sys::commit_within(client.client().native_client(), &list, time_max)
-        {
+        if list.count() == 0 {
+            return;
+        }
+        let native = client.client().native_client();
+        let Some(queue) = CommitQueue::new(native) else { return };
+        let no_answer = || Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut));
+        let result = queue.send(native, &list).and_then(|()| queue.answer(time_max).unwrap_or_else(no_answer));
+        if let Err(error) = result {
             self.not_committed(&list, &error);
         }
     }
 
-    fn not_committed(&self, list: &TopicPartitionList, error: &KafkaError) {
+    /// What was not committed is tried again.
+    pub fn not_committed(&self, list: &TopicPartitionList, error: &KafkaError) {
         tracing::warn!(client = %self.who, "offsets were not committed: {error}");
         self.commits.failed(list);
     }

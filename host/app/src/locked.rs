@@ -35,6 +35,8 @@ pub struct LockedApp {
 #[derive(Debug, Deserialize, Serialize)]
 struct Variable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     default: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     secret: bool,
@@ -171,14 +173,17 @@ impl LockedApp {
         if let Some(trigger) = triggers.iter().find(|trigger| !components.contains_key(&trigger.component)) {
             bail!("the trigger {} names the component {}, which the app does not have", trigger.id, trigger.component);
         }
+        let authors = self.metadata.get("authors").and_then(Value::as_array).into_iter().flatten();
+        let authors = authors.filter_map(Value::as_str).map(str::to_owned).collect();
         let text = |key: &str| self.metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let variables = self
-            .variables
-            .into_iter()
-            .map(|(name, variable)| (name, VariableSpec { default: variable.default, secret: variable.secret }));
+        let variables = self.variables.into_iter().map(|(name, Variable { default, secret, description })| {
+            (name, VariableSpec { default, secret, description })
+        });
         Ok(App {
             name: text("name"),
             version: text("version"),
+            description: text("description"),
+            authors,
             variables: variables.collect(),
             triggers,
             components,
@@ -200,10 +205,17 @@ impl LockedApp {
             trigger_dependencies: Map::new(),
         };
         let variable = |(name, spec): (&String, &VariableSpec)| {
-            (name.clone(), Variable { default: spec.default.clone(), secret: spec.secret })
+            let VariableSpec { default, secret, description } = spec.clone();
+            (name.clone(), Variable { description, default, secret })
         };
         // Spin's reader indexes what triggers of a type share, also where they share nothing.
-        let mut metadata = json!({ "name": app.name, "version": app.version, "triggers": {} });
+        let mut metadata = json!({
+            "name": app.name,
+            "version": app.version,
+            "description": app.description,
+            "authors": app.authors,
+            "triggers": {},
+        });
         if app.migrations {
             metadata["triggers"] = json!({ OWN_SETTINGS: { "migrations": true } });
         }
@@ -249,8 +261,12 @@ impl Trigger {
 impl Component {
     fn new(id: &str, spec: &ComponentSpec) -> Self {
         let metadata = json!({
+            "description": spec.description,
             "allowed_outbound_hosts": spec.allowed_outbound_hosts,
             "key_value_stores": spec.key_value_stores,
+            // What Spin has and this host does not serve: a manifest with any of it is refused.
+            "databases": [],
+            "ai_models": [],
         });
         Self {
             id: id.to_owned(),
@@ -274,7 +290,9 @@ impl Component {
             let value = self.metadata.get(key).cloned().unwrap_or_else(|| json!([]));
             serde_json::from_value(value).with_context(|| format!("metadata {key}"))
         };
+        let description = self.metadata.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(ComponentSpec {
+            description,
             source: contents.code(&self.id, &self.source.content)?,
             allowed_outbound_hosts: list("allowed_outbound_hosts")?,
             key_value_stores: list("key_value_stores")?,
@@ -381,6 +399,40 @@ mod tests {
         let written = written(&app);
         assert_eq!(written["metadata"]["triggers"], json!({}));
         assert_eq!(written["metadata"]["trigger"]["type"], "kafka");
+    }
+
+    /// The names are those of `locked_metadata`, `load_component`, `locked_variable` and `locked_trigger` in Spin's
+    /// `crates/loader/src/local.rs`; beside them Spin writes `build`, which names commands of the machine that pushed.
+    /// Take out: a field.
+    #[test]
+    fn what_is_pushed_has_the_fields_that_spin_writes() {
+        let text = "spin_manifest_version = 2\n[application]\nname = \"n\"\nversion = \"1\"\ndescription = \"d\"\n\
+                    authors = [\"a\"]\n[variables]\nv = { required = true, description = \"for people\" }\n\
+                    [[trigger.cron]]\ncomponent = \"c\"\ncron_expression = \"* * * * * *\"\n\
+                    [component.c]\nsource = \"c.wasm\"\ndescription = \"of c\"\n";
+        let app = crate::manifest::parse(text, Path::new("")).unwrap();
+        let written: Value = serde_json::from_slice(&LockedApp::new(&app).to_json().unwrap()).unwrap();
+        let names = |value: &Value| {
+            value
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(names(&written["metadata"]), "authors description name trigger triggers version");
+        assert_eq!(written["metadata"]["authors"], json!(["a"]));
+        let component = &written["components"][0];
+        let metadata = "ai_models allowed_outbound_hosts databases description key_value_stores";
+        assert_eq!(names(&component["metadata"]), metadata);
+        assert_eq!((&component["id"], &component["metadata"]["description"]), (&json!("c"), &json!("of c")));
+        assert_eq!(written["variables"]["v"], json!({"description": "for people"}));
+        assert_eq!(names(&written["triggers"][0]), "id trigger_config trigger_type");
+        assert_eq!(written["triggers"][0]["trigger_config"]["component"], "c");
+        assert_eq!(names(&written), "components metadata spin_lock_version triggers variables");
     }
 
     #[test]

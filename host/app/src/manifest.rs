@@ -27,10 +27,10 @@ struct Application {
     name: String,
     #[serde(default)]
     version: String,
-    #[serde(default, rename = "description")]
-    _description: String,
-    #[serde(default, rename = "authors")]
-    _authors: Vec<String>,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    authors: Vec<String>,
     /// Settings that all triggers of a type share.
     #[serde(default)]
     trigger: BTreeMap<String, serde_json::Map<String, serde_json::Value>>,
@@ -46,8 +46,7 @@ struct Variable {
     required: bool,
     #[serde(default)]
     secret: bool,
-    #[serde(default, rename = "description")]
-    _description: String,
+    description: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -61,8 +60,8 @@ struct Trigger {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Component {
-    #[serde(default, rename = "description")]
-    _description: String,
+    #[serde(default)]
+    description: String,
     source: PathBuf,
     #[serde(default)]
     allowed_outbound_hosts: Vec<String>,
@@ -139,6 +138,8 @@ pub fn parse(text: &str, folder: &Path) -> Result<App> {
         migrations: migrations(manifest.application.trigger.get(OWN_SETTINGS))?,
         name: manifest.application.name,
         version: manifest.application.version,
+        description: manifest.application.description,
+        authors: manifest.application.authors,
         variables,
         triggers,
         components,
@@ -156,7 +157,7 @@ impl Variable {
             self.required != self.default.is_some(),
             "the variable {name:?} needs either a default or required = true"
         );
-        Ok((name, VariableSpec { default: self.default, secret: self.secret }))
+        Ok((name, VariableSpec { default: self.default, secret: self.secret, description: self.description }))
     }
 }
 
@@ -186,6 +187,7 @@ impl Trigger {
 impl Component {
     fn into_spec(self, folder: &Path) -> ComponentSpec {
         ComponentSpec {
+            description: self.description,
             source: folder.join(self.source),
             allowed_outbound_hosts: self.allowed_outbound_hosts,
             key_value_stores: self.key_value_stores,

@@ -15,6 +15,10 @@ pub struct App {
     pub name: String,
     /// The same; it is empty where the manifest has none.
     pub version: String,
+    /// What it is, in words, and who made it: for people alone, and carried over to registries.
+    pub description: String,
+    /// The same.
+    pub authors: Vec<String>,
     /// By name, as templates and `--variable` write it; a manifest takes lower case letters, digits and `_`.
     pub variables: BTreeMap<String, VariableSpec>,
     /// Each calls one of `components`: an app where one does not is refused when it is read.
@@ -47,6 +51,8 @@ pub struct VariableSpec {
     pub default: Option<String>,
     /// Carried over to and from locked apps; the host treats every value as a secret.
     pub secret: bool,
+    /// What it is for, in words: for people alone.
+    pub description: Option<String>,
 }
 
 /// An entry of `[[trigger.<type>]]`, with the settings that all triggers of its type share.
@@ -65,6 +71,8 @@ pub struct TriggerSpec {
 /// An entry of the manifest's `[component.<id>]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComponentSpec {
+    /// What it is, in words: for people alone.
+    pub description: String,
     /// A file of WebAssembly; a relative path of a manifest is joined to the manifest's folder.
     pub source: PathBuf,
     /// Templates of `scheme://host[:port]`, Spin's form; where there is none, every destination is refused.
@@ -252,10 +260,16 @@ mod tests {
     use super::*;
 
     fn app(variables: &[(&str, Option<&str>)]) -> App {
-        let spec = |default: Option<&str>| VariableSpec { default: default.map(str::to_owned), secret: false };
+        let spec = |default: Option<&str>| VariableSpec {
+            default: default.map(str::to_owned),
+            secret: false,
+            description: None,
+        };
         App {
             name: "x".into(),
             version: String::new(),
+            description: String::new(),
+            authors: Vec::new(),
             variables: variables.iter().map(|(name, default)| ((*name).to_owned(), spec(*default))).collect(),
             triggers: Vec::new(),
             components: BTreeMap::new(),

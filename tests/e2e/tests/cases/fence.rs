@@ -295,7 +295,7 @@ pub fn a_database_from_before_a_partition_was_added_has_it_read_from_its_start(w
 /// librdkafka (2.12) joins anew when it sees new partitions, also in the middle of a rebalance, and takes part in none
 /// after that: the whole group waited for it, for five minutes. Take out: `is_left_behind` in the consumer's `assign`.
 pub fn a_topic_that_grows_while_partitions_go_is_read_to_its_end(world: &World) {
-    let (database, name) = (world.postgres.database(), "grows");
+    let (database, name) = (world.postgres.database(), "grows-midway");
     let (topic, time) = (topic(name), now() / 60 * 60 - 600);
     world.kafka().create_topic(&topic, 4, &[]);
     let gate = Gate::opened(&database.host);

@@ -137,8 +137,9 @@ pub fn a_component_has_so_many_connections_however_it_spells_them(world: &World)
     // One of the call's 16 connections is the one that writes the rows.
     assert_eq!(came, "pools: 15 at once, 40 one by one");
     let most = most.load(Ordering::Relaxed);
-    // A server's process is still listed for a moment after its connection was closed.
-    assert!((15..=20).contains(&most), "{most} connections");
+    // A server's process is still listed for a moment after its connection was closed, on a busy machine for longer;
+    // without the limit there would be all 40.
+    assert!((15..=24).contains(&most), "{most} connections");
 }
 
 /// Take out: the shared count (make one in `Log::lines`).

@@ -236,6 +236,8 @@ pub fn an_unclean_election_is_a_gap_under_a_reader_and_without_one(world: &World
         wait_for("the copy", MINUTE, || in_sync(2));
         let setup = world.setup(&database, "unclean").variable("exchanges_topic", "unclean");
         let setup = setup.variable("kafka_brokers", &first.brokers).variable("kafka_host", &first.brokers);
+        // Longer than an election takes.
+        let setup = setup.replace("\"session.timeout.ms\" = \"6000\"", "\"session.timeout.ms\" = \"30000\"");
         let mut host = setup.components(&EXCHANGES).start();
         wait_for_records(&database, "exchanges", 50);
         copies.close();
@@ -245,6 +247,9 @@ pub fn an_unclean_election_is_a_gap_under_a_reader_and_without_one(world: &World
         wait_for_records(&database, "exchanges", 5_050);
         if is_down {
             host.stop();
+        } else {
+            // It must not look while the log is shorter than what it has applied: that is another error.
+            host.signal("STOP");
         }
         second.kill();
         let leads = || first.first_partition("unclean").filter(|(leader, _)| *leader == 1).map(|_| ());
@@ -253,6 +258,8 @@ pub fn an_unclean_election_is_a_gap_under_a_reader_and_without_one(world: &World
         send(10_000);
         if is_down {
             host.restart();
+        } else {
+            host.signal("CONT");
         }
         host.wait_for_log("the partition is stopped", MINUTE);
         let gaps = database.texts("SELECT concat_ws(' ', from_offset, next_offset, reason) FROM public.gaps");

@@ -67,6 +67,7 @@ mutants=(
 'host/runtime/src/instance.rs|waits.latest().unwrap_or_else(|None.unwrap_or_else(|an_app_of_ones_own'
 'host/triggers/kafka/src/consumer/group.rs|if is_left_behind {|if false {|a_topic_that_grows'
 'host/triggers/kafka/src/stage.rs|tokio::time::timeout(LEAVE, Log::leave(log))|tokio::time::timeout(std::time::Duration::MAX, Log::leave(log))|unit:a_group_that_cannot_be_left'
+'host/triggers/kafka/src/consumer/committer.rs|Some(Err(error)) => member.not_committed(&list, &error),|Some(Err(_)) => {}|unit:a_commit_that_the_broker'
 'host/triggers/kafka/src/consumer/rounds.rs|generation != Some(revoked_in)|false|unit:an_assignment_of_another'
 'host/triggers/kafka/src/stage.rs|            ended.await;\n            drop(done);|            drop(done);\n            ended.await;|unit:a_revoked_partition_goes_when'
 'host/triggers/kafka/src/dispatch.rs|_ if verdict != CallVerdict::Accepted => reason,|_ if false => reason,|unit:a_version_that_fails_its_trial'

@@ -92,24 +92,9 @@ impl Database {
         }
     }
 
-    /// Hosts and ports, for messages: the address itself holds a password. Hosts were checked: what cannot be
-    /// one is refused before.
+    /// Its server's hosts and ports, for messages.
     pub fn place(&self) -> String {
-        let config = &self.address.config;
-        let names: Vec<String> = match (config.get_hosts(), config.get_hostaddrs()) {
-            ([], addresses) => addresses.iter().map(ToString::to_string).collect(),
-            (hosts, _) => hosts
-                .iter()
-                .map(|host| match host {
-                    tokio_postgres::config::Host::Tcp(name) => name.clone(),
-                    #[cfg(unix)]
-                    tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
-                })
-                .collect(),
-        };
-        let ports = config.get_ports();
-        let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-        names.iter().enumerate().map(|(index, name)| format!("{name}:{}", port(index))).collect::<Vec<_>>().join(",")
+        crate::postgres::place(&self.address.config)
     }
 
     /// A connection whose notices are logged.

@@ -90,22 +90,6 @@ pub struct Target {
 }
 
 impl Target {
-    /// Its hosts and ports, for messages: `a:5432, b:5432`.
-    #[must_use]
-    pub fn place(&self) -> String {
-        let ports = self.config.get_ports();
-        let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-        let addresses = self.config.get_hostaddrs().iter().map(ToString::to_string);
-        let names = self.config.get_hosts().iter().map(|host| match host {
-            Host::Tcp(name) => name.clone(),
-            #[cfg(unix)]
-            Host::Unix(path) => path.display().to_string(),
-        });
-        let hosts: Vec<String> = if self.config.get_hosts().is_empty() { addresses.collect() } else { names.collect() };
-        let places = hosts.iter().enumerate().map(|(index, host)| format!("{host}:{}", port(index)));
-        places.collect::<Vec<_>>().join(", ")
-    }
-
     /// Reads a URL or a list of `key=value`.
     pub fn parse(text: &str, has_authorities: bool) -> Result<Self, AddressError> {
         if text.len() > ADDRESS_BYTES_MAX {
@@ -279,6 +263,25 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Hosts and ports, for messages: an address itself holds a password. Hosts were checked: what cannot be one is refused
+/// before.
+pub fn place(config: &Config) -> String {
+    let names: Vec<String> = match (config.get_hosts(), config.get_hostaddrs()) {
+        ([], addresses) => addresses.iter().map(ToString::to_string).collect(),
+        (hosts, _) => hosts
+            .iter()
+            .map(|host| match host {
+                Host::Tcp(name) => name.clone(),
+                #[cfg(unix)]
+                Host::Unix(path) => path.display().to_string(),
+            })
+            .collect(),
+    };
+    let ports = config.get_ports();
+    let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+    names.iter().enumerate().map(|(index, name)| format!("{name}:{}", port(index))).collect::<Vec<_>>().join(",")
 }
 
 /// The error with its causes: the client's own text often says only "error connecting".

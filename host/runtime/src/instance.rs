@@ -351,7 +351,7 @@ impl Component {
 fn trapped(error: &wasmtime::Error, time_max: Duration, with_frames: bool) -> CallError {
     match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => CallError::TimedOut(time_max),
-        _ => match frames(error).filter(|_| with_frames) {
+        _ => match with_frames.then(|| frames(error)).flatten() {
             Some(frames) => CallError::Trapped(format!("{}; {frames}", one_line(error))),
             None => CallError::Trapped(one_line(error)),
         },

@@ -1,5 +1,7 @@
 //! Apache Kafka (KRaft, one node) in a folder of its own.
 
+mod sender;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,11 +13,11 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::error::KafkaResult;
+use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+pub use self::sender::Sender;
 use crate::certificates::Certificate;
 use crate::gate::Gate;
 use crate::{bound_command, free_port, root, wait_for};
@@ -57,18 +59,6 @@ fn behind(doors: usize) -> (Vec<Gate>, Vec<(u16, String)>) {
         (gate, (port, advertised))
     };
     (0..doors).map(door).unzip()
-}
-
-fn producer(config: &mut ClientConfig, settings: &[(&str, &str)]) -> Sender {
-    config
-        .set("enable.idempotence", "true")
-        .set("linger.ms", "5")
-        .set("queue.buffering.max.messages", "200000")
-        .set("message.max.bytes", "4000000");
-    for (name, value) in settings {
-        config.set(*name, *value);
-    }
-    Sender(config.create().unwrap())
 }
 
 impl Kafka {
@@ -370,9 +360,7 @@ impl Kafka {
 
     /// A producer whose records come in transactions.
     pub fn transactions(&self, id: &str) -> Sender {
-        let producer: BaseProducer = self.config().set("transactional.id", id).create().unwrap();
-        producer.init_transactions(REQUEST).unwrap();
-        Sender(producer)
+        Sender::transactional(self.config().set("transactional.id", id))
     }
 
     pub fn producer(&self) -> Sender {
@@ -381,11 +369,11 @@ impl Kafka {
 
     /// A producer for the brokers at this address.
     pub fn producer_at(brokers: &str) -> Sender {
-        producer(ClientConfig::new().set("bootstrap.servers", brokers).set("log_level", "0"), &[])
+        Sender::new(ClientConfig::new().set("bootstrap.servers", brokers).set("log_level", "0"), &[])
     }
 
     pub fn producer_with(&self, settings: &[(&str, &str)]) -> Sender {
-        producer(&mut self.config(), settings)
+        Sender::new(&mut self.config(), settings)
     }
 
     /// All records of a topic, by partition: key, value, headers.
@@ -481,54 +469,4 @@ impl Drop for Kafka {
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// A producer that keeps the order of each partition.
-pub struct Sender(BaseProducer);
-
-impl Sender {
-    /// Puts a record into a partition.
-    pub fn send(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
-        record.key = key;
-        record.payload = value;
-        self.send_record(record);
-    }
-
-    /// Puts a record with one header into the first partition.
-    pub fn send_with_header(&self, topic: &str, value: &[u8], name: &str) {
-        let headers = OwnedHeaders::new().insert(Header { key: name, value: Some("of the record") });
-        self.send_record(BaseRecord::to(topic).partition(0).payload(value).headers(headers));
-    }
-
-    fn send_record(&self, mut record: BaseRecord<'_, [u8], [u8]>) {
-        while let Err((error, back)) = self.0.send(record) {
-            assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
-            self.0.poll(Duration::from_millis(10));
-            record = back;
-        }
-    }
-
-    pub fn begin(&self) {
-        self.0.begin_transaction().unwrap();
-    }
-
-    pub fn commit(&self) {
-        self.0.commit_transaction(REQUEST).unwrap();
-    }
-
-    pub fn abort(&self) {
-        self.flush();
-        self.0.abort_transaction(REQUEST).unwrap();
-    }
-
-    /// Forgets the records that are stored. Without any time it would forget one batch only.
-    pub fn poll(&self) {
-        self.0.poll(Duration::from_millis(2));
-    }
-
-    /// Waits until all records are stored.
-    pub fn flush(&self) {
-        self.0.flush(REQUEST * 4).unwrap();
-    }
 }

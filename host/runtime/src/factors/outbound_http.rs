@@ -129,18 +129,13 @@ impl WasiHttpHooks for Hooks {
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io), Error>> + Send> {
         let (ComponentHttp { allowed, requests }, waits) = (self.component.clone(), self.waits.clone());
         Box::new(async move {
-            check(&allowed, request.uri())?;
+            let destination = destination(request.uri())?;
+            check(&allowed, destination)?;
+            // Neither path nor query: there may be a key in them.
+            let Destination { scheme, host, port } = destination;
+            let place = format!("{scheme}://{host}:{port}");
             let held = requests.begin()?;
             let deadline = Instant::now() + TOTAL_TIMEOUT;
-            // Neither path nor query: there may be a key in them.
-            let place = format!(
-                "{}://{}",
-                request.uri().scheme_str().unwrap_or("https"),
-                request.uri().authority().map_or_else(String::new, |authority| match authority.port_u16() {
-                    Some(port) => format!("{}:{port}", authority.host()),
-                    None => authority.host().to_owned(),
-                })
-            );
             let wait = waits.begin(format!("an answer of {place}"));
             let sent = wasmtime_wasi_http::default_send_request(request, Some(bounded(options)));
             let answer = timeout_at(deadline, sent).await.unwrap_or(Err(Error::HttpResponseTimeout));
@@ -206,11 +201,15 @@ impl Body for UnderWay {
     }
 }
 
-fn check(allowed: &AllowedHosts, uri: &http::Uri) -> Result<(), Error> {
+fn destination(uri: &http::Uri) -> Result<Destination<'_>, Error> {
     let scheme = uri.scheme_str().unwrap_or("https");
     let host = uri.host().ok_or(Error::HttpRequestUriInvalid)?;
     let port = uri.port_u16().unwrap_or(if scheme == "http" { 80 } else { 443 });
-    allowed.check(Destination { scheme, host, port }).map_err(|error| {
+    Ok(Destination { scheme, host, port })
+}
+
+fn check(allowed: &AllowedHosts, destination: Destination<'_>) -> Result<(), Error> {
+    allowed.check(destination).map_err(|error| {
         tracing::warn!("{error}");
         Error::HttpRequestDenied
     })

@@ -376,3 +376,6 @@ fn at(partition: &TopicPartition, offset: Offset) -> KafkaResult<TopicPartitionL
     list.add_partition_offset(&partition.topic, partition.partition.0, offset)?;
     Ok(list)
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,7 +73,7 @@ impl Pool {
             config.application_name("exagg");
         }
         let address = Address { config, tls: target.connector(authorities.as_ref())? };
-        Ok(Self { place: target.place(), target, authorities, address })
+        Ok(Self { place: exagg_clients::postgres::place(&target.config), target, authorities, address })
     }
 }
 

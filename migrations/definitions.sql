@@ -92,103 +92,18 @@ RETURNS bigint LANGUAGE sql AS $$
         SELECT stream, topic, topic_id, partition, next_offset, end_offset, why
         FROM gone WHERE next_offset < end_offset
         ON CONFLICT DO NOTHING
+    ), noted AS (
+        UPDATE public.streams SET retired_until = greatest(retired_until, last.event_time)
+        FROM (SELECT timestamp 'epoch' + max(max_event_time_us) * interval '1 microsecond' AS event_time
+              FROM gone) AS last
+        WHERE stream = retired_stream AND last.event_time IS NOT NULL
     )
     SELECT count(*) FROM gone
 $$;
 
--- Notes the closed rows and says up to which offset of each partition they are made: one snapshot.
-CREATE OR REPLACE FUNCTION public.exagg_replay_begin(of_stream varchar, replay_stream varchar, since timestamp, until timestamp)
-RETURNS TABLE (topic varchar, topic_id varchar, partition integer, next_offset bigint, max_future_seconds bigint)
-LANGUAGE sql AS $$
-    WITH seen AS (
-        INSERT INTO public.replay_windows (replay, window_start, window_end, code, revision)
-        SELECT replay_stream, a.window_start, a.window_end, a.code, a.revision FROM public.aggregates a
-        WHERE a.stream = of_stream AND a.window_start >= since AND a.window_end <= until
-    )
-    SELECT p.topic, p.topic_id, p.partition, p.next_offset, s.max_future_seconds
-    FROM public.progress p JOIN public.streams s ON s.stream = p.stream
-    WHERE p.stream = of_stream
-    ORDER BY p.topic, p.partition
-$$;
-
--- Replaces what can be replaced and says what became of each row. A row is replaced only when the
--- log still holds all its records (none is older than `log_begins`, and they are not fewer than
--- were counted), its revision is the one seen at the beginning, and nothing of it is pending: what
--- was applied after the beginning would be lost else.
-CREATE OR REPLACE FUNCTION public.exagg_replay_end(
-    of_stream varchar, replay_stream varchar, log_begins timestamp, since timestamp, until timestamp)
-RETURNS TABLE (outcome text, window_start timestamp, window_end timestamp, code varchar)
-LANGUAGE sql AS $$
-    WITH rebuilt AS (
-        SELECT w.window_start, w.window_end, w.code,
-               sum(w.records)::int8 AS records, sum(w.sum_vol) AS sum_vol, min(w.min_vol) AS min_vol,
-               max(w.max_vol) AS max_vol, min(w.first_edge) AS first_edge, max(w.last_edge) AS last_edge
-        FROM public.pending_parts w
-        WHERE w.stream = replay_stream AND w.window_start >= since AND w.window_end <= until
-        GROUP BY w.window_start, w.window_end, w.code
-    ), pending AS (
-        SELECT DISTINCT w.window_start, w.window_end, w.code FROM public.pending_parts w
-        WHERE w.stream = of_stream AND w.window_start >= since AND w.window_end <= until
-    ), seen AS (
-        SELECT * FROM public.replay_windows WHERE replay = replay_stream
-    ), judged AS (
-        SELECT k.*,
-               CASE
-                   WHEN k.records IS NULL THEN 'none of its records is in the log'
-                   WHEN k.window_end - k.window_start <> s.window_seconds * interval '1 second'
-                       THEN 'its length is not the stream''s'
-                   WHEN k.window_start < log_begins + s.max_future_seconds * interval '1 second'
-                       THEN 'the log may not hold all its records any more'
-                   WHEN p.code IS NOT NULL THEN 'records of it are pending'
-                   WHEN s.watermark IS NULL
-                        OR k.window_end > s.watermark - s.allowed_lateness_seconds * interval '1 second'
-                       THEN 'it is not closed yet'
-                   WHEN a.revision IS DISTINCT FROM k.revision THEN 'it was revised meanwhile'
-                   WHEN k.records < a.records THEN 'the log holds fewer records than were counted'
-                   WHEN k.records = a.records AND k.min_vol = a.min_vol AND k.max_vol = a.max_vol
-                        AND public.exagg_edge_value(k.first_edge) = a.first_vol
-                        AND public.exagg_edge_value(k.last_edge) = a.last_vol
-                        AND abs(k.sum_vol - a.sum_vol) <= 1e-9 * abs(a.sum_vol)
-                       THEN 'unchanged'
-                   ELSE 'rebuilt'
-               END AS outcome
-        FROM (SELECT window_start, window_end, code, r.records, r.sum_vol, r.min_vol, r.max_vol, r.first_edge,
-                     r.last_edge, seen.revision
-              FROM rebuilt r FULL JOIN seen USING (window_start, window_end, code)) AS k
-        JOIN public.streams s ON s.stream = of_stream
-        LEFT JOIN pending p
-             ON p.window_start = k.window_start AND p.window_end = k.window_end AND p.code = k.code
-        LEFT JOIN public.aggregates a
-             ON a.stream = of_stream AND a.window_start = k.window_start AND a.window_end = k.window_end
-                AND a.code = k.code
-    ), changed AS (
-        UPDATE public.aggregates a SET
-            avg_vol = j.sum_vol / j.records, records = j.records, sum_vol = j.sum_vol,
-            min_vol = j.min_vol, max_vol = j.max_vol,
-            first_vol = public.exagg_edge_value(j.first_edge), last_vol = public.exagg_edge_value(j.last_edge),
-            first_edge = j.first_edge, last_edge = j.last_edge,
-            revision = a.revision + 1, closed_at = clock_timestamp()
-        FROM judged j
-        WHERE j.outcome = 'rebuilt' AND a.stream = of_stream AND a.window_start = j.window_start
-          AND a.window_end = j.window_end AND a.code = j.code AND a.revision = j.revision
-        RETURNING a.window_start, a.window_end, a.code
-    ), added AS (
-        INSERT INTO public.aggregates AS a
-            (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,
-             first_edge, last_edge)
-        SELECT j.window_start, j.window_end, j.code, j.sum_vol / j.records, of_stream, j.records, j.sum_vol,
-               j.min_vol, j.max_vol, public.exagg_edge_value(j.first_edge), public.exagg_edge_value(j.last_edge),
-               j.first_edge, j.last_edge
-        FROM judged j WHERE j.outcome = 'rebuilt' AND j.revision IS NULL
-        ON CONFLICT DO NOTHING
-        RETURNING a.window_start, a.window_end, a.code
-    )
-    SELECT CASE WHEN j.outcome = 'rebuilt' AND done.code IS NULL THEN 'it was revised meanwhile' ELSE j.outcome END,
-           j.window_start, j.window_end, j.code
-    FROM judged j
-    LEFT JOIN (SELECT * FROM changed UNION ALL SELECT * FROM added) AS done USING (window_start, window_end, code)
-    ORDER BY 2, 3, 4
-$$;
+-- A replay computes the windows of a stream anew from Kafka, under a stream name of its own, while the live pipeline
+-- runs. It has its rows in `window_state` and `window_batches`, its progress in `progress`, and no row in `streams`: no
+-- closer folds it.
 
 -- Forgets what a replay has written of its own.
 CREATE OR REPLACE FUNCTION public.exagg_replay_forget(replay_stream varchar) RETURNS void LANGUAGE sql AS $$
@@ -196,5 +111,248 @@ CREATE OR REPLACE FUNCTION public.exagg_replay_forget(replay_stream varchar) RET
     DELETE FROM public.window_batches WHERE stream = replay_stream;
     DELETE FROM public.progress WHERE stream = replay_stream;
     DELETE FROM public.rejected_records WHERE stream = replay_stream;
-    DELETE FROM public.replay_windows WHERE replay = replay_stream;
+    DELETE FROM public.replays WHERE replay = replay_stream;
+$$;
+
+-- Says from where (null: from the beginning) and up to where a replay reads each partition. One that was stopped goes
+-- on if it is the same: the same function with the same settings for the same part, and nothing that it has read is
+-- unread again in the live stream. Else it starts afresh.
+CREATE OR REPLACE FUNCTION public.exagg_replay_begin(
+    of_stream varchar, replay_stream varchar, function_and_settings text, part_since timestamp, part_until timestamp)
+RETURNS TABLE (topic varchar, topic_id varchar, partition integer, from_offset bigint, next_offset bigint,
+               max_future_seconds bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.replays r
+                   WHERE r.replay = replay_stream AND r.made_by = function_and_settings
+                     AND r.since = part_since AND r.until = part_until)
+       OR EXISTS (SELECT FROM public.progress mine
+                  LEFT JOIN public.progress live
+                       ON live.stream = of_stream AND live.topic_id = mine.topic_id AND live.partition = mine.partition
+                  WHERE mine.stream = replay_stream
+                    AND (live.next_offset IS NULL OR live.next_offset < mine.next_offset))
+    THEN
+        PERFORM public.exagg_replay_forget(replay_stream);
+        INSERT INTO public.replays (replay, made_by, since, until)
+        VALUES (replay_stream, function_and_settings, part_since, part_until);
+    END IF;
+    RETURN QUERY
+        SELECT live.topic, live.topic_id, live.partition, mine.next_offset, live.next_offset, s.max_future_seconds
+        FROM public.streams s
+        JOIN public.progress live ON live.stream = s.stream
+        LEFT JOIN public.progress mine
+             ON mine.stream = replay_stream AND mine.topic_id = live.topic_id AND mine.partition = live.partition
+        WHERE s.stream = of_stream
+        ORDER BY live.topic, live.partition;
+END
+$$;
+
+-- Whether a replay replaces all rows whatever they were made with: it is of the whole stream, and they were, or may
+-- have been, made with other settings. Then a row is not expected to hold at least the records that it held.
+CREATE OR REPLACE FUNCTION public.exagg_replay_resets(
+    of_stream varchar, replay_stream varchar, since timestamp, until timestamp)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT since = '-infinity' AND until = 'infinity'
+           AND (s.is_mixed OR s.made_with IS DISTINCT FROM r.made_with)
+    FROM public.streams s, public.replays r WHERE s.stream = of_stream AND r.replay = replay_stream
+$$;
+
+-- What keeps a replay from replacing anything; null: nothing. A part cannot be replaced by rows of other settings: what
+-- a setting moves over the part's edge would be lost, or counted twice.
+CREATE OR REPLACE FUNCTION public.exagg_replay_refusal(
+    of_stream varchar, replay_stream varchar, since timestamp, until timestamp)
+RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT format('its rows were made with %s, and now the settings are %s: replay all of it (--from earliest, '
+                  'without --to)', s.made_with, r.made_with)
+    FROM public.streams s, public.replays r
+    WHERE s.stream = of_stream AND r.replay = replay_stream AND s.made_with <> r.made_with
+      AND (since <> '-infinity' OR until <> 'infinity')
+$$;
+
+-- Holds a stream still to the end of the transaction: its aggregators wait at their progress, its closers before the
+-- fold. The lock of the stream comes first, as in their statements.
+CREATE OR REPLACE FUNCTION public.exagg_replay_hold(of_stream varchar) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('exagg stream ' || of_stream, 0));
+    PERFORM pg_advisory_xact_lock(hashtextextended('exagg replay ' || of_stream, 0));
+    PERFORM FROM public.progress WHERE stream = of_stream ORDER BY topic_id, partition FOR UPDATE;
+END
+$$;
+
+-- What becomes of each row, where the replay has read all that the live stream has. A row stays as it is where the
+-- log may not hold all its records: they may be older than `log_begins`, or of a topic that is retired; or, where it was
+-- made with the same settings, they are fewer than were counted.
+CREATE OR REPLACE FUNCTION public.exagg_replay_diff(
+    of_stream varchar, replay_stream varchar, log_begins timestamp, since timestamp, until timestamp)
+RETURNS TABLE (outcome text, is_kept boolean, window_start timestamp, window_end timestamp, code varchar, records bigint,
+               sum_vol double precision, min_vol double precision, max_vol double precision, first_edge varchar,
+               last_edge varchar)
+LANGUAGE sql STABLE AS $$
+    WITH parts AS (
+        SELECT w.stream = replay_stream AS is_new, w.window_start, w.window_end, w.code,
+               sum(w.records)::int8 AS records, sum(w.sum_vol) AS sum_vol, min(w.min_vol) AS min_vol,
+               max(w.max_vol) AS max_vol, min(w.first_edge) AS first_edge, max(w.last_edge) AS last_edge
+        FROM public.pending_parts w
+        WHERE w.stream IN (replay_stream, of_stream) AND w.window_start >= since AND w.window_end <= until
+        GROUP BY 1, 2, 3, 4
+    ), judged AS (
+        SELECT k.*, a.records AS final_records,
+               CASE
+                   WHEN k.window_start < log_begins + s.max_future_seconds * interval '1 second'
+                       THEN 'the log may not hold all its records any more'
+                   WHEN resets AND k.window_start <= s.retired_until
+                       THEN 'a topic that is retired may have had records of it'
+                   WHEN NOT resets AND k.window_end - k.window_start <> s.window_seconds * interval '1 second'
+                       THEN 'its length is not the stream''s'
+                   WHEN NOT resets AND k.records IS NULL THEN 'none of its records is in the log'
+                   WHEN NOT resets AND k.records < coalesce(a.records, 0) + coalesce(k.pending_records, 0)
+                       THEN 'the log holds fewer records than were counted'
+               END AS kept_for,
+               s.watermark - s.allowed_lateness_seconds * interval '1 second' AS closed_before,
+               k.records = a.records AND k.min_vol = a.min_vol AND k.max_vol = a.max_vol
+                   AND public.exagg_edge_value(k.first_edge) = a.first_vol
+                   AND public.exagg_edge_value(k.last_edge) = a.last_vol
+                   AND abs(k.sum_vol - a.sum_vol) <= 1e-9 * abs(a.sum_vol) AS is_same
+        FROM (SELECT window_start, window_end, code, n.records, n.sum_vol, n.min_vol, n.max_vol, n.first_edge,
+                     n.last_edge, p.records AS pending_records
+              FROM (SELECT * FROM parts WHERE is_new) AS n
+              FULL JOIN (SELECT * FROM parts WHERE NOT is_new) AS p USING (window_start, window_end, code)
+              FULL JOIN (SELECT window_start, window_end, code FROM public.aggregates
+                         WHERE stream = of_stream AND window_start >= since AND window_end <= until) AS a
+                   USING (window_start, window_end, code)) AS k
+        CROSS JOIN (SELECT * FROM public.streams WHERE stream = of_stream) AS s
+        CROSS JOIN public.exagg_replay_resets(of_stream, replay_stream, since, until) AS resets
+        LEFT JOIN public.aggregates a
+             ON a.stream = of_stream AND a.window_start = k.window_start AND a.window_end = k.window_end
+                AND a.code = k.code
+    )
+    SELECT CASE
+               WHEN kept_for IS NOT NULL THEN kept_for
+               WHEN records IS NULL AND final_records IS NULL THEN 'no longer pending'
+               WHEN records IS NULL THEN 'deleted'
+               WHEN final_records IS NULL AND (closed_before IS NULL OR window_end > closed_before) THEN 'pending'
+               WHEN final_records IS NULL THEN 'added'
+               WHEN is_same AND pending_records IS NULL THEN 'unchanged'
+               ELSE 'changed'
+           END,
+           kept_for IS NOT NULL, window_start, window_end, code, records, sum_vol, min_vol, max_vol, first_edge, last_edge
+    FROM judged
+$$;
+
+-- Puts a replay's rows in the place of the live ones, and says what became of how many, with examples. The stream is
+-- held still meanwhile. Where the replay has not read all that the live stream has, the only row is `behind`, and nothing
+-- is done: so both hold the same records, and what is pending is replaced as well.
+CREATE OR REPLACE FUNCTION public.exagg_replay_apply(
+    of_stream varchar, replay_stream varchar, log_begins timestamp, since timestamp, until timestamp)
+RETURNS TABLE (outcome text, is_kept boolean, row_count bigint, examples text[])
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    resets boolean := public.exagg_replay_resets(of_stream, replay_stream, since, until);
+BEGIN
+    PERFORM public.exagg_replay_hold(of_stream);
+    IF EXISTS (SELECT FROM public.progress live
+               LEFT JOIN public.progress mine
+                    ON mine.stream = replay_stream AND mine.topic_id = live.topic_id
+                       AND mine.partition = live.partition
+               WHERE live.stream = of_stream AND mine.next_offset IS DISTINCT FROM live.next_offset)
+    THEN
+        RETURN QUERY SELECT 'behind', false, 0::int8, NULL::text[];
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH diff AS MATERIALIZED (
+        SELECT * FROM public.exagg_replay_diff(of_stream, replay_stream, log_begins, since, until)
+    ), gone AS (
+        DELETE FROM public.aggregates a USING diff d
+        WHERE d.outcome = 'deleted' AND a.stream = of_stream AND a.window_start = d.window_start
+          AND a.window_end = d.window_end AND a.code = d.code
+    ), changed AS (
+        UPDATE public.aggregates a SET
+            avg_vol = d.sum_vol / d.records, records = d.records, sum_vol = d.sum_vol,
+            min_vol = d.min_vol, max_vol = d.max_vol,
+            first_vol = public.exagg_edge_value(d.first_edge), last_vol = public.exagg_edge_value(d.last_edge),
+            first_edge = d.first_edge, last_edge = d.last_edge,
+            revision = a.revision + 1, closed_at = clock_timestamp()
+        FROM diff d
+        WHERE d.outcome = 'changed' AND a.stream = of_stream AND a.window_start = d.window_start
+          AND a.window_end = d.window_end AND a.code = d.code
+    ), added AS (
+        INSERT INTO public.aggregates
+            (window_start, window_end, code, avg_vol, stream, records, sum_vol, min_vol, max_vol, first_vol, last_vol,
+             first_edge, last_edge)
+        SELECT d.window_start, d.window_end, d.code, d.sum_vol / d.records, of_stream, d.records, d.sum_vol,
+               d.min_vol, d.max_vol, public.exagg_edge_value(d.first_edge), public.exagg_edge_value(d.last_edge),
+               d.first_edge, d.last_edge
+        FROM diff d WHERE d.outcome = 'added'
+    ), kept_parts AS (
+        SELECT p.window_start, p.window_end, p.code, p.records, p.sum_vol, p.min_vol, p.max_vol, p.first_edge,
+               p.last_edge
+        FROM public.pending_parts p JOIN diff d USING (window_start, window_end, code)
+        WHERE p.stream = of_stream AND d.is_kept
+        UNION ALL
+        SELECT d.window_start, d.window_end, d.code, d.records, d.sum_vol, d.min_vol, d.max_vol, d.first_edge,
+               d.last_edge
+        FROM diff d WHERE d.outcome = 'pending'
+    ), state AS (
+        DELETE FROM public.window_state w
+        WHERE w.stream = of_stream AND w.window_start >= since AND w.window_end <= until
+    ), batches AS (
+        DELETE FROM public.window_batches b
+        WHERE b.stream = of_stream AND b.window_start >= since AND b.window_end <= until
+    ), pending AS (
+        INSERT INTO public.window_batches
+            (stream, window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
+        SELECT of_stream, k.window_end, k.window_start, array_agg(k.code ORDER BY k.code),
+               array_agg(k.records ORDER BY k.code), array_agg(k.sum_vol ORDER BY k.code),
+               array_agg(k.min_vol ORDER BY k.code), array_agg(k.max_vol ORDER BY k.code),
+               array_agg(k.first_edge ORDER BY k.code), array_agg(k.last_edge ORDER BY k.code)
+        FROM kept_parts k GROUP BY k.window_start, k.window_end
+    ), counted AS (
+        -- Only where all was read: else what is not among the replay's rejects may not have been looked at.
+        UPDATE public.rejected_records r SET counted_at = clock_timestamp()
+        WHERE r.stream = of_stream AND r.counted_at IS NULL AND since = '-infinity' AND until = 'infinity'
+          AND EXISTS (SELECT FROM public.progress p
+                      WHERE p.stream = replay_stream AND p.topic_id = r.topic_id AND p.partition = r.partition)
+          AND (log_begins IS NULL OR r.window_start >= log_begins)
+          AND NOT EXISTS (SELECT FROM public.rejected_records n
+                          WHERE n.stream = replay_stream AND n.topic_id = r.topic_id AND n.partition = r.partition
+                            AND n.record_offset = r.record_offset)
+    ), rejects AS (
+        INSERT INTO public.rejected_records
+            (stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes, value)
+        SELECT of_stream, n.topic, n.topic_id, n.partition, n.record_offset, n.window_start, n.reason, n.value_bytes,
+               n.value
+        FROM public.rejected_records n
+        WHERE n.stream = replay_stream AND since = '-infinity' AND until = 'infinity'
+        ON CONFLICT (stream, topic_id, partition, record_offset, (coalesce(window_start, '-infinity')))
+            DO UPDATE SET counted_at = NULL
+    )
+    SELECT d.outcome, d.is_kept, count(*),
+           (array_agg(d.window_start::text || ' ' || d.code ORDER BY d.window_start, d.code))[1:3]
+    FROM diff d GROUP BY 1, 2 ORDER BY 2, 1;
+
+    IF resets THEN
+        UPDATE public.progress p SET max_event_time_us = (
+            SELECT n.max_event_time_us FROM public.progress n
+            WHERE n.stream = replay_stream AND n.topic_id = p.topic_id AND n.partition = p.partition)
+        WHERE p.stream = of_stream;
+        -- Where late records are rejected, a watermark that came of wrong times would go on rejecting.
+        UPDATE public.streams s SET
+            made_with = r.made_with,
+            -- Rows that had to be kept are as they were made.
+            is_mixed = log_begins IS NOT NULL OR s.retired_until IS NOT NULL,
+            settings_revision = s.settings_revision + 1,
+            watermark = CASE s.late WHEN 'reject' THEN least(s.watermark, seen.watermark) ELSE s.watermark END,
+            closed_before = CASE WHEN s.closed_before IS NOT NULL THEN
+                least(s.closed_before, seen.watermark - s.allowed_lateness_seconds * interval '1 second') END,
+            updated_at = clock_timestamp()
+        FROM public.replays r,
+             (SELECT timestamp 'epoch' + min(p.max_event_time_us) * interval '1 microsecond' AS watermark
+              FROM public.progress p WHERE p.stream = of_stream) AS seen
+        WHERE s.stream = of_stream AND r.replay = replay_stream;
+    END IF;
+    PERFORM public.exagg_replay_forget(replay_stream);
+END
 $$;

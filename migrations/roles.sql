@@ -37,7 +37,7 @@ GRANT USAGE ON SCHEMA public TO exagg_writer, exagg_closer, exagg_reader, exagg_
 -- What was granted before goes first: this file is the whole of it.
 REVOKE ALL ON
     public.aggregates, public.window_state, public.window_batches, public.progress, public.streams,
-    public.rejected_records, public.gaps, public.replay_windows, public.window_state_layout,
+    public.rejected_records, public.gaps, public.replays, public.window_state_layout,
     public.exagg_cron_leases, public.exagg_claims, public.exagg_migrations,
     public.pending_parts, public.live_aggregates, public.stream_status, public.exagg_metrics
 FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
@@ -46,8 +46,12 @@ FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
 -- name. The pure functions of edges stay everybody's.
 REVOKE ALL ON FUNCTION
     public.exagg_retire(varchar, varchar, varchar, text),
-    public.exagg_replay_begin(varchar, varchar, timestamp, timestamp),
-    public.exagg_replay_end(varchar, varchar, timestamp, timestamp, timestamp),
+    public.exagg_replay_begin(varchar, varchar, text, timestamp, timestamp),
+    public.exagg_replay_resets(varchar, varchar, timestamp, timestamp),
+    public.exagg_replay_refusal(varchar, varchar, timestamp, timestamp),
+    public.exagg_replay_hold(varchar),
+    public.exagg_replay_diff(varchar, varchar, timestamp, timestamp, timestamp),
+    public.exagg_replay_apply(varchar, varchar, timestamp, timestamp, timestamp),
     public.exagg_replay_forget(varchar)
 FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
 GRANT EXECUTE ON FUNCTION public.exagg_edge_value(text) TO exagg_closer, exagg_reader;
@@ -64,10 +68,12 @@ GRANT INSERT ON public.window_batches, public.rejected_records, public.gaps TO e
 -- The settings of a stream, not its watermark. FOR SHARE (late = "reject") needs UPDATE on a column.
 GRANT SELECT,
       INSERT (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds,
-              max_future_seconds, late),
+              max_future_seconds, late, made_with),
       UPDATE (window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds,
-              max_future_seconds, late, updated_at)
+              max_future_seconds, late, made_with, is_mixed, updated_at)
       ON public.streams TO exagg_writer;
+-- A replay's settings are told by the function as well, and the live one waits for it at its end.
+GRANT SELECT (replay, held_until), UPDATE (made_with) ON public.replays TO exagg_writer;
 
 -- The window-closer: watermarks, what is pending taken away, final rows, and what is past its retention.
 GRANT SELECT ON public.window_state_layout, public.progress TO exagg_closer;
@@ -86,7 +92,8 @@ GRANT SELECT (ctid, seen_at), DELETE ON public.gaps TO exagg_closer;
 GRANT SELECT ON public.aggregates, public.live_aggregates, public.streams, public.stream_status,
                 public.exagg_metrics, public.gaps, public.exagg_migrations
       TO exagg_reader;
-GRANT SELECT (rejected_at, stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes)
+GRANT SELECT (rejected_at, stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes,
+              counted_at)
       ON public.rejected_records TO exagg_reader;
 
 -- Hosts whose cron stages share ticks ([exagg.cron] lease).

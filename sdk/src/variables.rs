@@ -10,6 +10,18 @@ pub async fn get(name: &str) -> Result<String, String> {
     variables::get(name).await.map_err(|error| in_words(name, &error))
 }
 
+/// The same; none where the variable is not defined.
+///
+/// # Errors
+/// When its provider fails; the text names the variable.
+pub async fn get_if_defined(name: &str) -> Result<Option<String>, String> {
+    match variables::get(name).await {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Undefined(_)) => Ok(None),
+        Err(error) => Err(in_words(name, &error)),
+    }
+}
+
 /// What to say of a variable that cannot be read.
 pub(crate) fn in_words(name: &str, error: &Error) -> String {
     match error {

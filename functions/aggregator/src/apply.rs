@@ -10,7 +10,7 @@ use window::reject::Reject;
 use window::time::EventTime;
 
 use crate::aggregate::{Rejected, aggregate};
-use crate::database::{Database, Opened, StoreError};
+use crate::database::{Database, Opened, Refused, StoreError};
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -63,9 +63,9 @@ pub async fn run(
     let (mut from, mut now) = (batch.from_offset, Now::Host(now));
     for _ in 0..ROUNDS_MAX {
         if batch.is_empty()
-            && let Some(other) = store.write_settings(settings, &batch.group).await?
+            && let Some(refused) = store.write_settings(settings, &batch.group).await?
         {
-            return Ok(Outcome::RetryLater(other_settings(batch, settings, &other)));
+            return Ok(Outcome::RetryLater(other_settings(batch, settings, refused)));
         }
         if apply_from(batch, from, settings, store, &mut now).await? {
             return Ok(Outcome::Applied);
@@ -87,7 +87,10 @@ pub async fn run(
             Decision::ResumeAt(offset) => return Ok(Outcome::ResumeAt(offset)),
         }
     }
-    Ok(Outcome::RetryLater(format!("another consumer moves the progress of {} at the same time", place(batch))))
+    Ok(Outcome::RetryLater(format!(
+        "another consumer moves the progress of {} at the same time, or a replay of the stream is about to end",
+        place(batch)
+    )))
 }
 
 /// One try; false when the fence held it back.
@@ -156,14 +159,22 @@ fn recreated(batch: &Batch, settings: &Settings, known_id: &str) -> String {
     )
 }
 
-fn other_settings(batch: &Batch, settings: &Settings, other: &str) -> String {
-    format!(
-        "the group {other} reads for the stream {stream} by other settings (window, slide, lateness, idle or future \
-         seconds, late), and the group {group} waits until it has ended: give the stages the same settings, or each a \
-         stream of its own",
-        stream = settings.stream,
-        group = batch.group,
-    )
+fn other_settings(batch: &Batch, settings: &Settings, refused: Refused) -> String {
+    let stream = &settings.stream;
+    match refused {
+        Refused::OtherGroup(other) => format!(
+            "the group {other} reads for the stream {stream} by other settings, and the group {group} waits until it \
+             has ended: give the stages the same settings, or each a stream of its own",
+            group = batch.group,
+        ),
+        Refused::MadeWith { settings: made_with, rows_until } => format!(
+            "the stream {stream} has rows up to {rows_until} that were made with {differences}: nothing is counted \
+             until it is said what becomes of them. Run exagg replay --stream {stream} --from earliest, which makes \
+             them anew with the settings here, and the stage goes on; or give the stage a stream name of its own; or \
+             leave them as they are (its variable on_settings_change = \"from-now-on\")",
+            differences = settings.made_with.differences(&made_with),
+        ),
+    }
 }
 
 fn other_layout(layout: i64) -> String {

@@ -25,6 +25,15 @@ pub enum Opened {
     OtherTopicId(String),
 }
 
+/// Why the settings were not written: they are as they were.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// This group reads for the stream, now, by other settings.
+    OtherGroup(String),
+    /// The stream has rows of other settings: these, as one JSON object, and the time up to which there are rows.
+    MadeWith { settings: String, rows_until: String },
+}
+
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
 pub trait Database {
@@ -56,9 +65,8 @@ pub trait Database {
     /// added after the stream first saw the topic.
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError>;
 
-    /// The closer and the status read the stream's settings from here. Gives the other group that reads for the stream
-    /// now by other settings, which are kept.
-    async fn write_settings(&self, settings: &Settings, group: &str) -> Result<Option<String>, StoreError>;
+    /// The closer and the status read the stream's settings from here. Gives why they are not written, if they are not.
+    async fn write_settings(&self, settings: &Settings, group: &str) -> Result<Option<Refused>, StoreError>;
 
     /// Unix microseconds up to which windows are closed for good.
     async fn closed_before(&self, settings: &Settings) -> Result<Option<i64>, StoreError>;

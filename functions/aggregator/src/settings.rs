@@ -1,5 +1,7 @@
 //! The component's variables.
 
+use std::fmt;
+
 use exagg_sdk::postgres::Address;
 use window::event::Schema;
 use window::fields::FieldNames;
@@ -18,7 +20,54 @@ pub struct Settings {
     pub allowed_lateness_seconds: i64,
     pub idle_timeout_seconds: i64,
     pub late: Late,
+    pub on_settings_change: OnSettingsChange,
+    /// What decides what a row means.
+    pub made_with: MadeWith,
     pub address: Address,
+}
+
+/// What is to happen where the stream has rows that were made with other settings of fields, times or windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSettingsChange {
+    /// Nothing is counted until a replay has made the rows anew.
+    Replay,
+    /// What comes is counted by the new settings, and the rows stay as they are.
+    FromNowOn,
+}
+
+impl OnSettingsChange {
+    fn parse(name: &str) -> Option<Self> {
+        match name {
+            "replay" => Some(Self::Replay),
+            "from-now-on" => Some(Self::FromNowOn),
+            _ => None,
+        }
+    }
+}
+
+/// The settings that decide what a row means, as one JSON object: as `streams.made_with` and `replays.made_with` have
+/// them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MadeWith(serde_json::Map<String, serde_json::Value>);
+
+impl MadeWith {
+    /// What differs of settings that are written so, in words: `value_field "depth", here "volume"`.
+    pub fn differences(&self, other: &str) -> String {
+        let other: serde_json::Map<_, _> = serde_json::from_str(other).unwrap_or_default();
+        let differs = self.0.iter().filter(|(name, here)| other.get(*name) != Some(*here));
+        let told = differs.map(|(name, here)| match other.get(name) {
+            Some(there) => format!("{name} {there}, here {here}"),
+            None => format!("no {name}, here {here}"),
+        });
+        told.collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl fmt::Display for MadeWith {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(&self.0).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
 }
 
 /// Why the variables cannot be used: wrong until somebody changes them.
@@ -28,18 +77,22 @@ pub enum SettingsError {
     NotANumber { name: &'static str, value: String },
     OutOfRange(&'static str),
     Late(String),
+    OnSettingsChange(String),
     Stream(String),
     Windows(WindowsError),
     Format(FormatError),
 }
 
-impl std::fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(why) => f.write_str(why),
             Self::NotANumber { name, value } => write!(f, "the variable {name} is {value:?}: a whole number is wanted"),
             Self::OutOfRange(name) => write!(f, "the variable {name} must be 0 to {SECONDS_MAX}"),
             Self::Late(value) => write!(f, "the variable late is {value:?}: use \"revise\" or \"reject\""),
+            Self::OnSettingsChange(value) => {
+                write!(f, "the variable on_settings_change is {value:?}: use \"replay\" or \"from-now-on\"")
+            }
             Self::Stream(value) => {
                 write!(f, "the variable stream is {value:?}: 1 to 256 bytes without U+0000 are wanted")
             }
@@ -63,6 +116,8 @@ pub struct Texts {
     pub idle_timeout_seconds: String,
     pub max_future_seconds: String,
     pub late: String,
+    /// Empty: as `replay`.
+    pub on_settings_change: String,
     pub address: Address,
 }
 
@@ -82,6 +137,10 @@ impl Settings {
             idle_timeout_seconds: get("idle_timeout_seconds").await?,
             max_future_seconds: get("max_future_seconds").await?,
             late: get("late").await?,
+            on_settings_change: exagg_sdk::variables::get_if_defined("on_settings_change")
+                .await
+                .map_err(SettingsError::Missing)?
+                .unwrap_or_default(),
             address: Address::load().await.map_err(SettingsError::Missing)?,
         })
     }
@@ -96,8 +155,24 @@ impl Settings {
             "" => window_seconds,
             text => number("slide_seconds", text)?,
         };
+        let on_settings_change = match texts.on_settings_change.as_str() {
+            "" => OnSettingsChange::Replay,
+            text => OnSettingsChange::parse(text)
+                .ok_or_else(|| SettingsError::OnSettingsChange(texts.on_settings_change.clone()))?,
+        };
+        let made_with = [
+            ("key_field", texts.key_field.as_str().into()),
+            ("value_field", texts.value_field.as_str().into()),
+            ("time_field", texts.time_field.as_str().into()),
+            ("time_format", texts.time_format.as_str().into()),
+            ("time_zone", texts.time_zone.as_str().into()),
+            ("window_seconds", window_seconds.into()),
+            ("slide_seconds", slide_seconds.into()),
+        ];
         Ok(Self {
             windows: Windows::new(window_seconds, slide_seconds).map_err(SettingsError::Windows)?,
+            on_settings_change,
+            made_with: MadeWith(made_with.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()),
             schema: Schema {
                 time_format: TimeFormat::new(&texts.time_format, &texts.time_zone).map_err(SettingsError::Format)?,
                 max_future_seconds: seconds("max_future_seconds", &texts.max_future_seconds)?,
@@ -145,6 +220,7 @@ pub(crate) mod tests {
             idle_timeout_seconds: "20".into(),
             max_future_seconds: "60".into(),
             late: "revise".into(),
+            on_settings_change: String::new(),
             address: Address::new("postgres://user:secret@db/app".into(), "").unwrap(),
         }
     }
@@ -157,9 +233,24 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_differs_of_the_settings_that_rows_were_made_with_is_told() {
+        let before = Settings::new(Texts { value_field: "depth".into(), ..texts() }).unwrap().made_with;
+        let now = Settings::new(Texts { window_seconds: "30".into(), ..texts() }).unwrap().made_with;
+        let same = Settings::new(Texts { slide_seconds: "30".into(), window_seconds: "30".into(), ..texts() }).unwrap();
+        assert_eq!(now, same.made_with);
+        assert_eq!(now.differences(&now.to_string()), "");
+        let told = now.differences(&before.to_string());
+        assert_eq!(
+            told,
+            "slide_seconds 60, here 30; value_field \"depth\", here \"volume\"; window_seconds 60, here 30"
+        );
+    }
+
+    #[test]
     fn a_wrong_variable_is_named() {
         let error = |texts| Settings::new(texts).unwrap_err().to_string();
         assert!(error(Texts { late: "drop".into(), ..texts() }).contains("late"));
+        assert!(error(Texts { on_settings_change: "x".into(), ..texts() }).contains("on_settings_change"));
         assert!(error(Texts { window_seconds: "1m".into(), ..texts() }).contains("window_seconds"));
         assert!(error(Texts { slide_seconds: "7".into(), ..texts() }).contains("slide_seconds"));
         assert!(error(Texts { time_zone: "Nowhere".into(), ..texts() }).contains("Nowhere"));

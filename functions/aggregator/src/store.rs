@@ -12,14 +12,14 @@ use window::time::{EventTime, MICROS_PER_SECOND};
 
 use crate::aggregate::{Aggregate, Rejected};
 use crate::columns::{Columns, Place};
-use crate::database::{Database, Opened, StoreError};
-use crate::settings::Settings;
+use crate::database::{Database, Opened, Refused, StoreError};
+use crate::settings::{OnSettingsChange, Settings};
 
 /// Moves the progress by compare-and-set; everything else in the statement hangs on its row.
 /// Parameters: 1 stream, 2 topic id, 3 partition, 4 from, 5 next, 6 end, 7 partition count,
 /// 8 group, 9 highest event time, 10 whether there were events (bad records are silence: they must
 /// not hold the watermark), 11 by how many microseconds an event may be ahead of PostgreSQL's clock. A batch's end
-/// may be older than the one a heartbeat told.
+/// may be older than the one a heartbeat told. It holds as well while a replay of the stream catches up, at its end.
 const FENCE: &str = "
 UPDATE public.progress SET
     next_offset = $5, end_offset = greatest(end_offset, $6), partition_count = $7, consumer_group = $8,
@@ -28,7 +28,8 @@ UPDATE public.progress SET
     last_seen_at = clock_timestamp()
 WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
     AND ($9::int8 IS NULL OR $9 - $11 <= extract(epoch FROM clock_timestamp()) * 1000000)
-    AND (SELECT version FROM public.window_state_layout) = <layout>";
+    AND (SELECT version FROM public.window_state_layout) = <layout>
+    AND NOT EXISTS (SELECT FROM public.replays WHERE replay = $1 || '@replay' AND held_until > clock_timestamp())";
 
 /// In reject mode the windows must still be open when the statement runs: the share lock makes
 /// the window-closer wait, and a window it has closed meanwhile makes the fence hold.
@@ -103,12 +104,15 @@ const PROGRESS: &str = "
 SELECT next_offset FROM public.progress WHERE stream = $1 AND topic_id = $2 AND partition = $3";
 
 /// Writes down where a partition starts, unless the topic is known under another id: at the log's first offset where
-/// the topic had fewer partitions when the stream first saw it, for then nobody can have read it before.
+/// the topic had fewer partitions when the stream first saw it, for then nobody can have read it before. The advisory lock
+/// is for replays, which hold the partitions still that they know of.
 const BEGIN_PARTITION: &str = "
+WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(hashtextextended('exagg replay ' || $1, 0)))
 INSERT INTO public.progress
     (stream, topic_id, partition, topic, next_offset, end_offset, partition_count, consumer_group, first_partition_count)
 SELECT $1, $2, $3, $4, CASE WHEN $3 >= known.first THEN 0::int8 ELSE $5::int8 END, $6, $7, $8, least(known.first, $7)
-FROM (SELECT min(coalesce(first_partition_count, partition_count)) AS first
+FROM gate,
+     (SELECT min(coalesce(first_partition_count, partition_count)) AS first
       FROM public.progress WHERE stream = $1 AND topic_id = $2) AS known
 WHERE NOT EXISTS (SELECT FROM public.progress WHERE stream = $1 AND topic = $4 AND topic_id <> $2)
 ON CONFLICT (stream, topic_id, partition) DO NOTHING";
@@ -117,23 +121,37 @@ const OTHER_TOPIC_ID: &str = "
 SELECT topic_id FROM public.progress WHERE stream = $1 AND topic = $2 AND topic_id <> $3 LIMIT 1";
 
 /// Nothing is written, and no row locked, while they are as they were; and not while another group, which was seen
-/// lately, reads for the stream by other settings. Gives that group. A group that is restarted with other settings
-/// replaces its own.
+/// lately, reads for the stream by other settings, nor where the stream has rows of other settings, unless these are to
+/// stay. Gives that group, or those settings. A group that is restarted with other settings replaces its own. A replay
+/// has its settings in its own row.
 const WRITE_SETTINGS: &str = "
 WITH known AS (
-    SELECT (window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
-        = ($2, $3, $4, $5, $6, $7) AS same
+    SELECT made_with,
+           (window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
+               = ($2, $3, $4, $5, $6, $7) AND made_with IS NOT DISTINCT FROM $9::text::jsonb AS same,
+           made_with <> $9::text::jsonb
+               AND EXISTS (SELECT FROM public.progress WHERE stream = $1 AND max_event_time_us IS NOT NULL) AS changed,
+           (SELECT max(max_event_time_us) FROM public.progress WHERE stream = $1) AS last_us
     FROM public.streams WHERE stream = $1
+), replayed AS (
+    UPDATE public.replays SET made_with = $9::text::jsonb WHERE replay = $1
+    RETURNING replay
 ), other AS (
     SELECT p.consumer_group FROM known, public.progress AS p
     WHERE NOT known.same AND p.stream = $1 AND p.consumer_group <> $8
         AND p.last_seen_at > clock_timestamp() - interval '10 seconds'
     LIMIT 1
+), held AS (
+    SELECT made_with::text AS made_with,
+           to_char(timestamp 'epoch' + last_us * interval '1 microsecond', 'YYYY-MM-DD HH24:MI:SS') AS rows_until
+    FROM known WHERE changed AND NOT $10::bool
 ), written AS (
     INSERT INTO public.streams AS s
-        (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late)
-    SELECT $1, $2, $3, $4, $5, $6, $7
-    WHERE NOT EXISTS (SELECT FROM known WHERE same) AND NOT EXISTS (SELECT FROM other)
+        (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds, max_future_seconds, late,
+         made_with)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $9::text::jsonb
+    WHERE NOT EXISTS (SELECT FROM known WHERE same) AND NOT EXISTS (SELECT FROM replayed)
+        AND NOT EXISTS (SELECT FROM other) AND NOT EXISTS (SELECT FROM held)
     ON CONFLICT (stream) DO UPDATE SET
         window_seconds = excluded.window_seconds,
         slide_seconds = excluded.slide_seconds,
@@ -141,9 +159,12 @@ WITH known AS (
         idle_timeout_seconds = excluded.idle_timeout_seconds,
         max_future_seconds = excluded.max_future_seconds,
         late = excluded.late,
+        made_with = excluded.made_with,
+        is_mixed = s.is_mixed OR EXISTS (SELECT FROM known WHERE changed),
         updated_at = clock_timestamp()
 )
-SELECT consumer_group FROM other";
+SELECT consumer_group, NULL::text AS made_with, NULL::text AS rows_until FROM other
+UNION ALL SELECT NULL, made_with, rows_until FROM held";
 
 const CLOSED_BEFORE: &str = "
 SELECT (extract(epoch FROM closed_before) * 1000000)::int8 FROM public.streams WHERE stream = $1";
@@ -289,7 +310,7 @@ impl Database for Store {
         })
     }
 
-    async fn write_settings(&self, settings: &Settings, group: &str) -> Result<Option<String>, StoreError> {
+    async fn write_settings(&self, settings: &Settings, group: &str) -> Result<Option<Refused>, StoreError> {
         let params = vec![
             settings.stream.clone().into(),
             settings.windows.window_seconds().into(),
@@ -299,9 +320,17 @@ impl Database for Store {
             settings.schema.max_future_seconds.into(),
             settings.late.name().to_owned().into(),
             group.to_owned().into(),
+            settings.made_with.to_string().into(),
+            (settings.on_settings_change == OnSettingsChange::FromNowOn).into(),
         ];
-        let others = self.rows(WRITE_SETTINGS, params).await?;
-        Ok(others.first().and_then(|row| row.get::<String>("consumer_group")))
+        let refused = self.rows(WRITE_SETTINGS, params).await?;
+        Ok(refused.first().map(|row| match row.get::<String>("consumer_group") {
+            Some(group) => Refused::OtherGroup(group),
+            None => Refused::MadeWith {
+                settings: row.get::<String>("made_with").unwrap_or_default(),
+                rows_until: row.get::<String>("rows_until").unwrap_or_default(),
+            },
+        }))
     }
 
     async fn closed_before(&self, settings: &Settings) -> Result<Option<i64>, StoreError> {

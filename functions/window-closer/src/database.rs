@@ -10,6 +10,8 @@ use window::watermark::PartitionProgress;
 #[derive(Debug, serde::Deserialize)]
 pub struct Stream {
     pub stream: String,
+    /// Which watermarks count: one that was computed before a replay raised it does not.
+    pub settings_revision: i64,
     pub allowed_lateness_seconds: i64,
     pub idle_timeout_seconds: i64,
     pub late: Late,
@@ -56,16 +58,17 @@ pub struct Closed {
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
 pub trait Database {
-    /// Raises the watermark and returns where it is now.
+    /// Raises the watermark and returns where it is now; none also where the stream was read before a replay took it
+    /// back.
     async fn raise_watermark(
         &self,
-        stream: &str,
+        stream: &Stream,
         watermark: Option<EventTime>,
         held_by: &str,
     ) -> Result<Option<EventTime>, StoreError>;
 
     /// Makes records of windows that end by then late.
-    async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError>;
+    async fn raise_closed_before(&self, stream: &Stream, closed_before: EventTime) -> Result<(), StoreError>;
 
     /// Closes the oldest windows.
     async fn close_windows(

@@ -15,6 +15,7 @@ const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout"
 const STREAMS: &str = "
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'stream', s.stream,
+    'settings_revision', s.settings_revision,
     'allowed_lateness_seconds', s.allowed_lateness_seconds,
     'idle_timeout_seconds', s.idle_timeout_seconds,
     'late', s.late,
@@ -32,7 +33,8 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
         FROM public.progress p WHERE p.stream = s.stream), '[]'::jsonb))), '[]'::jsonb)
 FROM public.streams s";
 
-/// The watermark only rises; its row says what holds it. The advisory lock is the fair queue before
+/// The watermark only rises, but by a replay of other settings, after which what was computed before counts no more; its
+/// row says what holds it. The advisory lock is the fair queue before
 /// the row, which aggregators lock shared where late records are rejected.
 const RAISE_WATERMARK: &str = "
 WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('exagg stream ' || $1, 0)))
@@ -40,22 +42,26 @@ UPDATE public.streams SET
     watermark = greatest(watermark, timestamp 'epoch' + $2 * interval '1 microsecond'),
     watermark_held_by = $3,
     updated_at = clock_timestamp()
-FROM gate WHERE stream = $1
+FROM gate WHERE stream = $1 AND settings_revision = $4::int8
 RETURNING (extract(epoch FROM watermark) * 1000000)::int8";
 
 const RAISE_CLOSED_BEFORE: &str = "
 WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('exagg stream ' || $1, 0)))
 UPDATE public.streams SET
     closed_before = greatest(closed_before, timestamp 'epoch' + $2 * interval '1 microsecond')
-FROM gate WHERE stream = $1";
+FROM gate WHERE stream = $1 AND settings_revision = $3::int8";
 
 /// Folds the oldest windows that end by $2, whole windows of at most $3 different ends. Only
 /// what DELETE returned is folded: a second read of the tables would lose what is added meanwhile.
+/// The advisory lock is for replays, which replace what is pending and the rows in one step.
 const TAKE_WINDOWS: &str = "
-WITH RECURSIVE ends AS (
+WITH RECURSIVE gate AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(hashtextextended('exagg replay ' || $1, 0))
+), ends AS (
     SELECT 1 AS number,
            least((SELECT min(w.window_end) FROM public.window_state w WHERE w.stream = $1),
                  (SELECT min(b.window_end) FROM public.window_batches b WHERE b.stream = $1)) AS window_end
+    FROM gate
     WHERE (SELECT version FROM public.window_state_layout) = <layout>
     UNION ALL
     SELECT ends.number + 1,
@@ -217,16 +223,21 @@ impl Store {
 impl Database for Store {
     async fn raise_watermark(
         &self,
-        stream: &str,
+        stream: &Stream,
         watermark: Option<EventTime>,
         held_by: &str,
     ) -> Result<Option<EventTime>, StoreError> {
-        let params = vec![stream.to_owned().into(), watermark.map(|time| time.0).into(), held_by.to_owned().into()];
+        let params = vec![
+            stream.stream.clone().into(),
+            watermark.map(|time| time.0).into(),
+            held_by.to_owned().into(),
+            stream.settings_revision.into(),
+        ];
         Ok(self.number(RAISE_WATERMARK, params).await?.map(EventTime))
     }
 
-    async fn raise_closed_before(&self, stream: &str, closed_before: EventTime) -> Result<(), StoreError> {
-        let params = vec![stream.to_owned().into(), closed_before.0.into()];
+    async fn raise_closed_before(&self, stream: &Stream, closed_before: EventTime) -> Result<(), StoreError> {
+        let params = vec![stream.stream.clone().into(), closed_before.0.into(), stream.settings_revision.into()];
         self.tables.execute(RAISE_CLOSED_BEFORE, params).await?;
         Ok(())
     }

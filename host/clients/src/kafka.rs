@@ -11,7 +11,7 @@ use exagg_common::template::{Secret, Variables};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use self::error::{BrokerAddressError, ClientError, DescribeError};
 pub use self::sys::describe_topic;
@@ -136,6 +136,10 @@ impl ClientContext for LogContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition, as it comes where nobody polls for it any more.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         tracing::warn!(client = %self.who, "kafka: {error}: {reason}");
     }
 }

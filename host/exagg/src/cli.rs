@@ -289,6 +289,12 @@ pub struct Replay {
     /// Windows that end by then (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub to: Option<Moment>,
+    /// Replaces nothing, and says what would be replaced; the same command without this goes on from there
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Reads again what a replay that was stopped has read
+    #[arg(long)]
+    pub restart: bool,
 }
 
 impl Replay {

@@ -5,18 +5,18 @@
 //! - [`app`]: what every command needs of an app.
 //! - [`runtime`]: the runtime configuration file.
 //! - [`errors`]: its errors, which show no secret.
+//! - [`limits`]: its numbers, each in its range.
 //! - [`values`]: where values of variables come from.
 
 mod app;
 mod errors;
+mod limits;
 pub mod runtime;
 mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,10 +26,11 @@ use exagg_app::source::Source;
 use exagg_common::template::Secret;
 use exagg_runtime::budget::plan::ComponentLimits;
 use exagg_runtime::engine::compiler::{Bounds, Place};
-use exagg_runtime::engine::{Cache, Limits, Settings};
+use exagg_runtime::engine::{Cache, Settings};
 use exagg_runtime::factors::wasi::Output;
 
 pub use self::app::AppSettings;
+use self::limits::{limits, within};
 use self::runtime::{RuntimeConfig, Shared};
 pub use self::values::did_you_mean;
 use crate::cli::{ADMIN_DEFAULT, Plugin, RunFlags, Up};
@@ -218,23 +219,7 @@ impl HostConfig {
 }
 
 fn engine(flags: &RunFlags, exagg: &runtime::Exagg, state_dir: &Path) -> Result<Settings> {
-    let default = Limits::default();
-    let memory = flags.max_instance_memory.or(exagg.instance_memory_bytes_max);
-    let limits = Limits {
-        memory_bytes_max: within(
-            "instance_memory_bytes_max (--max-instance-memory)",
-            memory,
-            64 << 10..=4 << 30,
-            default.memory_bytes_max,
-        )?,
-        call_time_max: Duration::from_secs(within(
-            "call_seconds_max",
-            exagg.call_seconds_max,
-            1..=3_600,
-            default.call_time_max.as_secs(),
-        )?),
-        instances_max: within("instances_max", exagg.instances_max, 1..=100_000, default.instances_max)?,
-    };
+    let limits = limits(flags.max_instance_memory, exagg)?;
     let cache = match &flags.cache {
         _ if flags.disable_cache || exagg.disable_cache => Cache::Off,
         Some(file) => Cache::ConfiguredBy(file.clone()),
@@ -284,14 +269,6 @@ fn connection_limits(exagg: &runtime::Exagg) -> Result<ConnectionLimits> {
     let of_one = exagg.http_connections_per_address_max;
     let of_one = within("http_connections_per_address_max", of_one, 1..=100_000, default.per_address_max)?;
     Ok(ConnectionLimits { connections_max: all, per_address_max: of_one, ..default })
-}
-
-/// A number of `[exagg]`, which has to lie in a range; the default where it is not set.
-fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInclusive<T>, default: T) -> Result<T> {
-    let Some(value) = value else { return Ok(default) };
-    let (least, most) = (range.start(), range.end());
-    ensure!(range.contains(&value), "[exagg] {name} is {value}: {least} to {most} are possible");
-    Ok(value)
 }
 
 /// An address to listen on, by number or name; none for `off`.

@@ -69,6 +69,8 @@ fn files_have_one_job() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(long, [""; 0]);
+    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    assert!(map.lines().count() <= 150, "ARCHITECTURE.md is read in one go: 150 lines at most");
 }
 
 /// Folders below `folder` with a Cargo.toml, and its text.

@@ -1,48 +1,48 @@
-//! A stream's closed windows computed anew from Kafka, by the same function that computed them first, while the
-//! pipeline runs.
+//! A stream's windows computed anew from Kafka, by the same function that computed them first, while the pipeline runs.
 //!
-//! The function is given the records up to where the live progress was at the beginning, under a
-//! stream name of its own (`<stream>@replay`): so it writes rows of its own, behind a fence of its
-//! own. What may be replaced, and is, `exagg_replay_end` decides (`migrations/definitions.sql`).
+//! The function is given the records up to where the live progress is, under a stream name of its own
+//! (`<stream>@replay`): so it writes rows of its own, behind a fence of its own. When it has read nearly all, the live
+//! stream is held still, the rest is read, and one statement puts the new rows in the place of the old: what is closed
+//! and what is pending. So both hold the same records, whatever settings they were made with, and readers see the one
+//! or the other. What stays as it is, because the log no longer holds all its records, `exagg_replay_diff` decides
+//! (`migrations/definitions.sql`).
+//!
+//! - [`stage`]: the function, and the partitions that it reads.
+
+mod stage;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use chrono::{DateTime, Utc};
-use exagg_app::{App, Resolved};
+use exagg_app::Resolved;
 use exagg_clients::database::Database;
-use exagg_clients::kafka::{Offset, Partition, Properties, TopicId, TopicPartition};
+use exagg_clients::kafka::{Offset, Partition, TopicId, TopicPartition};
 use exagg_clients::postgres::Authorities;
-use exagg_common::template::Variables;
-use exagg_runtime::app::Compiled;
-use exagg_runtime::budget::plan::ComponentLimits;
-use exagg_runtime::engine;
-use exagg_runtime::engine::compiler::{Bounds, Place};
-use exagg_runtime::factors::Factors;
-use exagg_runtime::factors::key_value::{DEFAULT_STORE, KeyValueFactor};
-use exagg_runtime::factors::outbound_http::OutboundHttpFactor;
-use exagg_runtime::factors::outbound_kafka::OutboundKafkaFactor;
-use exagg_runtime::factors::outbound_pg::OutboundPgFactor;
-use exagg_runtime::factors::wasi::WasiFactor;
-use exagg_runtime::instance::Component;
-use exagg_runtime::metrics::Metrics;
-use exagg_trigger_kafka::backlog::{Backlog, Range};
-use exagg_trigger_kafka::config::Subscription;
-use exagg_trigger_kafka::dispatch::{Dispatched, Dispatcher};
-use exagg_trigger_kafka::{KafkaWorld, TYPE};
+use exagg_runtime::engine::Limits;
 use futures::future::LocalBoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
+use self::stage::{Reading, Stage};
 use crate::claim::Claim;
 
 /// Partitions that are read at a time.
 const PARTITIONS_AT_ONCE: usize = 4;
-/// Connections of the function.
-const CONNECTIONS_MAX: usize = 8;
+/// So many rounds read what came meanwhile before the live stream is held still, if they leave more than so many
+/// offsets.
+const ROUNDS_MAX: usize = 5;
+const LEFT_MAX: i64 = 20_000;
+/// How long the live stream is held still at a time, so that the replay catches up, and how often.
+const HELD_SECONDS: i64 = 20;
+const TRIES_MAX: usize = 10;
+/// The outcome of a replay that has not read all that the live stream has.
+const BEHIND: &str = "behind";
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What the host's settings say to a replay.
 pub struct Settings {
@@ -50,6 +50,8 @@ pub struct Settings {
     pub kafka: BTreeMap<String, String>,
     /// Whom to believe of PostgreSQL servers.
     pub authorities: Option<Authorities>,
+    /// What each call may use, as in the live stage.
+    pub limits: Limits,
 }
 
 /// What is to be computed anew: a stream's windows from `since` on, up to `until`; without a bound, all of them.
@@ -62,21 +64,56 @@ pub struct Span<'a> {
     pub until: Option<DateTime<Utc>>,
 }
 
+/// How it is done.
+pub struct Course<'a> {
+    /// Nothing is replaced: it is said what would be.
+    pub is_dry_run: bool,
+    /// What a replay that was stopped has read is read again.
+    pub is_afresh: bool,
+    /// Stops it; the next one of the same part goes on where it was.
+    pub cancel: CancellationToken,
+    /// Told every few seconds how far it is.
+    pub tell: &'a dyn Fn(Advance),
+}
+
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// Offsets read in this run.
+    pub done: u64,
+    /// Offsets to read in this run.
+    pub of: u64,
+    /// Since it began to read.
+    pub elapsed: Duration,
+}
+
+/// Rows that have one outcome in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// `added`, `changed`, `deleted`, `unchanged`, `pending`; or why the rows stay as they are.
+    pub name: String,
+    /// The rows stay as they are, for the log may not hold all their records.
+    pub is_kept: bool,
+    /// How many.
+    pub rows: u64,
+    /// Window start and code of the first three.
+    pub examples: Vec<String>,
+}
+
 /// What a replay did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
-    /// Rows of `aggregates` that were replaced, or added where there was none.
-    pub rebuilt: usize,
-    /// Rows whose values came out as before; sums may differ by a billionth of their size.
-    pub unchanged: usize,
-    /// Rows that were left as they are, each with the reason.
-    pub left: Vec<String>,
+    /// What became of the rows, or would become of them.
+    pub outcomes: Vec<Outcome>,
+    /// Records that could not be applied, and are dead letters of the live stage.
+    pub poisoned: u64,
 }
 
-/// How far the live pipeline was in a partition when the replay began.
+/// How far the live pipeline is in a partition, and the replay.
 struct Seen {
     partition: TopicPartition,
     topic_id: TopicId,
+    from_offset: Option<Offset>,
     next_offset: Offset,
     max_future_seconds: i64,
 }
@@ -86,19 +123,30 @@ impl Seen {
         Ok(Self {
             partition: TopicPartition { topic: row.try_get("topic")?, partition: Partition(row.try_get("partition")?) },
             topic_id: TopicId(row.try_get("topic_id")?),
+            from_offset: row.try_get::<_, Option<i64>>("from_offset")?.map(Offset),
             next_offset: Offset(row.try_get("next_offset")?),
             max_future_seconds: row.try_get("max_future_seconds")?,
         })
     }
+
+    fn is_read(&self) -> bool {
+        self.from_offset == Some(self.next_offset)
+    }
 }
 
-/// Computes the windows anew. `app` is the one that made them.
+/// Computes the windows anew; none where it was stopped. `app` is the one that made them.
+///
+/// # Errors
+/// When the stream is not known, another replay of it is under way, a record cannot be applied where the live stage
+/// would stop, Kafka or the database fails, or the part cannot be replaced by rows of other settings. Then all rows are
+/// as they were.
 pub fn replay<'a>(
     app: Resolved,
     settings: &'a Settings,
     database: &'a Database,
     span: Span<'a>,
-) -> LocalBoxFuture<'a, Result<Replayed>> {
+    course: Course<'a>,
+) -> LocalBoxFuture<'a, Result<Option<Replayed>>> {
     Box::pin(async move {
         let stream = span.stream;
         let name = format!("{stream}@replay");
@@ -108,176 +156,217 @@ pub fn replay<'a>(
         else {
             bail!("another replay of the stream {stream} is under way, or was killed within the last minute");
         };
-        let done = computed(&stage, database, &claim, &name, span).await;
+        let replay = Replay { stage: &stage, database, claim: &claim, name: &name, span, course };
+        let done = replay.run().await;
         claim.release().await;
         done
     })
 }
 
 /// The replay of a stream that is this process's to replay.
-async fn computed(stage: &Stage, database: &Database, claim: &Claim, name: &str, span: Span<'_>) -> Result<Replayed> {
-    let Span { stream, since, until } = span;
-    let client = database.connect().await?;
-    // What an earlier replay left.
-    forget(database, &client, claim, name).await?;
-    // The parameters' types go with the statement, so that nothing is prepared: a pooler may stand in between.
-    let statement = "SELECT * FROM public.exagg_replay_begin(
-                         $1, $2, coalesce($3 AT TIME ZONE 'UTC', '-infinity'), coalesce($4 AT TIME ZONE 'UTC', 'infinity'))";
-    let [text, time] = [Type::VARCHAR, Type::TIMESTAMPTZ];
-    let seen = client
-        .query_typed(
-            &database.sql(statement),
-            &[(&stream, text.clone()), (&name, text.clone()), (&since, time.clone()), (&until, time.clone())],
-        )
-        .await?;
-    drop(client);
-    let seen = seen.iter().map(Seen::of).collect::<Result<Vec<_>>>()?;
-    ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
-    let begins: Vec<_> = futures::stream::iter(seen.iter().map(|seen| stage.read(seen, since, claim)))
-        .buffer_unordered(PARTITIONS_AT_ONCE)
-        .try_collect()
-        .await?;
-    claim.check()?;
-    let log_begins = begins.into_iter().flatten().max();
-    // With the claim's row locked: whoever takes it over waits, and nothing is done once somebody has.
-    let statement = format!(
-        "WITH claim AS MATERIALIZED (SELECT FROM public.exagg_claims WHERE {} FOR UPDATE)
-         SELECT outcome, window_start::text, code
-         FROM claim LEFT JOIN LATERAL public.exagg_replay_end(
-             $1, $2, coalesce($5 AT TIME ZONE 'UTC', '-infinity'), coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
-             coalesce($4 AT TIME ZONE 'UTC', 'infinity')) ON true",
-        claim.condition()
-    );
-    let client = database.connect().await?;
-    let rows = client
-        .query_typed(
-            &database.sql(&statement),
-            &[
-                (&stream, text.clone()),
-                (&name, text),
-                (&since, time.clone()),
-                (&until, time.clone()),
-                (&log_begins, time),
-            ],
-        )
-        .await?;
-    ensure!(!rows.is_empty(), "another replay of the stream {stream} has begun meanwhile: nothing was replaced");
-    forget(database, &client, claim, name).await?;
-    replayed(&rows)
+struct Replay<'a> {
+    stage: &'a Stage,
+    database: &'a Database,
+    claim: &'a Claim,
+    name: &'a str,
+    span: Span<'a>,
+    course: Course<'a>,
 }
 
-/// Forgets what a replay has written of its own, unless it is another's to replay by now.
-async fn forget(database: &Database, client: &Client, claim: &Claim, name: &str) -> Result<()> {
-    let statement = format!(
-        "WITH claim AS MATERIALIZED (SELECT FROM public.exagg_claims WHERE {} FOR UPDATE)
-         SELECT public.exagg_replay_forget($1) FROM claim",
-        claim.condition()
-    );
-    client.query_typed(&database.sql(&statement), &[(&name, Type::VARCHAR)]).await?;
-    Ok(())
-}
-
-fn replayed(rows: &[Row]) -> Result<Replayed> {
-    let mut replayed = Replayed::default();
-    for row in rows {
-        // There is one row without an outcome where there is nothing to replace.
-        let Some(outcome) = row.try_get::<_, Option<String>>(0)? else { continue };
-        let (start, code): (String, String) = (row.try_get(1)?, row.try_get(2)?);
-        match outcome.as_str() {
-            "rebuilt" => replayed.rebuilt += 1,
-            "unchanged" => replayed.unchanged += 1,
-            _ => replayed.left.push(format!("{start} {code}: {outcome}")),
+impl Replay<'_> {
+    async fn run(&self) -> Result<Option<Replayed>> {
+        let client = self.database.connect().await?;
+        if self.course.is_afresh {
+            let forget = "SELECT public.exagg_replay_forget($1) FROM claim";
+            self.claimed(&client, forget, &[(&self.name, Type::VARCHAR)]).await?;
         }
-    }
-    Ok(replayed)
-}
-
-/// The stream's kafka stage, its function set to write under another name.
-struct Stage {
-    subscription: Arc<Subscription>,
-    dispatcher: Dispatcher<Component>,
-    kafka: Properties,
-    _compiled: Compiled,
-    /// Files that the component sees stand there as long as the stage does.
-    _scratch: Scratch,
-}
-
-/// A folder of one replay's own.
-struct Scratch(std::path::PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Most components have no files, and then it was never made.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Stage {
-    async fn load(resolved: Resolved, settings: &Settings, stream: &str, name: &str) -> Result<Self> {
-        let Resolved { mut app, variables } = resolved;
-        let component = component(&app, &variables, stream)?;
-        app.retain(std::slice::from_ref(&component))?;
-        let spec = app.components.get_mut(&component).context("a component without a specification")?;
-        for (variable, value) in [("stream", name), ("late", "revise")] {
-            spec.variables.insert(variable.to_owned(), value.to_owned());
-        }
-        let kafka = exagg_clients::kafka::properties(&variables, &settings.kafka)?;
-        let scratch = Scratch(std::env::temp_dir().join(format!("exagg-replay-{}", uuid::Uuid::new_v4())));
-        exagg_app::files::stage(&mut app, &scratch.0)?;
-        let factors = Arc::new(Factors {
-            wasi: WasiFactor::default(),
-            http: OutboundHttpFactor,
-            pg: OutboundPgFactor::new(CONNECTIONS_MAX, settings.authorities.clone()),
-            kafka: OutboundKafkaFactor::new(kafka.clone(), None),
-            key_value: KeyValueFactor::new(&scratch.0, "key_value", [DEFAULT_STORE.to_owned()]),
-        });
-        let compile = Place::Apart(Bounds::default());
-        let engine = engine::Settings { compile, ..engine::Settings::default() };
-        let limits = ComponentLimits { connections_max: CONNECTIONS_MAX as u64, ..ComponentLimits::default() };
-        let resolved = Resolved { app, variables };
-        let compiled = Compiled::new(&resolved, &engine, limits, factors, &[Arc::new(KafkaWorld)]).await?;
-        let trigger = compiled.app.triggers.first().context("the component has no trigger")?;
-        let subscription = Arc::new(Subscription::new(trigger)?);
-        let component = compiled.app.components.get(&component).context("the component was not loaded")?;
-        let metrics = Arc::new(Metrics::new().context("the metrics cannot be set up")?);
-        let dispatcher = Dispatcher::new(Arc::clone(component), Arc::clone(&subscription), None, metrics);
-        Ok(Self { subscription, dispatcher, kafka, _compiled: compiled, _scratch: scratch })
-    }
-
-    /// Gives one partition to the function. Where the log has lost its beginning: the time of the
-    /// first record that it still holds.
-    async fn read(&self, seen: &Seen, since: Option<DateTime<Utc>>, claim: &Claim) -> Result<Option<DateTime<Utc>>> {
-        let place = seen.partition.to_string();
-        let range = Range {
-            partition: seen.partition.clone(),
-            topic_id: seen.topic_id.clone(),
-            // A record is at most so much older than its event.
-            since: since.map(|time| time - chrono::Duration::seconds(seen.max_future_seconds)),
-            next_offset: seen.next_offset,
-        };
-        let mut backlog = Backlog::open(&self.subscription, &self.kafka, range).with_context(|| place.clone())?;
-        let cancel = CancellationToken::new();
-        while let Some(batch) = backlog.next().await.with_context(|| place.clone())? {
-            claim.check()?;
-            match self.dispatcher.dispatch(batch, &cancel, &|_| {}).await {
-                Dispatched::Applied => {}
-                Dispatched::ResumeAt(_) => bail!("{place}: something else writes under this replay's name"),
-                Dispatched::Stopped(reason) => bail!("{place}: {reason}"),
-                Dispatched::Cancelled => bail!("{place}: cancelled"),
+        let stream = self.span.stream;
+        let mut seen = self.begin(&client).await?;
+        ensure!(!seen.is_empty(), "there is no stream {stream}: nothing of it was ever aggregated");
+        let mut log_begins = None;
+        for round in 0.. {
+            if round > 0 {
+                seen = self.begin(&client).await?;
+                let left: i64 =
+                    seen.iter().map(|seen| seen.next_offset.0 - seen.from_offset.unwrap_or_default().0).sum();
+                if left <= LEFT_MAX || round > ROUNDS_MAX {
+                    break;
+                }
+            }
+            log_begins = log_begins.max(self.read(&client, &seen).await?);
+            if self.course.cancel.is_cancelled() {
+                return Ok(None);
             }
         }
-        Ok(backlog.log_begins())
+        for _ in 0..TRIES_MAX {
+            if !self.course.is_dry_run {
+                self.hold(&client).await?;
+            }
+            let mut rest = self.begin(&client).await?;
+            rest.retain(|seen| !seen.is_read());
+            if !rest.is_empty() {
+                log_begins = log_begins.max(self.read(&client, &rest).await?);
+            }
+            if self.course.cancel.is_cancelled() {
+                return Ok(None);
+            }
+            let rows = self.replace(&client, log_begins).await?;
+            ensure!(
+                self.course.is_dry_run || !rows.is_empty(),
+                "another replay of the stream {stream} has begun meanwhile: nothing was replaced"
+            );
+            let outcomes = rows.iter().filter_map(|row| outcome(row).transpose()).collect::<Result<Vec<_>>>()?;
+            if !outcomes.iter().any(|outcome| outcome.name == BEHIND) {
+                return Ok(Some(Replayed { outcomes, poisoned: self.stage.poisoned.load(Ordering::Relaxed) }));
+            }
+        }
+        bail!(
+            "the live stream {stream} was ahead again {TRIES_MAX} times: nothing is replaced, and the same command goes \
+             on from here"
+        )
+    }
+
+    /// Lets the live stream's aggregators wait for a while. It ends by itself: a replay that is killed holds nothing for
+    /// longer.
+    async fn hold(&self, client: &Client) -> Result<()> {
+        let statement = "UPDATE public.replays SET held_until = clock_timestamp() + $2::int8 * interval '1 second'
+                         FROM claim WHERE replay = $1";
+        self.claimed(client, statement, &[(&self.name, Type::VARCHAR), (&HELD_SECONDS, Type::INT8)]).await?;
+        Ok(())
+    }
+
+    /// From where and up to where each partition is to be read.
+    async fn begin(&self, client: &Client) -> Result<Vec<Seen>> {
+        let statement = "SELECT b.* FROM claim CROSS JOIN LATERAL public.exagg_replay_begin(
+                             $1, $2, $5, coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
+                             coalesce($4 AT TIME ZONE 'UTC', 'infinity')) AS b";
+        let Span { stream, since, until } = &self.span;
+        let identity = &self.stage.identity;
+        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+            (stream, Type::VARCHAR),
+            (&self.name, Type::VARCHAR),
+            (since, Type::TIMESTAMPTZ),
+            (until, Type::TIMESTAMPTZ),
+            (identity, Type::TEXT),
+        ];
+        self.claimed(client, statement, &params).await?.iter().map(Seen::of).collect()
+    }
+
+    /// Reads the partitions to the end. Where the log has lost its beginning: the time from which on it holds all.
+    async fn read(&self, client: &Client, seen: &[Seen]) -> Result<Option<DateTime<Utc>>> {
+        let cancel = &self.course.cancel;
+        let mut readings: Vec<Reading> = Vec::new();
+        for (index, seen) in seen.iter().enumerate() {
+            readings.push(self.stage.open(seen, self.span.since, cancel).await?);
+            if index == 0 {
+                // The function has told its settings.
+                self.check(client).await?;
+            }
+        }
+        let (done, of) = (AtomicU64::new(0), readings.iter().map(Reading::left).sum());
+        let read = futures::stream::iter(
+            readings.into_iter().map(|reading| self.stage.read(reading, self.claim, cancel, &done)),
+        )
+        .buffer_unordered(PARTITIONS_AT_ONCE)
+        .try_collect::<Vec<_>>();
+        let began = Instant::now();
+        let telling = async {
+            loop {
+                tokio::time::sleep(TELL_EVERY).await;
+                (self.course.tell)(Advance { done: done.load(Ordering::Relaxed), of, elapsed: began.elapsed() });
+            }
+        };
+        let begins = tokio::select! {
+            begins = read => begins?,
+            () = telling => bail!("the replay cannot end"),
+        };
+        Ok(begins.into_iter().flatten().max())
+    }
+
+    /// Refuses a part that was made with other settings.
+    async fn check(&self, client: &Client) -> Result<()> {
+        let statement = "SELECT public.exagg_replay_refusal(
+                             $1, $2, coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
+                             coalesce($4 AT TIME ZONE 'UTC', 'infinity'))";
+        let Span { stream, since, until } = &self.span;
+        let rows = self
+            .query(
+                client,
+                statement,
+                &[
+                    (stream, Type::VARCHAR),
+                    (&self.name, Type::VARCHAR),
+                    (since, Type::TIMESTAMPTZ),
+                    (until, Type::TIMESTAMPTZ),
+                ],
+            )
+            .await?;
+        match rows.first().map(|row| row.try_get::<_, Option<String>>(0)).transpose()?.flatten() {
+            Some(reason) => bail!("stream {stream}: {reason}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the rows in the place of the old ones, or says what would become of them.
+    async fn replace(&self, client: &Client, log_begins: Option<DateTime<Utc>>) -> Result<Vec<Row>> {
+        let arguments = "$1, $2, $5 AT TIME ZONE 'UTC', coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
+                         coalesce($4 AT TIME ZONE 'UTC', 'infinity')";
+        let statement = if self.course.is_dry_run {
+            format!(
+                "SELECT d.outcome, d.is_kept, count(*) AS row_count,
+                        (array_agg(d.window_start::text || ' ' || d.code ORDER BY d.window_start, d.code))[1:3]
+                            AS examples
+                 FROM claim CROSS JOIN LATERAL public.exagg_replay_diff({arguments}) AS d GROUP BY 1, 2 ORDER BY 2, 1"
+            )
+        } else {
+            format!("SELECT a.* FROM claim LEFT JOIN LATERAL public.exagg_replay_apply({arguments}) AS a ON true")
+        };
+        let Span { stream, since, until } = &self.span;
+        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+            (stream, Type::VARCHAR),
+            (&self.name, Type::VARCHAR),
+            (since, Type::TIMESTAMPTZ),
+            (until, Type::TIMESTAMPTZ),
+            (&log_begins, Type::TIMESTAMPTZ),
+        ];
+        self.claimed(client, &statement, &params).await
+    }
+
+    /// A statement over `claim`, the claim's row, which is locked: whoever takes it over waits, and nothing is done once
+    /// somebody has.
+    async fn claimed(
+        &self,
+        client: &Client,
+        statement: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>> {
+        let claim = self.claim.condition();
+        let statement = format!(
+            "WITH claim AS MATERIALIZED (SELECT FROM public.exagg_claims WHERE {claim} FOR UPDATE) {statement}"
+        );
+        let rows = self.query(client, &statement, params).await?;
+        self.claim.check()?;
+        Ok(rows)
+    }
+
+    /// The parameters' types go with the statement, so that nothing is prepared: a pooler may stand in between.
+    async fn query(
+        &self,
+        client: &Client,
+        statement: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>> {
+        Ok(client.query_typed(&self.database.sql(statement), params).await?)
     }
 }
 
-/// The component whose variable `stream` is this stream.
-fn component(app: &App, variables: &Variables, stream: &str) -> Result<String> {
-    let is_of = |id: &String| {
-        let template = app.components.get(id).and_then(|spec| spec.variables.get("stream"));
-        template.is_some_and(|template| variables.expand(template).is_ok_and(|name| name == stream))
-    };
-    let found = app.triggers.iter().filter(|trigger| trigger.kind == TYPE).map(|trigger| &trigger.component);
-    found.clone().find(|id| is_of(id)).cloned().with_context(|| {
-        format!("no kafka stage of the app has the stream {stream} (their variable \"stream\" names it)")
-    })
+/// None: the row says that there is none.
+fn outcome(row: &Row) -> Result<Option<Outcome>> {
+    let Some(name) = row.try_get("outcome")? else { return Ok(None) };
+    Ok(Some(Outcome {
+        name,
+        is_kept: row.try_get("is_kept")?,
+        rows: row.try_get::<_, i64>("row_count")?.try_into()?,
+        examples: row.try_get::<_, Option<_>>("examples")?.unwrap_or_default(),
+    }))
 }

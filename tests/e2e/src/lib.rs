@@ -30,6 +30,7 @@ pub mod bomb;
 pub mod certificates;
 pub mod database;
 pub mod feed;
+pub mod flights;
 pub mod gate;
 pub mod host;
 pub mod http;

@@ -165,6 +165,7 @@ async fn close(world: Rc<World>) {
         let Some(partitions) = world.database.borrow().partitions(now.0) else { continue };
         let stream = Stream {
             stream: STREAM.to_owned(),
+            settings_revision: 0,
             allowed_lateness_seconds: LATENESS_SECONDS,
             idle_timeout_seconds: IDLE_SECONDS,
             late: world.settings.late,

@@ -1,13 +1,13 @@
 //! The functions' view of the database: statements that fail before or after their effect.
 
 use aggregator::aggregate::Aggregate;
-use aggregator::database::{Database as Applying, Opened, StoreError as ApplyError};
+use aggregator::database::{Database as Applying, Opened, Refused, StoreError as ApplyError};
 use aggregator::settings::Settings;
 use exagg_sdk::kafka::{Batch, LostRange};
 use window::late::Late;
 use window::layout::LAYOUT;
 use window::time::{EventTime, MICROS_PER_SECOND};
-use window_closer::database::{Closed, Database as Closing, StoreError as CloseError};
+use window_closer::database::{Closed, Database as Closing, StoreError as CloseError, Stream};
 
 use crate::Broken;
 use crate::schedule::turn;
@@ -97,7 +97,7 @@ impl Applying for Connection<'_> {
         .await
     }
 
-    async fn write_settings(&self, _: &Settings, _: &str) -> Result<Option<String>, ApplyError> {
+    async fn write_settings(&self, _: &Settings, _: &str) -> Result<Option<Refused>, ApplyError> {
         self.applying(|world| {
             world.database.borrow_mut().write_settings();
             None
@@ -117,7 +117,7 @@ impl Applying for Connection<'_> {
 impl Closing for Connection<'_> {
     async fn raise_watermark(
         &self,
-        _: &str,
+        _: &Stream,
         watermark: Option<EventTime>,
         _: &str,
     ) -> Result<Option<EventTime>, CloseError> {
@@ -134,7 +134,7 @@ impl Closing for Connection<'_> {
         raised.map(|time| time.map(EventTime)).map_err(CloseError::Failed)
     }
 
-    async fn raise_closed_before(&self, _: &str, closed_before: EventTime) -> Result<(), CloseError> {
+    async fn raise_closed_before(&self, _: &Stream, closed_before: EventTime) -> Result<(), CloseError> {
         let raised = self.statement(|world| world.database.borrow_mut().raise_closed_before(closed_before.0)).await;
         raised.map_err(CloseError::Failed)
     }

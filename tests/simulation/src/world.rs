@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use aggregator::settings::Settings;
+use aggregator::settings::{MadeWith, OnSettingsChange, Settings};
 use exagg_sdk::postgres::Address;
 use window::event::Schema;
 use window::fields::FieldNames;
@@ -92,6 +92,8 @@ impl World {
             allowed_lateness_seconds: LATENESS_SECONDS,
             idle_timeout_seconds: IDLE_SECONDS,
             late: plan.late,
+            on_settings_change: OnSettingsChange::Replay,
+            made_with: MadeWith::default(),
             address: Address::new(String::new(), "").unwrap(),
         };
         let began_us = 1_700_000_000 * MICROS_PER_SECOND;

@@ -10,8 +10,10 @@ use exagg_app::{App, Provider};
 use exagg_clients::database::Database;
 use exagg_clients::postgres::Authorities;
 use exagg_common::template::{Secret, Variables};
+use exagg_runtime::engine::Limits;
 
 use super::Environment;
+use super::limits::limits;
 use super::runtime::{self, RuntimeConfig, Shared, VariablesProvider, variable_prefix};
 use super::values::{did_you_mean, dotenv, env_provider, flags, secrets};
 use crate::cli::AppArgs;
@@ -30,6 +32,8 @@ pub struct AppSettings {
     pub kafka: BTreeMap<String, String>,
     /// Whom to believe of PostgreSQL servers.
     pub authorities: Option<Authorities>,
+    /// What each call may use, by the file: a command that calls functions has no flags for it.
+    pub limits: Limits,
     /// The host's own address of the pipeline's database, for migrations and status; a template. Without it the
     /// variable `postgres_url` is used, which components may share.
     pub postgres_url: Option<Secret>,
@@ -103,6 +107,7 @@ impl AppSettings {
             state_dir: std::path::absolute(given.unwrap_or_else(|| folder.join(STATE_DIR_DEFAULT)))?,
             providers,
             kafka: runtime.exagg.kafka.clone(),
+            limits: limits(None, &runtime.exagg)?,
             authorities: runtime.exagg.postgres_ca_file.as_deref().map(authorities).transpose()?,
             postgres_url: runtime.exagg.postgres_url.as_deref().map(Secret::new),
         })

@@ -13,7 +13,7 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::{self, TopicPartitionList};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::batch::{BatchBuilder, BatchLimits, RecordRef, Source};
+use crate::batch::{BatchBuilder, BatchLimits, RecordRef, Source, empty};
 use crate::bindings::exagg::kafka::types::Batch;
 use crate::config::Subscription;
 
@@ -29,6 +29,8 @@ pub struct Range {
     pub topic_id: TopicId,
     /// From the first record of this time on; none is from the log's beginning.
     pub since: Option<DateTime<Utc>>,
+    /// What lies before was read earlier; none: nothing was.
+    pub from: Option<Offset>,
     /// Up to here.
     pub next_offset: Offset,
 }
@@ -39,6 +41,7 @@ type Client = BaseConsumer<LogContext>;
 pub struct Backlog {
     batches: Receiver<Result<Batch>>,
     log_begins: Option<DateTime<Utc>>,
+    position: Offset,
 }
 
 impl Backlog {
@@ -64,7 +67,7 @@ impl Backlog {
                 .and_then(|client: Client| Reader::open(client, range, limits));
             match reader {
                 Ok((mut reader, log_begins)) => {
-                    let _ = told.send(Ok(log_begins));
+                    let _ = told.send(Ok((log_begins, reader.position)));
                     if let Err(error) = reader.run(&sender) {
                         let _ = sender.blocking_send(Err(error));
                     }
@@ -73,11 +76,17 @@ impl Backlog {
             }
         };
         std::thread::Builder::new().name("replay".to_owned()).spawn(read)?;
-        let log_begins = tokio::task::block_in_place(|| begins.recv()).map_err(|_| anyhow!("the reader ended"))??;
-        Ok(Self { batches, log_begins })
+        let begins = tokio::task::block_in_place(|| begins.recv()).map_err(|_| anyhow!("the reader ended"))?;
+        let (log_begins, position) = begins?;
+        Ok(Self { batches, log_begins, position })
     }
 
-    /// The next batch; none at the end.
+    /// Where it begins to read.
+    pub fn position(&self) -> Offset {
+        self.position
+    }
+
+    /// The next batch, without a hole between two; none at the end. The first has no records.
     pub async fn next(&mut self) -> Result<Option<Batch>> {
         self.batches.recv().await.transpose()
     }
@@ -121,6 +130,7 @@ impl Reader {
                 }
             }
         };
+        let position = position.min(range.next_offset);
         assign(&client, &range.partition, position)?;
         let source = Source {
             partition: range.partition,
@@ -130,6 +140,15 @@ impl Reader {
         };
         let mut reader = Self { client, source, position, end: range.next_offset, limits };
         let log_begins = if position == low && low > Offset(0) { reader.first_time()? } else { None };
+        if let Some(from) = range.from {
+            if from < low {
+                bail!(
+                    "the log has lost records from offset {from} to {low} since this replay was stopped: start it afresh"
+                );
+            }
+            reader.position = from;
+            assign(&reader.client, &reader.source.partition, from)?;
+        }
         Ok((reader, log_begins))
     }
 
@@ -147,13 +166,10 @@ impl Reader {
     }
 
     fn run(&mut self, batches: &Sender<Result<Batch>>) -> Result<()> {
-        while self.position < self.end {
-            let batch = self.batch()?;
+        let mut batch = empty(&self.source, self.position, self.end);
+        while batches.blocking_send(Ok(batch)).is_ok() && self.position < self.end {
+            batch = self.batch()?;
             self.position = Offset(batch.next_offset);
-            // An interval without records tells the function nothing.
-            if !batch.offsets.is_empty() && batches.blocking_send(Ok(batch)).is_err() {
-                break;
-            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod advertised;
 mod api;
 mod bombs;
 mod clients;
+mod corrected;
 mod dashboard;
 mod embedded;
 mod equal;
@@ -129,6 +130,10 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(logs::a_compacted_topic_is_read_over_its_holes),
         kafka!(logs::partitions_added_while_it_runs_are_read_from_their_start),
         kafka!(replay::what_a_wrong_setting_spoilt_is_rebuilt),
+        kafka!(corrected::a_series_is_as_if_it_had_been_read_with_the_right_settings),
+        kafka!(replay::a_stream_that_is_written_all_the_while_is_replayed_whole),
+        kafka!(replay::a_replay_and_a_closer_do_not_fold_the_same_windows),
+        kafka!(replay::times_that_were_ahead_make_nothing_late_when_they_are_right),
         kafka!(replay::what_cannot_be_rebuilt_whole_is_listed_and_left),
         kafka!(api::the_api_gets_the_documented_request_and_its_answer_becomes_records),
         kafka!(api::bad_answers_give_a_clear_line_and_no_record),

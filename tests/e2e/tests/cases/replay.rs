@@ -1,6 +1,7 @@
 //! `exagg replay`: closed windows computed anew, beside the live pipeline.
 
-use std::process::{Command, Output};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use e2e::database::Database;
@@ -12,18 +13,19 @@ use super::{EXCHANGES, World, now, topic, wait_for_records, wait_until_closed};
 
 /// Runs the command with the host's own manifest and variables, and gives what it printed.
 pub(super) fn replay(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> String {
-    let output = command(world, host, database, name, more);
+    let output = command(world, host, database, name, more).output().unwrap();
     let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{wrong}");
     let left = "SELECT (SELECT count(*) FROM public.progress WHERE stream LIKE '%@replay')
                      + (SELECT count(*) FROM public.pending_parts WHERE stream LIKE '%@replay')
-                     + (SELECT count(*) FROM public.replay_windows) + (SELECT count(*) FROM public.exagg_claims)";
+                     + (SELECT count(*) FROM public.replays) + (SELECT count(*) FROM public.exagg_claims)";
     assert_eq!(database.number(left), 0, "it leaves nothing behind");
     said.into_owned()
 }
 
-fn command(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> Output {
-    Command::new(exagg())
+pub(super) fn command(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(exagg());
+    command
         .args(["replay", "--stream", "exchanges", "--app"])
         .arg(host.setup.folder())
         .args(["--variable", &format!("postgres_url={}", database.url)])
@@ -31,9 +33,8 @@ fn command(world: &World, host: &Host, database: &Database, name: &str, more: &[
         .args(["--variable", &format!("kafka_brokers={}", world.kafka().brokers)])
         .args(["--variable", &format!("kafka_host={}", world.kafka().brokers)])
         .args(["--variable", &format!("exchanges_topic={}", topic(name))])
-        .args(more)
-        .output()
-        .unwrap()
+        .args(more);
+    command
 }
 
 fn rows(database: &Database) -> Vec<String> {
@@ -53,13 +54,14 @@ pub fn what_a_wrong_setting_spoilt_is_rebuilt(world: &World) {
     wait_until_closed(&database, "exchanges");
     assert!(!feed.oracle.compare(&database, "exchanges").is_none());
     host.stop();
-    // Mended; the live pipeline goes on with later windows.
-    let host = world.setup(&database, name).components(&EXCHANGES).start();
+    // Mended; the live pipeline goes on with later windows, and the rows of before stay as they are.
+    let mended = world.setup(&database, name).variable("on_settings_change", "from-now-on");
+    let host = mended.components(&EXCHANGES).start();
     feed.spread(600, first + 600, 600);
     wait_for_records(&database, "exchanges", 1200);
     wait_until_closed(&database, "exchanges");
     let said = replay(world, &host, &database, name, &["--from", "earliest"]);
-    assert!(said.contains("30 rows rebuilt, 30 unchanged, 0 left"), "{said}");
+    assert!(said.contains("0 rows added, 30 changed, 0 deleted, 30 unchanged, 0 kept"), "{said}");
     feed.oracle.assert_equal(&database, "exchanges");
     // One process at a time; one that was killed is waited for no longer than its claim holds.
     let others = |expires: &str| {
@@ -68,7 +70,7 @@ pub fn what_a_wrong_setting_spoilt_is_rebuilt(world: &World) {
         ));
     };
     others("1 minute");
-    let refused = command(world, &host, &database, name, &["--from", "earliest"]);
+    let refused = command(world, &host, &database, name, &["--from", "earliest"]).output().unwrap();
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
         !refused.status.success() && error.contains("another replay of the stream exchanges is under way"),
@@ -79,15 +81,15 @@ pub fn what_a_wrong_setting_spoilt_is_rebuilt(world: &World) {
     // A second one finds nothing to do, and a part only its part.
     let before = rows(&database);
     let said = replay(world, &host, &database, name, &["--from", "earliest"]);
-    assert!(said.contains("0 rows rebuilt, 60 unchanged, 0 left"), "{said}");
+    assert!(said.contains("0 rows added, 0 changed, 0 deleted, 60 unchanged, 0 kept"), "{said}");
     let from = e2e::utc(first + 600).replace(' ', "T") + "Z";
     let to = e2e::utc(first + 900).replace(' ', "T") + "Z";
     let said = replay(world, &host, &database, name, &["--from", &from, "--to", &to]);
-    assert!(said.contains("0 rows rebuilt, 15 unchanged, 0 left"), "{said}");
+    assert!(said.contains("0 rows added, 0 changed, 0 deleted, 15 unchanged, 0 kept"), "{said}");
     assert_eq!(rows(&database), before);
 }
 
-/// Take out: a condition of `judged` in `migrations/definitions.sql`.
+/// Take out: a condition of `kept_for` in `migrations/definitions.sql`.
 pub fn what_cannot_be_rebuilt_whole_is_listed_and_left(world: &World) {
     let (database, name) = (world.postgres.database(), "replay-left");
     world.kafka().create_topic(&topic(name), 2, &[]);
@@ -111,14 +113,25 @@ pub fn what_cannot_be_rebuilt_whole_is_listed_and_left(world: &World) {
              (SELECT min(window_start) FROM public.aggregates)",
     );
     let said = replay(world, &host, &database, name, &["--from", "earliest"]);
-    assert!(said.contains("1 rows rebuilt, 27 unchanged, 2 left"), "{said}");
-    assert!(said.contains("A: records of it are pending"), "{said}");
-    assert!(said.contains("C: the log holds fewer records than were counted"), "{said}");
+    // What was pending is in its row now.
+    assert!(said.contains("0 rows added, 2 changed, 0 deleted, 27 unchanged, 1 kept"), "{said}");
+    assert!(
+        said.contains("kept, for the log holds fewer records than were counted: 1 rows (") && said.contains(" C)"),
+        "{said}"
+    );
+    assert_eq!(database.number("SELECT count(*) FROM public.pending_parts"), 0);
+    assert_eq!(
+        database.number("SELECT records FROM public.aggregates WHERE code = 'A' ORDER BY window_start LIMIT 1"),
+        21
+    );
+    feed.send(0, "A", 6.0, first);
+    feed.flush();
+    wait_for_records(&database, "exchanges", 603);
     // The log loses its beginning: nothing can be told of windows that old any more.
     let before = rows(&database);
     world.kafka().delete_records(&topic(name), 0, 100);
     let said = replay(world, &host, &database, name, &["--from", "earliest"]);
-    assert!(said.contains("0 rows rebuilt, 0 unchanged, 30 left"), "{said}");
+    assert!(said.contains("0 rows added, 0 changed, 0 deleted, 0 unchanged, 30 kept"), "{said}");
     assert!(said.contains("the log may not hold all its records any more"), "{said}");
     assert_eq!(rows(&database), before);
     // With a closer again the pending record is merged: nothing was lost over all this.
@@ -126,7 +139,125 @@ pub fn what_cannot_be_rebuilt_whole_is_listed_and_left(world: &World) {
     let _host = world.setup(&database, name).components(&EXCHANGES).start();
     wait_until_closed(&database, "exchanges");
     wait_for("the late record", Duration::from_secs(30), || {
-        (database.number("SELECT records FROM public.aggregates WHERE code = 'A' ORDER BY window_start LIMIT 1") == 21)
+        (database.number("SELECT records FROM public.aggregates WHERE code = 'A' ORDER BY window_start LIMIT 1") == 22)
             .then_some(())
     });
+}
+
+/// Take out: `held_until` in the aggregator's `FENCE`, or the look for `behind` in `exagg_replay_apply`.
+pub fn a_stream_that_is_written_all_the_while_is_replayed_whole(world: &World) {
+    let (database, name) = (world.postgres.database(), "replay-busy");
+    world.kafka().create_topic(&topic(name), 3, &[]);
+    let mut feed = Feed::new(world.kafka(), &topic(name), 3);
+    let first = now() / 60 * 60 - 3600;
+    let wrong = world.setup(&database, name).replace("value_field = \"volume\"", "value_field = \"depth\"");
+    let mut host = wrong.components(&EXCHANGES).start();
+    feed.spread(20_000, first, 1_200);
+    wait_for_records(&database, "exchanges", 20_000);
+    host.stop();
+    let mended = world.setup(&database, name).variable("on_settings_change", "from-now-on");
+    let host = mended.components(&EXCHANGES).start();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let feeding = scope.spawn(|| {
+            for batch in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                feed.spread(60, first + 1_200 + batch, 60);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        wait_for("records of now", Duration::from_secs(60), || {
+            let counted = database.number("SELECT sum(records)::int8 FROM public.live_aggregates");
+            (counted > 22_000).then_some(())
+        });
+        let said = replay(world, &host, &database, name, &["--from", "earliest"]);
+        let is_idle = feeding.is_finished();
+        stop.store(true, Ordering::Relaxed);
+        assert!(
+            !is_idle && !said.contains(" 0 changed") && said.contains(" 0 deleted") && said.contains(" 0 kept"),
+            "{said}"
+        );
+    });
+    wait_for_records(&database, "exchanges", feed.sent);
+    wait_until_closed(&database, "exchanges");
+    feed.oracle.assert_equal(&database, "exchanges");
+    // One that has not read all replaces nothing.
+    let before = rows(&database);
+    database.execute(
+        "INSERT INTO public.replays (replay, made_by, since, until)
+         VALUES ('exchanges@replay', 'x', '-infinity', 'infinity');
+         INSERT INTO public.progress (stream, topic_id, partition, topic, next_offset, end_offset, partition_count,
+                                      consumer_group)
+         SELECT 'exchanges@replay', topic_id, partition, topic, next_offset - partition, end_offset, partition_count, 'x'
+         FROM public.progress WHERE stream = 'exchanges'",
+    );
+    let apply = "SELECT outcome FROM public.exagg_replay_apply('exchanges', 'exchanges@replay', NULL, '-infinity',
+                                                                'infinity')";
+    assert_eq!(database.texts(apply), ["behind"]);
+    assert_eq!(rows(&database), before);
+}
+
+/// Take out: the lock `exagg replay` in the window-closer's `TAKE_WINDOWS`.
+pub fn a_replay_and_a_closer_do_not_fold_the_same_windows(world: &World) {
+    let (database, name) = (world.postgres.database(), "replay-closer");
+    world.kafka().create_topic(&topic(name), 1, &[]);
+    let mut feed = Feed::new(world.kafka(), &topic(name), 1);
+    let mut replaying = database.client();
+    let mut replaces = replaying.transaction().unwrap();
+    replaces.execute("SELECT pg_advisory_xact_lock(hashtextextended('exagg replay exchanges', 0))", &[]).unwrap();
+    // A partition begins before, or after.
+    let _host = world.setup(&database, name).components(&EXCHANGES).start();
+    feed.spread(60, now() / 60 * 60 - 3600, 60);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(database.number("SELECT count(*) FROM public.progress"), 0);
+    replaces.commit().unwrap();
+    wait_for_records(&database, "exchanges", 60);
+    let mut replaces = replaying.transaction().unwrap();
+    replaces.execute("SELECT pg_advisory_xact_lock(hashtextextended('exagg replay exchanges', 0))", &[]).unwrap();
+    let closed = database.number("SELECT count(*) FROM public.aggregates");
+    wait_for("a watermark that closes the window", Duration::from_secs(60), || {
+        let behind =
+            "SELECT count(*) FROM public.streams WHERE watermark > now() AT TIME ZONE 'UTC' - interval '1 minute'";
+        (database.number(behind) == 1).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(database.number("SELECT count(*) FROM public.aggregates"), closed);
+    replaces.commit().unwrap();
+    wait_until_closed(&database, "exchanges");
+    feed.oracle.assert_equal(&database, "exchanges");
+}
+
+/// With a wrong zone the times were ahead, and the watermark as well: once they are right, what comes is not late. Take
+/// out: the watermark, or the highest event times, in `exagg_replay_apply`.
+pub fn times_that_were_ahead_make_nothing_late_when_they_are_right(world: &World) {
+    let (database, name) = (world.postgres.database(), "replay-ahead");
+    world.kafka().create_topic(&topic(name), 2, &[]);
+    let mut feed = Feed::new(world.kafka(), &topic(name), 2);
+    let first = now() / 60 * 60 - 24 * 3600;
+    feed.spread(600, first, 600);
+    let setup = |zone: &str| {
+        world
+            .setup(&database, name)
+            .replace("time_zone = \"UTC\"", &format!("time_zone = \"{zone}\""))
+            .variable("late", "reject")
+            .variable("idle_timeout_seconds", "3600")
+            .components(&EXCHANGES)
+    };
+    let mut wrong = setup("Etc/GMT+5").start();
+    wait_for_records(&database, "exchanges", 600);
+    wait_for("closed windows", Duration::from_secs(60), || {
+        (database.number("SELECT count(*) FROM public.aggregates") == 27).then_some(())
+    });
+    wrong.stop();
+    let host = setup("UTC").start();
+    let said = replay(world, &host, &database, name, &["--from", "earliest"]);
+    assert!(said.contains("30 rows added, 0 changed, 27 deleted, 0 unchanged, 0 kept"), "{said}");
+    feed.spread(600, first + 600, 600);
+    wait_for_records(&database, "exchanges", 1_200);
+    wait_for("closed windows", Duration::from_secs(60), || {
+        (database.number("SELECT count(*) FROM public.aggregates") == 57).then_some(())
+    });
+    assert_eq!(database.number("SELECT count(*) FROM public.rejected_records"), 0);
 }

@@ -32,6 +32,7 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
         "aggregator",
         &[
             ("window_state_layout", "S"),
+            ("replays", "SU"),
             ("progress", "SIU"),
             ("window_state", "SIU"),
             ("window_batches", "I"),
@@ -90,6 +91,8 @@ const REFUSED: [(&str, &[&str]); 4] = [
             "UPDATE public.streams SET watermark = NULL",
             "UPDATE public.streams SET closed_before = NULL",
             "INSERT INTO public.streams (stream, watermark) VALUES ('x', NULL)",
+            "UPDATE public.streams SET settings_revision = 1",
+            "UPDATE public.replays SET held_until = now()",
             "UPDATE public.progress SET topic_id = 'x'",
             "UPDATE public.progress SET stream = 'x'",
             "UPDATE public.window_state SET code = 'x'",
@@ -111,7 +114,7 @@ const REFUSED: [(&str, &[&str]); 4] = [
 ];
 
 /// What nobody of them may do.
-const REFUSED_TO_ALL: [&str; 11] = [
+const REFUSED_TO_ALL: [&str; 13] = [
     "CREATE TABLE public.mine (a int)",
     "CREATE TEMPORARY TABLE mine (a int)",
     "CREATE SCHEMA mine",
@@ -119,8 +122,10 @@ const REFUSED_TO_ALL: [&str; 11] = [
     "COPY (SELECT 1) TO PROGRAM 'true'",
     "SELECT pg_read_file('PG_VERSION')",
     "SELECT public.exagg_retire('s', 't', 'i', 'why')",
-    "SELECT * FROM public.exagg_replay_begin('s', 's@replay', '-infinity', 'infinity')",
-    "SELECT * FROM public.exagg_replay_end('s', 's@replay', '-infinity', '-infinity', 'infinity')",
+    "SELECT * FROM public.exagg_replay_begin('s', 's@replay', 'x', '-infinity', 'infinity')",
+    "SELECT public.exagg_replay_hold('s')",
+    "SELECT * FROM public.exagg_replay_diff('s', 's@replay', '-infinity', '-infinity', 'infinity')",
+    "SELECT * FROM public.exagg_replay_apply('s', 's@replay', '-infinity', '-infinity', 'infinity')",
     "SELECT public.exagg_replay_forget('s@replay')",
     "ALTER TABLE public.aggregates ADD COLUMN a int",
 ];

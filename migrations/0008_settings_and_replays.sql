@@ -9,7 +9,10 @@ ALTER TABLE public.streams
     -- A replay that takes a watermark back raises it: a closer that computed one before writes nothing.
     ADD COLUMN settings_revision integer NOT NULL DEFAULT 0,
     -- Rows of windows that start by then may hold records of a topic that is retired: no log has them.
-    ADD COLUMN retired_until timestamp;
+    ADD COLUMN retired_until timestamp,
+    -- What the watermark may become, once every idle partition was heard of after it was written.
+    ADD COLUMN candidate timestamp,
+    ADD COLUMN candidate_at timestamptz;
 UPDATE public.streams SET is_mixed = true;
 
 -- A reject that a replay has counted since is none any more, and stays for the record.

@@ -344,6 +344,7 @@ BEGIN
             -- Rows that had to be kept are as they were made.
             is_mixed = log_begins IS NOT NULL OR s.retired_until IS NOT NULL,
             settings_revision = s.settings_revision + 1,
+            candidate = NULL,
             watermark = CASE s.late WHEN 'reject' THEN least(s.watermark, seen.watermark) ELSE s.watermark END,
             closed_before = CASE WHEN s.closed_before IS NOT NULL THEN
                 least(s.closed_before, seen.watermark - s.allowed_lateness_seconds * interval '1 second') END,

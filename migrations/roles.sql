@@ -77,7 +77,9 @@ GRANT SELECT (replay, held_until), UPDATE (made_with) ON public.replays TO exagg
 
 -- The window-closer: watermarks, what is pending taken away, final rows, and what is past its retention.
 GRANT SELECT ON public.window_state_layout, public.progress TO exagg_closer;
-GRANT SELECT, UPDATE (watermark, watermark_held_by, closed_before, updated_at) ON public.streams TO exagg_closer;
+GRANT SELECT,
+      UPDATE (watermark, watermark_held_by, closed_before, candidate, candidate_at, updated_at)
+      ON public.streams TO exagg_closer;
 GRANT SELECT, DELETE ON public.window_state, public.window_batches TO exagg_closer;
 GRANT SELECT, INSERT, DELETE,
       UPDATE (avg_vol, records, sum_vol, min_vol, max_vol, first_vol, last_vol, first_edge, last_edge, revision,

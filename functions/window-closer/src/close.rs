@@ -48,10 +48,13 @@ pub async fn tick(address: &Address, timestamp: u64, retention: &Retention) -> R
 
 /// Moves one stream's watermark and closes what is behind it. `now` is the database's clock.
 pub async fn close_stream(store: &impl Database, stream: &Stream, now: EventTime) -> Result<(), StoreError> {
-    let (computed, holder) = watermark::compute(&stream.partitions, stream.idle_timeout_seconds, now);
-    let watermark = store.raise_watermark(stream, computed, &holder.to_string()).await?;
+    let lateness_us = stream.allowed_lateness_seconds * MICROS_PER_SECOND;
+    let closes_all = stream.pending_until_us.map(|end_us| EventTime(end_us + lateness_us));
+    let computed =
+        watermark::compute(&stream.partitions, stream.idle_timeout_seconds, closes_all, stream.candidate, now);
+    let watermark = store.raise_watermark(stream, &computed).await?;
     let Some(watermark) = watermark else { return Ok(()) };
-    let closed_before = EventTime(watermark.0 - stream.allowed_lateness_seconds * MICROS_PER_SECOND);
+    let closed_before = EventTime(watermark.0 - lateness_us);
     if stream.late == Late::Reject {
         // In a statement of its own: the fold below must see what was added under the share lock.
         store.raise_closed_before(stream, closed_before).await?;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use window::late::Late;
 use window::time::EventTime;
-use window::watermark::PartitionProgress;
+use window::watermark::{Candidate, PartitionProgress, Watermark};
 
 /// A stream's settings and where its partitions stand.
 #[derive(Debug, serde::Deserialize)]
@@ -15,6 +15,10 @@ pub struct Stream {
     pub allowed_lateness_seconds: i64,
     pub idle_timeout_seconds: i64,
     pub late: Late,
+    /// The end of the last window that is pending, in microseconds since the epoch; none: nothing is pending.
+    pub pending_until_us: Option<i64>,
+    /// What the watermark may become.
+    pub candidate: Option<Candidate>,
     pub partitions: Vec<PartitionProgress>,
 }
 
@@ -58,14 +62,9 @@ pub struct Closed {
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
 pub trait Database {
-    /// Raises the watermark and returns where it is now; none also where the stream was read before a replay took it
+    /// Raises the watermark, writes its candidate down, and returns where it is now; none also where the stream was read before a replay took it
     /// back.
-    async fn raise_watermark(
-        &self,
-        stream: &Stream,
-        watermark: Option<EventTime>,
-        held_by: &str,
-    ) -> Result<Option<EventTime>, StoreError>;
+    async fn raise_watermark(&self, stream: &Stream, watermark: &Watermark) -> Result<Option<EventTime>, StoreError>;
 
     /// Makes records of windows that end by then late.
     async fn raise_closed_before(&self, stream: &Stream, closed_before: EventTime) -> Result<(), StoreError>;

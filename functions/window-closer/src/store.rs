@@ -4,6 +4,7 @@ use exagg_sdk::postgres::{Address, Failure, Tables};
 use spin_sdk::pg::{Decode, Error, ParameterValue};
 use window::layout::LAYOUT;
 use window::time::EventTime;
+use window::watermark::{NextCandidate, Watermark};
 
 use crate::database::{Closed, Database, StoreError, Stream};
 
@@ -19,6 +20,12 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'allowed_lateness_seconds', s.allowed_lateness_seconds,
     'idle_timeout_seconds', s.idle_timeout_seconds,
     'late', s.late,
+    'pending_until_us', (extract(epoch FROM greatest(
+        (SELECT max(w.window_end) FROM public.window_state w WHERE w.stream = s.stream),
+        (SELECT max(b.window_end) FROM public.window_batches b WHERE b.stream = s.stream))) * 1000000)::int8,
+    'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
+        'time_us', (extract(epoch FROM s.candidate) * 1000000)::int8,
+        'age', extract(epoch FROM clock_timestamp() - s.candidate_at)) END,
     'partitions', coalesce((
         SELECT jsonb_agg(jsonb_build_object(
             'topic', p.topic,
@@ -41,6 +48,8 @@ WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('exagg 
 UPDATE public.streams SET
     watermark = greatest(watermark, timestamp 'epoch' + $2 * interval '1 microsecond'),
     watermark_held_by = $3,
+    candidate = coalesce(timestamp 'epoch' + $5 * interval '1 microsecond', candidate),
+    candidate_at = CASE WHEN $5::int8 IS NULL THEN candidate_at ELSE clock_timestamp() END,
     updated_at = clock_timestamp()
 FROM gate WHERE stream = $1 AND settings_revision = $4::int8
 RETURNING (extract(epoch FROM watermark) * 1000000)::int8";
@@ -221,17 +230,17 @@ impl Store {
 }
 
 impl Database for Store {
-    async fn raise_watermark(
-        &self,
-        stream: &Stream,
-        watermark: Option<EventTime>,
-        held_by: &str,
-    ) -> Result<Option<EventTime>, StoreError> {
+    async fn raise_watermark(&self, stream: &Stream, watermark: &Watermark) -> Result<Option<EventTime>, StoreError> {
+        let candidate = match watermark.candidate {
+            NextCandidate::Keep => None,
+            NextCandidate::Set(time) => Some(time.0),
+        };
         let params = vec![
             stream.stream.clone().into(),
-            watermark.map(|time| time.0).into(),
-            held_by.to_owned().into(),
+            watermark.time.map(|time| time.0).into(),
+            watermark.held_by.to_string().into(),
             stream.settings_revision.into(),
+            candidate.into(),
         ];
         Ok(self.number(RAISE_WATERMARK, params).await?.map(EventTime))
     }

@@ -9,6 +9,9 @@ use crate::time::{EventTime, MICROS_PER_SECOND};
 /// every few seconds, also when there is nothing to read.
 pub const SEEN_WITHIN_SECONDS: f64 = 10.0;
 
+/// After so long the status says that an idle partition's consumer is waited for.
+const HEARD_WITHIN_SECONDS: f64 = 5.0;
+
 /// Where one partition stands: a row of `progress`, with its times as ages by the database's clock.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 pub struct PartitionProgress {
@@ -68,8 +71,10 @@ pub enum Holder {
         /// The reason in words for the status, such as `still reading` or `no live consumer`.
         why: &'static str,
     },
-    /// All are idle: the clock moves it.
+    /// All are idle: the clock moves it, as far as closing what is pending needs.
     Clock,
+    /// All are idle and nothing is pending: it stays where it is.
+    NothingPending,
 }
 
 impl fmt::Display for Holder {
@@ -81,50 +86,102 @@ impl fmt::Display for Holder {
             }
             Self::Partition { topic, partition, why } => write!(f, "topic {topic} partition {partition}: {why}"),
             Self::Clock => write!(f, "all partitions are idle: the clock"),
+            Self::NothingPending => write!(f, "all partitions are idle, and nothing is pending"),
         }
     }
 }
 
-/// The watermark of a stream (none: not known yet) and what holds it.
+/// A time that a stream's partitions came to while some of them were idle, and that nobody has confirmed yet.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
+pub struct Candidate {
+    /// What the watermark may become: microseconds since the epoch.
+    pub time_us: i64,
+    /// Seconds since it was written down.
+    pub age: f64,
+}
+
+/// What becomes of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextCandidate {
+    /// It waits on; or there is none, and none is needed.
+    Keep,
+    /// This one takes its place, as of now.
+    Set(EventTime),
+}
+
+/// A stream's watermark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    /// What it is to be raised to; none: it stays where it is.
+    pub time: Option<EventTime>,
+    /// What keeps it from being later.
+    pub held_by: Holder,
+    /// What to write down for the next look.
+    pub candidate: NextCandidate,
+}
+
+impl Watermark {
+    fn stays(held_by: Holder) -> Self {
+        Self { time: None, held_by, candidate: NextCandidate::Keep }
+    }
+}
+
+/// The watermark of a stream and what holds it.
 ///
 /// It is the least, over the partitions that are not idle, of the highest event time, and never
-/// ahead of the clock (one fast clock must not close the windows that still run); the clock
-/// less the idle time-out when all are idle; and none until each partition has reported.
+/// ahead of the clock (one fast clock must not close the windows that still run); and none until
+/// each partition has reported.
+///
+/// When all are idle it is the clock less the idle time-out, but no further than `closes_all`, the
+/// time that closes all that is pending (none: nothing is). Silence says that no more is coming for the
+/// windows that hold records. It says nothing of what comes after it: a source whose event time is not the
+/// clock, such as history that is sent afterwards, goes on from its own time, and would come late as a whole.
 ///
 /// An idle partition was empty when its consumer was last heard of; what came since then nobody
-/// knows. So the watermark is at most that time, and a consumer that dies makes nothing late.
+/// knows. So what the others come to is a candidate first, and counts once every idle partition was heard of after it,
+/// empty still. A consumer that dies makes nothing late, nor does one whose records come a moment after the others'.
 pub fn compute(
     partitions: &[PartitionProgress],
     idle_timeout_seconds: i64,
+    closes_all: Option<EventTime>,
+    candidate: Option<Candidate>,
     now: EventTime,
-) -> (Option<EventTime>, Holder) {
+) -> Watermark {
     if partitions.is_empty() {
-        return (None, Holder::NothingSeenYet);
+        return Watermark::stays(Holder::NothingSeenYet);
     }
     if let Some(holder) = unreported(partitions) {
-        return (None, holder);
+        return Watermark::stays(holder);
     }
     let (idle, busy): (Vec<_>, Vec<_>) =
         partitions.iter().partition(|partition| partition.is_idle(idle_timeout_seconds));
     let slowest = busy.into_iter().min_by_key(|partition| partition.max_event_time_us);
-    let (watermark, held_by) = match slowest {
+    let (time, held_by) = match slowest {
         Some(partition) => (partition.max_event_time_us.map(|time| time.min(now.0)), holder(partition)),
-        None => (Some(now.0 - idle_timeout_seconds * MICROS_PER_SECOND), Holder::Clock),
+        None => match closes_all {
+            Some(closes_all) => {
+                (Some(closes_all.0.min(now.0 - idle_timeout_seconds * MICROS_PER_SECOND)), Holder::Clock)
+            }
+            None => (None, Holder::NothingPending),
+        },
     };
+    let Some(time) = time else { return Watermark::stays(held_by) };
     let longest_unheard = idle.into_iter().max_by(|a, b| a.seen_ago.total_cmp(&b.seen_ago));
-    match (watermark, longest_unheard) {
-        (Some(watermark), Some(partition)) => {
-            let proven = now.0 - micros(partition.seen_ago);
-            let held_by = if proven < watermark { unheard(partition) } else { held_by };
-            (Some(EventTime(watermark.min(proven))), held_by)
+    let Some(longest_unheard) = longest_unheard else {
+        return Watermark { time: Some(EventTime(time)), held_by, candidate: NextCandidate::Keep };
+    };
+    match candidate {
+        Some(candidate) if longest_unheard.seen_ago < candidate.age => Watermark {
+            time: Some(EventTime(time.min(candidate.time_us))),
+            held_by,
+            candidate: NextCandidate::Set(EventTime(time)),
+        },
+        Some(candidate) if candidate.time_us <= time => {
+            let is_late = longest_unheard.seen_ago > HEARD_WITHIN_SECONDS;
+            Watermark::stays(if is_late { unheard(longest_unheard) } else { held_by })
         }
-        (watermark, _) => (watermark.map(EventTime), held_by),
+        _ => Watermark { time: None, held_by, candidate: NextCandidate::Set(EventTime(time)) },
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "an age is far below 2^53 microseconds")]
-fn micros(seconds: f64) -> i64 {
-    (seconds * 1e6) as i64
 }
 
 fn unheard(partition: &PartitionProgress) -> Holder {
@@ -178,8 +235,14 @@ mod tests {
         }
     }
 
+    /// With a candidate that every partition was heard of after.
+    fn compute_confirmed(partitions: &[PartitionProgress]) -> Watermark {
+        let candidate = Some(Candidate { time_us: NOW.0, age: SEEN_WITHIN_SECONDS + 1.0 });
+        compute(partitions, 20, Some(NOW), candidate, NOW)
+    }
+
     fn seconds(partitions: &[PartitionProgress]) -> Option<i64> {
-        compute(partitions, 20, NOW).0.map(|time| time.0 / MICROS_PER_SECOND)
+        compute_confirmed(partitions).time.map(|time| time.0 / MICROS_PER_SECOND)
     }
 
     #[test]
@@ -207,9 +270,9 @@ mod tests {
         let lagging = PartitionProgress { silent_for: 99.0, end_offset: 11, ..partition(1, Some(400)) };
         assert_eq!(seconds(&[partition(0, Some(500)), lagging]), Some(400));
         let unattended = PartitionProgress { silent_for: 99.0, seen_ago: 10.1, ..partition(1, Some(400)) };
-        let (watermark, holder) = compute(&[partition(0, Some(500)), unattended], 20, NOW);
-        assert_eq!(watermark, Some(EventTime(400 * MICROS_PER_SECOND)));
-        assert_eq!(holder.to_string(), "topic t partition 1: no live consumer");
+        let held = compute_confirmed(&[partition(0, Some(500)), unattended]);
+        assert_eq!(held.time, Some(EventTime(400 * MICROS_PER_SECOND)));
+        assert_eq!(held.held_by.to_string(), "topic t partition 1: no live consumer");
     }
 
     #[test]
@@ -220,10 +283,25 @@ mod tests {
 
     #[test]
     fn an_idle_partition_proves_nothing_after_it_was_last_heard_of() {
-        let idle = PartitionProgress { silent_for: 40.0, seen_ago: 9.0, ..partition(1, Some(400)) };
-        let (watermark, holder) = compute(&[partition(0, Some(999)), idle], 20, NOW);
-        assert_eq!(watermark, Some(EventTime((1_000 - 9) * MICROS_PER_SECOND)));
-        assert!(holder.to_string().starts_with("topic t partition 1: idle"), "{holder}");
+        let look = |seen_ago: f64, candidate: Option<Candidate>| {
+            let idle = PartitionProgress { silent_for: 40.0, seen_ago, ..partition(1, Some(400)) };
+            compute(&[partition(0, Some(999)), idle], 20, None, candidate, NOW)
+        };
+        let (before, after) = (EventTime(990 * MICROS_PER_SECOND), EventTime(999 * MICROS_PER_SECOND));
+        assert_eq!((look(1.0, None).time, look(1.0, None).candidate), (None, NextCandidate::Set(after)));
+        let candidate = |age: f64| Some(Candidate { time_us: before.0, age });
+        // It is kept until the partition was heard of after it, or it would never be confirmed.
+        let waits = look(1.5, candidate(1.0));
+        assert_eq!((waits.time, waits.candidate), (None, NextCandidate::Keep));
+        assert_eq!(waits.held_by.to_string(), "topic t partition 0: the least event time");
+        let confirmed = look(0.5, candidate(1.0));
+        assert_eq!((confirmed.time, confirmed.candidate), (Some(before), NextCandidate::Set(after)));
+        let dead = look(9.0, candidate(8.0)).held_by.to_string();
+        assert!(dead.starts_with("topic t partition 1: idle"), "{dead}");
+        // A partition that is further back than the candidate takes its place.
+        let behind = PartitionProgress { silent_for: 40.0, ..partition(1, Some(400)) };
+        let back = compute(&[partition(0, Some(300)), behind], 20, None, candidate(0.5), NOW);
+        assert_eq!(back.candidate, NextCandidate::Set(EventTime(300 * MICROS_PER_SECOND)));
     }
 
     #[test]
@@ -238,11 +316,25 @@ mod tests {
     }
 
     #[test]
+    fn silence_closes_what_is_pending_and_makes_nothing_late_that_comes_after_it() {
+        let idle = |number| PartitionProgress { silent_for: 30.0, ..partition(number, Some(400)) };
+        let closes_all = Some(EventTime(460 * MICROS_PER_SECOND));
+        let candidate = Some(Candidate { time_us: NOW.0, age: 2.0 });
+        let look = |partitions: &[PartitionProgress], closes_all| compute(partitions, 20, closes_all, candidate, NOW);
+        let silent = look(&[idle(0), idle(1)], closes_all);
+        assert_eq!((silent.time, silent.held_by), (closes_all, Holder::Clock));
+        let done = look(&[idle(0), idle(1)], None);
+        assert_eq!((done.time, done.held_by), (None, Holder::NothingPending));
+        // A partition that is not idle moves it as ever.
+        assert_eq!(look(&[idle(0), partition(1, Some(700))], closes_all).time, Some(EventTime(700_000_000)));
+    }
+
+    #[test]
     fn a_second_topic_must_have_reported_whole_as_well() {
         let other = PartitionProgress { topic_id: "other".into(), topic: "u".into(), ..partition(0, Some(900)) };
         let partitions = [partition(0, Some(500)), partition(1, Some(400)), other];
-        let (watermark, holder) = compute(&partitions, 20, NOW);
-        assert_eq!(watermark, None);
-        assert_eq!(holder, Holder::Unreported { topic: "u".into(), reported: 1, partitions: 2 });
+        let held = compute_confirmed(&partitions);
+        assert_eq!(held.time, None);
+        assert_eq!(held.held_by, Holder::Unreported { topic: "u".into(), reported: 1, partitions: 2 });
     }
 }

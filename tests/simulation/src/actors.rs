@@ -22,6 +22,8 @@ const HEARTBEAT_US: i64 = 2 * MICROS_PER_SECOND;
 /// After which a silent consumer's partitions go to others.
 const SESSION_US: i64 = 9 * MICROS_PER_SECOND;
 const BATCH_MAX: usize = 20;
+/// How far the times of a historic feed are behind the clock.
+const HISTORY_SECONDS: i64 = 7_200;
 
 pub fn spawn_all(world: &Rc<World>, tasks: &mut Tasks) {
     for partition in 0..PARTITIONS {
@@ -61,7 +63,8 @@ fn record(world: &World) -> Record {
     let random = &mut *world.random.borrow_mut();
     let value = random.i64(-1_000..1_000);
     let code = random.choice(['a', 'b', 'c']).unwrap();
-    let good = |time_us: i64| Kind::Good { code, value, time_us: time_us / 1_000 * 1_000 };
+    let behind_us = if world.plan.feed == Feed::Historic { HISTORY_SECONDS * MICROS_PER_SECOND } else { 0 };
+    let good = |time_us: i64| Kind::Good { code, value, time_us: (time_us - behind_us) / 1_000 * 1_000 };
     let kind = match (random.u32(..40), world.plan.feed) {
         (0, _) => Kind::Hole,
         (1, Feed::Wild) => Kind::Bad,
@@ -163,12 +166,16 @@ async fn close(world: Rc<World>) {
         turn().await;
         let now = EventTime(world.clock_us.get());
         let Some(partitions) = world.database.borrow().partitions(now.0) else { continue };
+        let pending_until_us = world.database.borrow().pending_until_us(now.0);
+        let candidate = world.database.borrow().candidate(now.0);
         let stream = Stream {
             stream: STREAM.to_owned(),
             settings_revision: 0,
             allowed_lateness_seconds: LATENESS_SECONDS,
             idle_timeout_seconds: IDLE_SECONDS,
             late: world.settings.late,
+            pending_until_us,
+            candidate,
             partitions,
         };
         let store = Connection { world: &world, life: None };

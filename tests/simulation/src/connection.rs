@@ -7,6 +7,7 @@ use exagg_sdk::kafka::{Batch, LostRange};
 use window::late::Late;
 use window::layout::LAYOUT;
 use window::time::{EventTime, MICROS_PER_SECOND};
+use window::watermark::{NextCandidate, Watermark};
 use window_closer::database::{Closed, Database as Closing, StoreError as CloseError, Stream};
 
 use crate::Broken;
@@ -115,16 +116,14 @@ impl Applying for Connection<'_> {
 }
 
 impl Closing for Connection<'_> {
-    async fn raise_watermark(
-        &self,
-        _: &Stream,
-        watermark: Option<EventTime>,
-        _: &str,
-    ) -> Result<Option<EventTime>, CloseError> {
+    async fn raise_watermark(&self, _: &Stream, watermark: &Watermark) -> Result<Option<EventTime>, CloseError> {
         let raised = self
             .statement(|world| {
                 let before = world.database.borrow().watermark_us;
-                let after = world.database.borrow_mut().raise_watermark(watermark.map(|time| time.0));
+                let after = world.database.borrow_mut().raise_watermark(watermark.time.map(|time| time.0));
+                if let NextCandidate::Set(time) = watermark.candidate {
+                    world.database.borrow_mut().candidate_us = Some((time.0, world.clock_us.get()));
+                }
                 if after < before {
                     world.violations.borrow_mut().push("the watermark fell".to_owned());
                 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aggregator::aggregate::Aggregate;
 use window::fold::Partial;
 use window::time::MICROS_PER_SECOND;
-use window::watermark::PartitionProgress;
+use window::watermark::{Candidate, PartitionProgress};
 
 use crate::Broken;
 use crate::world::{PARTITIONS, WINDOW_SECONDS};
@@ -85,6 +85,8 @@ pub struct Database {
     pub rejects_refused: u32,
     pub watermark_us: Option<i64>,
     pub closed_before_us: Option<i64>,
+    /// With the time at which it was written.
+    pub candidate_us: Option<(i64, i64)>,
     has_settings: bool,
 }
 
@@ -99,6 +101,7 @@ impl Database {
             rejects_refused: 0,
             watermark_us: None,
             closed_before_us: None,
+            candidate_us: None,
             has_settings: false,
         }
     }
@@ -208,6 +211,22 @@ impl Database {
                 })
                 .collect()
         })
+    }
+
+    /// The end of the last window that is pending.
+    pub fn pending_until_us(&self, now_us: i64) -> Option<i64> {
+        if self.broken == Broken::IdleFollowsTheClock {
+            return Some(now_us);
+        }
+        self.state.keys().map(|key| (key.0 + WINDOW_SECONDS) * MICROS_PER_SECOND).max()
+    }
+
+    /// What the watermark may become.
+    pub fn candidate(&self, now_us: i64) -> Option<Candidate> {
+        let age = |written_us: i64| {
+            if self.broken == Broken::CandidatesCountAtOnce { f64::MAX } else { (now_us - written_us) as f64 / 1e6 }
+        };
+        self.candidate_us.map(|(time_us, written_us)| Candidate { time_us, age: age(written_us) })
     }
 
     pub fn raise_watermark(&mut self, watermark_us: Option<i64>) -> Option<i64> {

@@ -42,6 +42,8 @@ pub enum Feed {
     Wild,
     /// Disorder stays within the lateness: nothing may come late, whoever dies.
     Punctual,
+    /// The same, hours behind the clock: a source falls silent and goes on from its own time.
+    Historic,
 }
 
 /// One mechanism taken out, to see that the verdict notices.
@@ -72,6 +74,10 @@ pub enum Broken {
     DeadLooksAlive,
     /// Partitions that no consumer has reported yet do not count.
     UnreportedIsIgnored,
+    /// Silence moves the watermark further than closing what is pending needs.
+    IdleFollowsTheClock,
+    /// What others came to counts although an idle partition was not heard of since.
+    CandidatesCountAtOnce,
 }
 
 /// A run.

@@ -62,6 +62,14 @@ pub fn check(world: &World) -> Vec<String> {
     } else if world.plan.feed == Feed::Punctual {
         wrong.extend(revised.map(|(key, _)| format!("{key:?} was closed too early")));
     }
+    if world.plan.feed == Feed::Historic {
+        // Silence closes windows that hold records, and no others.
+        let closed: BTreeSet<i64> = database.aggregates.keys().map(|key| key.0).collect();
+        let without = bad.iter().filter_map(|key| key.2).filter(|start| !closed.contains(start)).count();
+        if without > 0 {
+            wrong.push(format!("{without} records were late for windows that held none"));
+        }
+    }
     if world.plan.feed == Feed::Punctual && !late.is_empty() {
         wrong.push(format!("{} punctual records were late", late.len()));
     }

@@ -38,6 +38,11 @@ fn punctual_feeds_are_never_rejected_whoever_dies() {
 }
 
 #[test]
+fn a_source_that_is_hours_behind_and_falls_silent_goes_on_from_its_own_time() {
+    all_clean(Feed::Historic, Late::Reject);
+}
+
+#[test]
 fn each_mechanism_taken_out_is_noticed() {
     let broken = [
         (Broken::NoCompareAndSet, Feed::Wild, Late::Revise),
@@ -52,6 +57,8 @@ fn each_mechanism_taken_out_is_noticed() {
         (Broken::LagLooksIdle, Feed::Punctual, Late::Revise),
         (Broken::DeadLooksAlive, Feed::Punctual, Late::Revise),
         (Broken::UnreportedIsIgnored, Feed::Punctual, Late::Revise),
+        (Broken::IdleFollowsTheClock, Feed::Historic, Late::Reject),
+        (Broken::CandidatesCountAtOnce, Feed::Historic, Late::Reject),
     ];
     for (broken, feed, late) in broken {
         let noticed = (0..seeds()).find(|seed| !run(Plan { seed: *seed, feed, late, broken }).is_empty());

@@ -206,24 +206,33 @@ pub fn a_replay_and_a_closer_do_not_fold_the_same_windows(world: &World) {
     let mut feed = Feed::new(world.kafka(), &topic(name), 1);
     let mut replaying = database.client();
     let mut replaces = replaying.transaction().unwrap();
-    replaces.execute("SELECT pg_advisory_xact_lock(hashtextextended('exagg replay exchanges', 0))", &[]).unwrap();
-    // A partition begins before, or after.
-    let _host = world.setup(&database, name).components(&EXCHANGES).start();
-    feed.spread(60, now() / 60 * 60 - 3600, 60);
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(database.number("SELECT count(*) FROM public.progress"), 0);
+    let lock = "SELECT pg_advisory_xact_lock(hashtextextended('exagg replay exchanges', 0))";
+    let waits = |what: &str| {
+        wait_for(what, Duration::from_secs(60), || {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+            (database.number(waiting) > 0).then_some(())
+        });
+    };
+    let refresh = "\"session.timeout.ms\" = \"6000\", \"topic.metadata.refresh.interval.ms\" = \"500\"";
+    let setup = world.setup(&database, name).replace("\"session.timeout.ms\" = \"6000\"", refresh);
+    let host = setup.components(&EXCHANGES).start();
+    host.wait_until_ready();
+    wait_for("the first partition", Duration::from_secs(60), || {
+        (database.number("SELECT count(*) FROM public.progress") == 1).then_some(())
+    });
+    replaces.execute(lock, &[]).unwrap();
+    // A partition that is added begins behind it.
+    world.kafka().add_partitions(&topic(name), 2);
+    feed.grow(world.kafka(), 2);
+    waits("the aggregator to wait");
+    assert_eq!(database.number("SELECT count(*) FROM public.progress"), 1);
     replaces.commit().unwrap();
+    feed.spread(60, now() / 60 * 60 - 3600, 60);
     wait_for_records(&database, "exchanges", 60);
     let mut replaces = replaying.transaction().unwrap();
-    replaces.execute("SELECT pg_advisory_xact_lock(hashtextextended('exagg replay exchanges', 0))", &[]).unwrap();
-    let closed = database.number("SELECT count(*) FROM public.aggregates");
-    wait_for("a watermark that closes the window", Duration::from_secs(60), || {
-        let behind =
-            "SELECT count(*) FROM public.streams WHERE watermark > now() AT TIME ZONE 'UTC' - interval '1 minute'";
-        (database.number(behind) == 1).then_some(())
-    });
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(database.number("SELECT count(*) FROM public.aggregates"), closed);
+    replaces.execute(lock, &[]).unwrap();
+    waits("the closer to wait");
+    assert_eq!(database.number("SELECT count(*) FROM public.aggregates"), 0);
     replaces.commit().unwrap();
     wait_until_closed(&database, "exchanges");
     feed.oracle.assert_equal(&database, "exchanges");

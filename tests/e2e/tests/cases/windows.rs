@@ -152,6 +152,34 @@ pub fn a_silent_source_is_closed_by_the_clock(world: &World) {
     assert!(held[0].contains("idle"), "{held:?}");
 }
 
+/// A source that was silent, and then a day of history, and once more: silence closes what it holds, and makes nothing
+/// late that comes after it. Take out: `closes_all`, or the candidate, in `watermark::compute`.
+pub fn a_day_of_history_after_silence_is_not_late(world: &World) {
+    const DAY: i64 = 24 * 3600;
+    for late in ["revise", "reject"] {
+        let (database, name) = (world.postgres.database(), format!("history-{late}"));
+        world.kafka().create_topic(&topic(&name), 3, &[]);
+        let mut feed = Feed::new(world.kafka(), &topic(&name), 3);
+        let host = world.setup(&database, &name).variable("late", late).components(&EXCHANGES).start();
+        host.wait_until_ready();
+        for days_ago in [3, 2] {
+            wait_for("silence", Duration::from_secs(60), || {
+                let held = database.texts("SELECT watermark_held_by FROM public.streams");
+                held.first()?.contains("idle, and nothing is pending").then_some(())
+            });
+            let first = now() / DAY * DAY - days_ago * DAY;
+            feed.spread(DAY / 10, first, DAY / 10);
+            // Where it goes on at once, it goes on in time.
+            feed.spread(DAY / 10, first + DAY / 2, DAY / 10);
+            wait_for_records(&database, "exchanges", feed.sent);
+            wait_until_closed(&database, "exchanges");
+        }
+        assert_eq!(database.texts("SELECT reason::text FROM public.rejected_records"), [""; 0], "{late}");
+        feed.oracle.assert_equal(&database, "exchanges");
+        assert_eq!(database.number("SELECT max(revision)::int8 FROM public.aggregates"), 0, "{late}: closed too early");
+    }
+}
+
 /// One clock that is ahead, by a day or by less than is allowed, makes no honest record late.
 /// Take out: `max_future_seconds` in `Schema::read`, or the clock's bound in `watermark::compute`.
 pub fn a_fast_clock_makes_no_honest_record_late(world: &World) {

@@ -31,6 +31,13 @@ CREATE TABLE public.replays (
     started_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- When rows are next looked for that are past their retention, by whichever closer comes first.
+CREATE TABLE public.retention (
+    only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    next_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO public.retention DEFAULT VALUES;
+
 -- They are told more, or do otherwise, now: `definitions.sql`.
 DROP FUNCTION public.exagg_replay_begin(varchar, varchar, timestamp, timestamp);
 DROP FUNCTION public.exagg_replay_end(varchar, varchar, timestamp, timestamp, timestamp);

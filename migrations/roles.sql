@@ -38,7 +38,7 @@ GRANT USAGE ON SCHEMA public TO exagg_writer, exagg_closer, exagg_reader, exagg_
 REVOKE ALL ON
     public.aggregates, public.window_state, public.window_batches, public.progress, public.streams,
     public.rejected_records, public.gaps, public.replays, public.window_state_layout,
-    public.exagg_cron_leases, public.exagg_claims, public.exagg_migrations,
+    public.exagg_cron_leases, public.exagg_claims, public.exagg_migrations, public.retention,
     public.pending_parts, public.live_aggregates, public.stream_status, public.exagg_metrics
 FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
 
@@ -86,6 +86,7 @@ GRANT SELECT, INSERT, DELETE,
               closed_at)
       ON public.aggregates TO exagg_closer;
 -- A retention looks at the age of a row and at nothing else of it.
+GRANT SELECT, UPDATE (next_at) ON public.retention TO exagg_closer;
 GRANT SELECT (ctid, rejected_at), DELETE ON public.rejected_records TO exagg_closer;
 GRANT SELECT (ctid, seen_at), DELETE ON public.gaps TO exagg_closer;
 

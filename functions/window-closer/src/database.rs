@@ -15,8 +15,9 @@ pub struct Stream {
     pub allowed_lateness_seconds: i64,
     pub idle_timeout_seconds: i64,
     pub late: Late,
-    /// The end of the last window that is pending, in microseconds since the epoch; none: nothing is pending.
-    pub pending_until_us: Option<i64>,
+    /// The ends of the first and of the last window that is pending, in microseconds since the epoch; none: nothing is
+    /// pending.
+    pub pending_us: Option<(i64, i64)>,
     /// What the watermark may become.
     pub candidate: Option<Candidate>,
     pub partitions: Vec<PartitionProgress>,

@@ -15,9 +15,9 @@ use exagg_sdk::postgres::Address;
 
 exagg_sdk::cron_function!(handle, check = check);
 
-async fn handle(tick: Metadata) -> Result<(), String> {
+async fn handle(_: Metadata) -> Result<(), String> {
     let (address, retention) = settings().await?;
-    close::tick(&address, tick.timestamp, &retention).await
+    close::tick(&address, &retention).await
 }
 
 async fn check() -> Result<(), String> {

@@ -20,9 +20,14 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'allowed_lateness_seconds', s.allowed_lateness_seconds,
     'idle_timeout_seconds', s.idle_timeout_seconds,
     'late', s.late,
-    'pending_until_us', (extract(epoch FROM greatest(
-        (SELECT max(w.window_end) FROM public.window_state w WHERE w.stream = s.stream),
-        (SELECT max(b.window_end) FROM public.window_batches b WHERE b.stream = s.stream))) * 1000000)::int8,
+    'pending_us', (SELECT jsonb_build_array((extract(epoch FROM min(p.first_end)) * 1000000)::int8,
+                                            (extract(epoch FROM max(p.last_end)) * 1000000)::int8)
+                   FROM (SELECT min(w.window_end) AS first_end, max(w.window_end) AS last_end
+                         FROM public.window_state w WHERE w.stream = s.stream
+                         UNION ALL
+                         SELECT min(b.window_end), max(b.window_end)
+                         FROM public.window_batches b WHERE b.stream = s.stream) AS p
+                   HAVING max(p.last_end) IS NOT NULL),
     'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
         'time_us', (extract(epoch FROM s.candidate) * 1000000)::int8,
         'age', extract(epoch FROM clock_timestamp() - s.candidate_at)) END,
@@ -149,6 +154,12 @@ fn close_windows() -> String {
     )
 }
 
+/// The retention is somebody's for a minute.
+const TAKE_RETENTION: &str = "
+UPDATE public.retention SET next_at = clock_timestamp() + interval '1 minute' WHERE next_at <= clock_timestamp()";
+
+const LEAVE_RETENTION: &str = "UPDATE public.retention SET next_at = clock_timestamp()";
+
 const DELETE_REJECTS: &str = "
 DELETE FROM public.rejected_records WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM public.rejected_records
@@ -210,6 +221,17 @@ impl Store {
             _ => return Ok(Vec::new()),
         };
         serde_json::from_value(json).map_err(|error| StoreError::Failed(format!("table streams: {error}")))
+    }
+
+    /// False where another has had it within the last minute.
+    pub async fn take_retention(&self) -> Result<bool, StoreError> {
+        Ok(self.tables.execute(TAKE_RETENTION, vec![]).await? > 0)
+    }
+
+    /// There is more to delete: the next tick may go on.
+    pub async fn leave_retention(&self) -> Result<(), StoreError> {
+        self.tables.execute(LEAVE_RETENTION, vec![]).await?;
+        Ok(())
     }
 
     pub async fn delete_rejects(&self, days: i64, rows_max: i64) -> Result<u64, StoreError> {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use aggregator::apply;
 use exagg_sdk::kafka::{Batch, Outcome};
 use window::time::{EventTime, MICROS_PER_SECOND};
-use window_closer::close::close_stream;
+use window_closer::close::Closing;
 use window_closer::database::Stream;
 
 use crate::Feed;
@@ -166,7 +166,7 @@ async fn close(world: Rc<World>) {
         turn().await;
         let now = EventTime(world.clock_us.get());
         let Some(partitions) = world.database.borrow().partitions(now.0) else { continue };
-        let pending_until_us = world.database.borrow().pending_until_us(now.0);
+        let pending_us = world.database.borrow().pending_us(now.0);
         let candidate = world.database.borrow().candidate(now.0);
         let stream = Stream {
             stream: STREAM.to_owned(),
@@ -174,12 +174,14 @@ async fn close(world: Rc<World>) {
             allowed_lateness_seconds: LATENESS_SECONDS,
             idle_timeout_seconds: IDLE_SECONDS,
             late: world.settings.late,
-            pending_until_us,
+            pending_us,
             candidate,
             partitions,
         };
         let store = Connection { world: &world, life: None };
-        let _ = close_stream(&store, &stream, now).await;
+        if let Ok(Some(mut closing)) = Closing::begin(&store, &stream, now).await {
+            while let Ok(true) = closing.step(&store).await {}
+        }
     }
 }
 

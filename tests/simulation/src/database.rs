@@ -213,12 +213,13 @@ impl Database {
         })
     }
 
-    /// The end of the last window that is pending.
-    pub fn pending_until_us(&self, now_us: i64) -> Option<i64> {
+    /// The ends of the first and of the last window that is pending.
+    pub fn pending_us(&self, now_us: i64) -> Option<(i64, i64)> {
+        let ends = || self.state.keys().map(|key| (key.0 + WINDOW_SECONDS) * MICROS_PER_SECOND);
         if self.broken == Broken::IdleFollowsTheClock {
-            return Some(now_us);
+            return Some((ends().min().unwrap_or(now_us), now_us));
         }
-        self.state.keys().map(|key| (key.0 + WINDOW_SECONDS) * MICROS_PER_SECOND).max()
+        Some((ends().min()?, ends().max()?))
     }
 
     /// What the watermark may become.

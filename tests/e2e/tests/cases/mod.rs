@@ -4,6 +4,7 @@ mod advertised;
 mod api;
 mod bombs;
 mod clients;
+mod closer;
 mod corrected;
 mod dashboard;
 mod embedded;
@@ -95,6 +96,8 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(windows::late_records_revise_or_are_rejected),
         kafka!(windows::an_idle_partition_does_not_hold_and_a_lagging_one_does),
         kafka!(windows::a_silent_source_is_closed_by_the_clock),
+        kafka!(closer::a_stream_that_cannot_be_closed_holds_no_other),
+        kafka!(closer::a_retention_that_fails_hides_no_stream_and_is_said),
         kafka!(windows::a_day_of_history_after_silence_is_not_late),
         kafka!(windows::a_fast_clock_makes_no_honest_record_late),
         kafka!(windows::a_day_read_at_full_speed_equals_the_day_read_as_it_came),

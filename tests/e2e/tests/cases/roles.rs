@@ -45,6 +45,7 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
         "closer",
         &[
             ("window_state_layout", "S"),
+            ("retention", "SU"),
             ("progress", "S"),
             ("streams", "SU"),
             ("window_state", "SD"),

@@ -31,6 +31,16 @@ CREATE TABLE public.replays (
     started_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- What people have done to a stream by a command.
+CREATE TABLE public.operations (
+    done_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- The user of the database, and the address of the client.
+    who       varchar     NOT NULL DEFAULT session_user || coalesce(' from ' || host(inet_client_addr()), ''),
+    operation varchar     NOT NULL,
+    stream    varchar     COLLATE "C" NOT NULL,
+    what      text        NOT NULL
+);
+
 -- When rows are next looked for that are past their retention, by whichever closer comes first.
 CREATE TABLE public.retention (
     only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),

@@ -101,6 +101,42 @@ RETURNS bigint LANGUAGE sql AS $$
     SELECT count(*) FROM gone
 $$;
 
+-- Writes down what somebody has done to a stream.
+CREATE OR REPLACE FUNCTION public.exagg_note(of_operation varchar, of_stream varchar, of_what text)
+RETURNS void LANGUAGE sql AS $$
+    INSERT INTO public.operations (operation, stream, what) VALUES (of_operation, of_stream, of_what)
+$$;
+
+-- How many rows of a stream each table has.
+CREATE OR REPLACE FUNCTION public.exagg_stream_rows(of_stream varchar)
+RETURNS TABLE (relation varchar, row_count bigint) LANGUAGE sql STABLE AS $$
+    SELECT 'aggregates', count(*) FROM public.aggregates WHERE stream = of_stream
+    UNION ALL SELECT 'window_state', count(*) FROM public.window_state WHERE stream = of_stream
+    UNION ALL SELECT 'window_batches', count(*) FROM public.window_batches WHERE stream = of_stream
+    UNION ALL SELECT 'rejected_records', count(*) FROM public.rejected_records WHERE stream = of_stream
+    UNION ALL SELECT 'gaps', count(*) FROM public.gaps WHERE stream = of_stream
+    UNION ALL SELECT 'progress', count(*) FROM public.progress WHERE stream = of_stream
+    UNION ALL SELECT 'streams', count(*) FROM public.streams WHERE stream = of_stream
+$$;
+
+-- Removes a stream with all that there is of it, and says how many rows that were. Behind `exagg drop`.
+CREATE OR REPLACE FUNCTION public.exagg_drop(of_stream varchar)
+RETURNS TABLE (relation varchar, row_count bigint) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM public.exagg_replay_hold(of_stream);
+    RETURN QUERY SELECT * FROM public.exagg_stream_rows(of_stream);
+    PERFORM public.exagg_replay_forget((of_stream || '@replay')::varchar);
+    DELETE FROM public.aggregates WHERE stream = of_stream;
+    DELETE FROM public.window_state WHERE stream = of_stream;
+    DELETE FROM public.window_batches WHERE stream = of_stream;
+    DELETE FROM public.rejected_records WHERE stream = of_stream;
+    DELETE FROM public.gaps WHERE stream = of_stream;
+    DELETE FROM public.progress WHERE stream = of_stream;
+    DELETE FROM public.streams WHERE stream = of_stream;
+END
+$$;
+
 -- A replay computes the windows of a stream anew from Kafka, under a stream name of its own, while the live pipeline
 -- runs. It has its rows in `window_state` and `window_batches`, its progress in `progress`, and no row in `streams`: no
 -- closer folds it.
@@ -354,6 +390,8 @@ BEGIN
               FROM public.progress p WHERE p.stream = of_stream) AS seen
         WHERE s.stream = of_stream AND r.replay = replay_stream;
     END IF;
+    PERFORM public.exagg_note('replay', of_stream, format('windows from %s to %s', since, until)
+        || CASE WHEN resets THEN ', whatever they were made with' ELSE '' END);
     PERFORM public.exagg_replay_forget(replay_stream);
 END
 $$;

@@ -39,13 +39,17 @@ REVOKE ALL ON
     public.aggregates, public.window_state, public.window_batches, public.progress, public.streams,
     public.rejected_records, public.gaps, public.replays, public.window_state_layout,
     public.exagg_cron_leases, public.exagg_claims, public.exagg_migrations, public.retention,
+    public.operations,
     public.pending_parts, public.live_aggregates, public.stream_status, public.exagg_metrics
 FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
 
--- What operators do (`exagg reset`, `forget`, `replay`) is for who owns the tables, or was granted it by
+-- What operators do (`exagg reset`, `forget`, `replay`, `drop`) is for who owns the tables, or was granted it by
 -- name. The pure functions of edges stay everybody's.
 REVOKE ALL ON FUNCTION
     public.exagg_retire(varchar, varchar, varchar, text),
+    public.exagg_note(varchar, varchar, text),
+    public.exagg_stream_rows(varchar),
+    public.exagg_drop(varchar),
     public.exagg_replay_begin(varchar, varchar, text, timestamp, timestamp),
     public.exagg_replay_resets(varchar, varchar, timestamp, timestamp),
     public.exagg_replay_refusal(varchar, varchar, timestamp, timestamp),
@@ -93,7 +97,7 @@ GRANT SELECT (ctid, seen_at), DELETE ON public.gaps TO exagg_closer;
 -- The dashboard, Grafana, and the host's /metrics, readiness and `exagg status`. The bytes of rejected records
 -- are not shown by any of them.
 GRANT SELECT ON public.aggregates, public.live_aggregates, public.streams, public.stream_status,
-                public.exagg_metrics, public.gaps, public.exagg_migrations
+                public.exagg_metrics, public.gaps, public.exagg_migrations, public.operations
       TO exagg_reader;
 GRANT SELECT (rejected_at, stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes,
               counted_at)

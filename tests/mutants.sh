@@ -61,6 +61,7 @@ mutants=(
 'host/triggers/kafka/src/status.rs|if self.joining.load(Ordering::Relaxed) {|if false {|unit:a_stage_that_is_no_member'
 'host/triggers/kafka/src/partition.rs|() = tokio::time::sleep(ANSWER_EXPECTED) => {}|() = std::future::pending() => {}|unit:a_cluster_that_takes_long'
 'host/triggers/kafka/src/partition.rs|while self.stage.dispatcher.digest() == stopped {|while !stopped.is_empty() {|unit:a_stopped_partition_goes_on'
+'host/triggers/kafka/src/partition.rs|if self.is_initialising && since.elapsed() >= ASK_AGAIN {|if false {|unit:a_partition_that_is_stopped_at_its_start'
 'host/triggers/kafka/src/stage.rs|stage.state.missing_topics(missing.clone());||unit:a_topic_that_does_not_exist'
 'host/triggers/kafka/src/partition.rs|if self.resumed > RESUMED_MAX {|if false {|unit:a_function_that_only_asks'
 'host/triggers/kafka/src/partition/position.rs|if source.partition.partition.0 >= self.first_partition_count {|if false {|unit:a_partition_that_was_added_later'

@@ -1,5 +1,7 @@
 //! A batch to partial aggregates and rejects. Pure.
 
+use std::collections::BTreeMap;
+
 use exagg_sdk::kafka::{Batch, Message};
 use window::event::Schema;
 use window::fold::Fold;
@@ -9,6 +11,10 @@ use window::windows::Windows;
 
 /// Bytes of a rejected value that are kept; its true length is kept beside them.
 pub const REJECTED_BYTES_MAX: usize = 64 * 1024;
+
+/// Rejected values of one batch and reason that are kept: of one wrong field name, all records of a log would be copied.
+/// The records are written down all the same.
+pub const REJECTED_VALUES_MAX: usize = 100;
 
 /// A record, or one window of it, that is not counted.
 #[derive(Debug, PartialEq)]
@@ -20,7 +26,8 @@ pub struct Rejected<'a> {
     pub value: Option<&'a [u8]>,
     /// The value's true length, of which `value` may be the head; none for a tombstone.
     pub value_bytes: Option<u64>,
-    /// A record that is late for several windows keeps its value with the first of them.
+    /// A record that is late for several windows keeps its value with the first of them; and only the first
+    /// [`REJECTED_VALUES_MAX`] of a batch and reason keep theirs.
     pub keeps_value: bool,
 }
 
@@ -77,6 +84,12 @@ pub fn aggregate<'a>(
             }
             Err(reject) => result.rejected.push(rejected(&message, reject, None)),
         }
+    }
+    let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+    for rejected in result.rejected.iter_mut().filter(|rejected| rejected.keeps_value) {
+        let kept = kept.entry(rejected.reject.reason()).or_default();
+        *kept += 1;
+        rejected.keeps_value = *kept <= REJECTED_VALUES_MAX;
     }
     result
 }
@@ -184,6 +197,18 @@ mod tests {
         );
         assert_eq!(rejected.kept(), Some(GOOD.as_bytes()));
         assert_eq!(result.fold.into_windows()[0].codes["a"].records, 2);
+    }
+
+    #[test]
+    fn only_the_first_values_of_a_reason_are_kept_and_every_record_is_written_down() {
+        let settings = Settings::new(texts()).unwrap();
+        let bad = vec!["nonsense"; REJECTED_VALUES_MAX + 50];
+        let batch = batch(&[&bad[..], &["{}"]].concat());
+        let result = aggregate(&batch, 0, &settings.schema, settings.windows, None, NOW);
+        assert_eq!(result.rejected.len(), REJECTED_VALUES_MAX + 51);
+        let kept: Vec<_> = result.rejected.iter().filter(|rejected| rejected.kept().is_some()).collect();
+        assert_eq!((kept.len(), kept.last().map(|last| last.offset)), (REJECTED_VALUES_MAX + 1, Some(150)));
+        assert!(result.rejected.iter().all(|rejected| rejected.value_bytes().is_some()));
     }
 
     #[test]

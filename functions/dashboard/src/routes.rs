@@ -16,12 +16,12 @@ pub enum Route {
     Streams,
 }
 
-/// Which aggregates are wanted: windows that start in `[from, to)`, UTC.
+/// Which aggregates are wanted: windows that start in `[from, to)`, UTC. Without `from`, those that start before `to`, or
+/// now, and end no earlier than an hour before it: so a window of a day is there while it runs.
 #[derive(Debug, Default, PartialEq)]
 pub struct Query {
     pub stream: Option<String>,
     pub code: Option<String>,
-    /// An hour before `to`, or before now, unless given.
     pub from: Option<DateTime>,
     pub to: Option<DateTime>,
     pub limit: i64,

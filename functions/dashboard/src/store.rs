@@ -14,7 +14,11 @@ FROM (SELECT stream, code,
       FROM public.live_aggregates AS live
       WHERE ($1::text IS NULL OR stream = $1)
         AND ($2::text IS NULL OR code = $2)
-        AND live.window_start >= coalesce($3::timestamp, $4::timestamp - interval '1 hour', (now() AT TIME ZONE 'UTC') - interval '1 hour')
+        AND live.window_start >= coalesce($3::timestamp,
+            coalesce($4::timestamp, now() AT TIME ZONE 'UTC') - interval '1 hour'
+            - (SELECT coalesce(max(window_seconds), 0) FROM public.streams) * interval '1 second')
+        AND ($3::timestamp IS NOT NULL
+             OR live.window_end > coalesce($4::timestamp, now() AT TIME ZONE 'UTC') - interval '1 hour')
         AND ($4::timestamp IS NULL OR live.window_start < $4)
       ORDER BY live.window_start DESC, stream, code
       LIMIT $5) AS rows"#;

@@ -29,9 +29,11 @@ pub enum Command {
     /// Lets a topic that was deleted and recreated start afresh for a stream
     Reset(Topic),
     /// Retires a stream's progress in a topic that is gone
-    Forget(Topic),
-    /// Computes a stream's closed windows anew from Kafka, while the pipeline runs
+    Forget(Forget),
+    /// Computes a stream's windows anew from Kafka, while the pipeline runs
     Replay(Replay),
+    /// Removes a stream with all its rows
+    Drop(Drop),
     /// Lists a stream's rejected and late records
     Rejects(Rejects),
     /// Apps in OCI registries
@@ -271,6 +273,26 @@ pub struct Topic {
 }
 
 #[derive(Args, Debug)]
+pub struct Forget {
+    #[command(flatten)]
+    pub topic: Topic,
+    /// Also while somebody reads the topic for the stream
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Drop {
+    #[command(flatten)]
+    pub app: AppArgs,
+    #[arg(long)]
+    pub stream: String,
+    /// Without it, it is said what would be dropped
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct Replay {
     /// A spin.toml, the folder of one, or an app in a registry
     #[arg(short = 'f', long, value_name = "FILE|DIR|OCI-REFERENCE", default_value = ".")]
@@ -323,7 +345,11 @@ fn moment(text: &str) -> Result<Moment, NoMoment> {
     if text == "earliest" {
         return Ok(Moment::Earliest);
     }
-    Ok(Moment::At(DateTime::parse_from_rfc3339(text)?.to_utc()))
+    Ok(Moment::At(time(text)?))
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, NoMoment> {
+    Ok(DateTime::parse_from_rfc3339(text)?.to_utc())
 }
 
 #[derive(Args, Debug)]
@@ -335,7 +361,25 @@ pub struct Rejects {
     /// Only those of this reason
     #[arg(long)]
     pub reason: Option<String>,
+    /// Only those of this topic
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Only those of this partition
+    #[arg(long)]
+    pub partition: Option<i32>,
+    /// Only the record at this offset
+    #[arg(long)]
+    pub offset: Option<i64>,
+    /// Only those that were rejected then or later (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<DateTime<Utc>>,
+    /// Only those that were rejected before (RFC 3339): the next page
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub before: Option<DateTime<Utc>>,
     /// The youngest so many
     #[arg(long, default_value_t = 20)]
     pub limit: u32,
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
 }

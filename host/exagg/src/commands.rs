@@ -1,9 +1,10 @@
 //! The commands beside `exagg up`: each asks for what it needs, and says what came of it.
 //!
-//! - [`migrate`], [`topics`], [`replay`], [`rejects`]: what is done with the pipeline's tables.
+//! - [`migrate`], [`topics`], [`replay`], [`rejects`], [`drop`]: what is done with the pipeline's tables.
 //! - [`status`], [`swap`]: what a running host is asked.
 //! - [`push`]: an app to a registry.
 
+pub mod drop;
 pub mod migrate;
 pub mod push;
 pub mod rejects;
@@ -32,6 +33,7 @@ pub fn run(command: Command, environment: &Environment) -> LocalBoxFuture<'_, Re
             Command::Reset(args) => topics::reset(&args, environment).await,
             Command::Forget(args) => topics::forget(&args, environment).await,
             Command::Replay(args) => replay::run(&args, environment).await,
+            Command::Drop(args) => drop::run(&args, environment).await,
             Command::Rejects(args) => rejects::run(&args, environment).await,
             Command::Registry(Registry::Push(args)) => push::run(&args).await,
             // It runs without threads, before there is a runtime.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use exagg_clients::database::{Database, literal};
 use exagg_clients::kafka::{LogContext, Offset, Properties, TopicId, client_config, create, describe_topic};
 use futures::future::BoxFuture;
@@ -24,7 +24,14 @@ pub struct Reset {
     pub retired: u64,
 }
 
-/// Retires what a stream knows of the topic's earlier lives, and begins its present one at its start.
+/// A topic that somebody read so many seconds ago is read now.
+const READ_WITHIN_SECONDS: i64 = 30;
+
+/// Retires what a stream knows of the topic's earlier lives, and begins its present one at its start. The hosts that run
+/// go on by themselves.
+///
+/// # Errors
+/// When the stream does not read the topic, or the topic was not recreated; or Kafka or the database does not answer.
 pub fn reset<'a>(
     database: &'a Database,
     brokers: String,
@@ -35,11 +42,22 @@ pub fn reset<'a>(
     Box::pin(async move {
         let asked = topic.to_owned();
         let (id, starts) = tokio::task::spawn_blocking(move || present(&brokers, &kafka, &asked)).await??;
+        let known = known(database, stream, topic).await?;
+        if known.iter().all(|known| *known == id.0) {
+            bail!("the topic {topic} was not recreated: the stream {stream} goes on where it is, and nothing is done");
+        }
         let mut statements = format!(
-            "SELECT public.exagg_retire({stream}, {topic}, {id}, 'the topic was recreated');",
+            "WITH done AS MATERIALIZED (
+                 SELECT public.exagg_retire({stream}, {topic}, {id}, 'the topic was recreated') AS retired
+             ), noted AS MATERIALIZED (
+                 SELECT retired, public.exagg_note('reset', {stream}, format(
+                     'topic %s starts afresh on {partitions} partitions; %s of its earlier life are retired', {topic},
+                     retired)) FROM done
+             ) SELECT retired FROM noted;",
             stream = literal(stream),
             topic = literal(topic),
             id = literal(&id.0),
+            partitions = starts.len(),
         );
         for (partition, start) in starts.iter().enumerate() {
             statements += &format!(
@@ -72,11 +90,52 @@ fn present(brokers: &str, kafka: &Properties, topic: &str) -> Result<(TopicId, V
     Ok((described.id, starts))
 }
 
-/// Retires a stream's progress in a topic, so that it does not hold the watermark any more. Gives how many partitions
-/// that were.
-pub async fn forget(database: &Database, stream: &str, topic: &str) -> Result<u64> {
+/// The ids under which a stream knows a topic.
+///
+/// # Errors
+/// When it knows none: with the topics that it reads.
+async fn known(database: &Database, stream: &str, topic: &str) -> Result<Vec<String>> {
     let statement =
-        format!("SELECT public.exagg_retire({}, {}, NULL, 'the topic is gone')", literal(stream), literal(topic));
+        format!("SELECT DISTINCT topic, topic_id FROM public.progress WHERE stream = {} ORDER BY 1", literal(stream));
+    let rows = database.rows(&statement).await?;
+    let column = |row: &tokio_postgres::SimpleQueryRow, index: usize| row.get(index).unwrap_or_default().to_owned();
+    let ids: Vec<_> = rows.iter().filter(|row| column(row, 0) == topic).map(|row| column(row, 1)).collect();
+    if ids.is_empty() {
+        let read: std::collections::BTreeSet<_> = rows.iter().map(|row| column(row, 0)).collect();
+        ensure!(!read.is_empty(), "there is no stream {stream}: it has read nothing");
+        let read: Vec<_> = read.into_iter().collect();
+        bail!("the stream {stream} does not read a topic {topic}: it reads {}", read.join(", "));
+    }
+    Ok(ids)
+}
+
+/// Retires a stream's progress in a topic, so that it does not hold the watermark any more. Gives how many partitions
+/// that were. `is_sure`: also while the topic is read.
+///
+/// # Errors
+/// When the stream does not read the topic, or somebody reads it now and `is_sure` is false.
+pub async fn forget(database: &Database, stream: &str, topic: &str, is_sure: bool) -> Result<u64> {
+    known(database, stream, topic).await?;
+    let (stream_text, topic_text) = (literal(stream), literal(topic));
+    let statement = format!(
+        "SELECT consumer_group FROM public.progress WHERE stream = {stream_text} AND topic = {topic_text}
+             AND last_seen_at > clock_timestamp() - interval '{READ_WITHIN_SECONDS} seconds' LIMIT 1"
+    );
+    if let Some(group) = database.rows(&statement).await?.first().filter(|_| !is_sure) {
+        bail!(
+            "the group {} reads topic {topic} for the stream {stream} now, and would begin it anew: stop the stage, or \
+             take it out of its topics, first; --yes forgets it all the same",
+            group.get(0).unwrap_or_default()
+        );
+    }
+    let statement = format!(
+        "WITH done AS MATERIALIZED (
+             SELECT public.exagg_retire({stream_text}, {topic_text}, NULL, 'the topic is gone') AS retired
+         ), noted AS MATERIALIZED (
+             SELECT retired, public.exagg_note('forget', {stream_text}, format(
+                 '%s partitions of topic %s are retired', retired, {topic_text})) FROM done
+         ) SELECT retired FROM noted"
+    );
     Ok(retired(&database.rows(&statement).await?))
 }
 

@@ -1,11 +1,11 @@
 //! `exagg reset` and `exagg forget`.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use exagg_clients::kafka;
 use exagg_pipeline::topics;
 
 use super::Target;
-use crate::cli::Topic;
+use crate::cli::{Forget, Topic};
 use crate::config::Environment;
 
 /// Lets a topic that was deleted and recreated start afresh for a stream.
@@ -23,10 +23,10 @@ pub async fn reset(args: &Topic, environment: &Environment) -> Result<()> {
 }
 
 /// Retires a stream's progress in a topic that is gone.
-pub async fn forget(args: &Topic, environment: &Environment) -> Result<()> {
-    let database = Target::find(&args.app, environment).await?.database;
-    let retired = topics::forget(&database, &args.stream, &args.topic).await?;
-    ensure!(retired > 0, "stream {} has no progress in a topic {}", args.stream, args.topic);
-    println!("stream {}: {retired} partitions of topic {} are retired", args.stream, args.topic);
+pub async fn forget(args: &Forget, environment: &Environment) -> Result<()> {
+    let Forget { topic: Topic { app, stream, topic }, yes } = args;
+    let database = Target::find(app, environment).await?.database;
+    let retired = topics::forget(&database, stream, topic, *yes).await?;
+    println!("stream {stream}: {retired} partitions of topic {topic} are retired");
     Ok(())
 }

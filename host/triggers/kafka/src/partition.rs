@@ -24,6 +24,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const DESCRIBE: Duration = Duration::from_secs(4);
 /// A batch of so many records is worth its call: the next one is not waited for.
 const LARGE_BATCH_RECORDS: usize = 1_000;
+/// How often a partition that stopped at its start is asked again: what stopped it may be mended from outside.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How often a partition that is stopped looks whether other code was swapped in.
 const SWAP_LOOK: Duration = Duration::from_secs(1);
 /// Times in a row that a function may ask to go on elsewhere, before that costs a pause.
@@ -95,6 +97,8 @@ pub struct PartitionTask<L: Log, F> {
     resumed: u32,
     /// Pauses after errors that came in the place of records.
     errors: Backoff,
+    /// Why it is stopped, until it is read again.
+    stopped_for: Option<String>,
     cancel: CancellationToken,
 }
 
@@ -121,6 +125,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             described_at: Instant::now(),
             stalled: 0,
             resumed: 0,
+            stopped_for: None,
             cancel,
         }
     }
@@ -169,13 +174,20 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         self.stage.state.remove(&self.source.partition);
     }
 
-    /// Stands still until a person has looked: the partition goes (false), or other code is swapped in.
-    async fn stop(&self, reason: String) -> bool {
+    /// Stands still until a person has looked: the partition goes (false), or other code is swapped in. One that stopped
+    /// before it read anything is asked again now and then, for a reset or a replay may have mended it.
+    async fn stop(&mut self, reason: String) -> bool {
         let (stage, partition) = (&self.stage.subscription.trigger_id, &self.source.partition);
-        tracing::error!(stage = %stage, partition = %partition, "the partition is stopped: {reason}");
+        if self.stopped_for.as_ref() != Some(&reason) {
+            tracing::error!(stage = %stage, partition = %partition, "the partition is stopped: {reason}");
+        }
+        self.stopped_for = Some(reason.clone());
         self.note(PartitionState::Stopped(reason));
-        let stopped = self.stage.dispatcher.digest();
+        let (stopped, since) = (self.stage.dispatcher.digest(), Instant::now());
         while self.stage.dispatcher.digest() == stopped {
+            if self.is_initialising && since.elapsed() >= ASK_AGAIN {
+                return true;
+            }
             tokio::select! {
                 () = self.cancel.cancelled() => return false,
                 () = tokio::time::sleep(SWAP_LOOK) => {}
@@ -286,6 +298,10 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         let epoch = self.read_to.map(|read_to| read_to.leader_epoch);
         self.until("cannot go on reading", || log.seek(&partition, position, epoch)).await?;
         self.is_initialising = false;
+        if self.stopped_for.take().is_some() {
+            let (stage, partition) = (&self.stage.subscription.trigger_id, &self.source.partition);
+            tracing::info!(stage = %stage, partition = %partition, "the partition goes on");
+        }
         self.note(PartitionState::Reading);
         self.stage.state.ends_at(&partition, bounds.next);
         Ok(())

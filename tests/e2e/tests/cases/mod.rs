@@ -5,6 +5,7 @@ mod api;
 mod bombs;
 mod clients;
 mod closer;
+mod commands;
 mod corrected;
 mod dashboard;
 mod embedded;
@@ -96,6 +97,9 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(windows::late_records_revise_or_are_rejected),
         kafka!(windows::an_idle_partition_does_not_hold_and_a_lagging_one_does),
         kafka!(windows::a_silent_source_is_closed_by_the_clock),
+        kafka!(commands::what_would_harm_a_stream_is_refused_and_what_is_done_is_written_down),
+        kafka!(commands::rejects_are_counted_once_filtered_and_known_when_a_replay_counts_them),
+        kafka!(commands::the_default_answers_hold_windows_that_run_whatever_their_length),
         kafka!(closer::a_stream_that_cannot_be_closed_holds_no_other),
         kafka!(closer::a_retention_that_fails_hides_no_stream_and_is_said),
         kafka!(windows::a_day_of_history_after_silence_is_not_late),

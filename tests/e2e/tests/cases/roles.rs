@@ -66,6 +66,7 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
             ("exagg_migrations", "S"),
             ("rejected_records", "S"),
             ("gaps", "S"),
+            ("operations", "S"),
         ],
     ),
     (
@@ -79,6 +80,7 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
             ("exagg_migrations", "S"),
             ("rejected_records", "S"),
             ("gaps", "S"),
+            ("operations", "S"),
             ("exagg_cron_leases", "SID"),
         ],
     ),
@@ -115,7 +117,7 @@ const REFUSED: [(&str, &[&str]); 4] = [
 ];
 
 /// What nobody of them may do.
-const REFUSED_TO_ALL: [&str; 13] = [
+const REFUSED_TO_ALL: [&str; 15] = [
     "CREATE TABLE public.mine (a int)",
     "CREATE TEMPORARY TABLE mine (a int)",
     "CREATE SCHEMA mine",
@@ -125,6 +127,8 @@ const REFUSED_TO_ALL: [&str; 13] = [
     "SELECT public.exagg_retire('s', 't', 'i', 'why')",
     "SELECT * FROM public.exagg_replay_begin('s', 's@replay', 'x', '-infinity', 'infinity')",
     "SELECT public.exagg_replay_hold('s')",
+    "SELECT public.exagg_note('drop', 's', 'x')",
+    "SELECT * FROM public.exagg_drop('s')",
     "SELECT * FROM public.exagg_replay_diff('s', 's@replay', '-infinity', '-infinity', 'infinity')",
     "SELECT * FROM public.exagg_replay_apply('s', 's@replay', '-infinity', '-infinity', 'infinity')",
     "SELECT public.exagg_replay_forget('s@replay')",

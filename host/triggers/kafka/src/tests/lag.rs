@@ -222,3 +222,23 @@ async fn a_stopped_partition_goes_on_with_the_code_that_is_swapped_in() {
     assert_eq!((stage.state.not_ready(), stage.cluster.commits().last()), (None, Some(&(0, 5))));
     stage.end().await;
 }
+
+/// Take out: `ASK_AGAIN` in `PartitionTask::stop`.
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_is_stopped_at_its_start_goes_on_when_what_stopped_it_is_mended() {
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_mended = Arc::clone(&mended);
+    let answer: Answer = Box::new(move |_| {
+        let is_mended = is_mended.load(std::sync::atomic::Ordering::Relaxed);
+        Ok(if is_mended { Outcome::Applied } else { Outcome::Stop("reset it".into()) })
+    });
+    let stage = run(FakeCluster::new(&[5]), EARLIEST, Duration::ZERO, answer).await;
+    stage.cluster.assign(&[0]);
+    seconds(60.0).await;
+    assert!(stage.stopped(0).contains("reset it") && stage.batches().is_empty(), "{}", stage.stopped(0));
+    mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    seconds(7.0).await;
+    assert_eq!(stage.batches(), [("first", 0, 5)]);
+    assert_eq!((stage.state.not_ready(), stage.cluster.commits().last()), (None, Some(&(0, 5))));
+    stage.end().await;
+}

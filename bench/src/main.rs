@@ -8,7 +8,7 @@
 //! # Layout
 //! - [`cases`]: what is measured. [`load`]: seeded records in a topic. [`throughput`]: the topic read to its end, by
 //!   the host and by [`native`], the baseline, a program of its own.
-//! - [`live`]: starts, latency, swaps, memory. [`cost`]: CPU time and memory of processes.
+//! - [`beside`]: a live stream's final rows while others catch up. [`live`]: starts, latency, swaps, memory. [`cost`]: CPU time and memory of processes.
 //! - [`report`]: the table, the same as JSON, and a plot of the last runs.
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@
     reason = "a measurement that cannot be made has failed"
 )]
 
+mod beside;
 mod cases;
 mod cost;
 mod live;
@@ -52,6 +53,9 @@ fn main() {
     if is_wanted("live") {
         let steady_time = Duration::from_secs(60 * number("MINUTES", 2) as u64);
         report.live = Some(live::run(&kafka, &postgres, steady_time));
+    }
+    if is_wanted("beside") {
+        report.beside = Some(beside::run(&kafka, &postgres));
     }
     report.write();
 }

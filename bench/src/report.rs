@@ -12,6 +12,8 @@ pub struct Report {
     measured: Vec<Measured>,
     /// What the live case found.
     pub live: Option<Value>,
+    /// What a live stream's final rows cost beside others.
+    pub beside: Option<Value>,
 }
 
 /// Runs that the plot shows.
@@ -57,7 +59,7 @@ impl Report {
         let file = folder.join(format!("{}.json", e2e::now()));
         let cases: Vec<Value> = self.measured.iter().map(Measured::json).collect();
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(&file, json!({ "cases": cases, "live": self.live }).to_string()).unwrap();
+        std::fs::write(&file, json!({ "cases": cases, "live": self.live, "beside": self.beside }).to_string()).unwrap();
         std::fs::write(folder.join("plot.svg"), plot(&folder)).unwrap();
         println!("\n{} and plot.svg beside it", file.display());
     }

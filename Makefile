@@ -108,8 +108,13 @@ series: # Brings a public series for the tests, where Python 3 is there
 		echo "Python 3 with venv is missing: the tests with a public series are skipped"; \
 	fi
 
+.PHONY: deploycheck
+deploycheck: # Builds what reads deploy/ as kustomize, the operators and Compose do, where Go is there
+	@if command -v go >/dev/null; then cd tests/deploy && go build -o ../../target/deploycheck .; \
+	else echo "Go is missing: the tests with kustomize and Compose are skipped"; fi
+
 .PHONY: test
-test: host functions guests postgres postgres-versions kafka python-example series ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
+test: host functions guests postgres postgres-versions kafka python-example series deploycheck ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
 	cargo test --release $(HOST) && \
@@ -118,7 +123,7 @@ test: host functions guests postgres postgres-versions kafka python-example seri
 
 CASE ?=
 .PHONY: e2e
-e2e: host functions guests postgres postgres-versions kafka series ## Runs the end-to-end cases whose names have CASE in them
+e2e: host functions guests postgres postgres-versions kafka series deploycheck ## Runs the end-to-end cases whose names have CASE in them
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS) $(CASE)
 

@@ -112,7 +112,16 @@ pub struct RuntimeConfig {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Volume {
     pub name: String,
-    pub empty_dir: BTreeMap<String, Value>,
+    pub empty_dir: Option<BTreeMap<String, Value>>,
+    pub secret: Option<SecretVolume>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct SecretVolume {
+    pub secret_name: String,
+    #[serde(default)]
+    pub optional: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -279,6 +288,8 @@ impl Manifests {
             .iter()
             .filter_map(Value::as_str)
             .map(|file| folder.join(file))
+            // What is generated there is the host's settings.
+            .filter(|file| !file.is_dir())
             .collect();
         for file in files {
             for document in documents(&file)? {
@@ -302,7 +313,7 @@ impl Manifests {
             "SpinAppExecutor" => self.executors.extend([read(document, "core.spinkube.dev/v1alpha1")?]),
             "ScaledObject" => self.scaled.extend([read(document, "keda.sh/v1alpha1")?]),
             "NetworkPolicy" => self.policies.extend([read(document, "networking.k8s.io/v1")?]),
-            kind @ ("Job" | "Deployment" | "Service") => {
+            kind @ ("Job" | "Deployment" | "Service" | "PodDisruptionBudget") => {
                 let name = document["metadata"]["name"].as_str().ok_or("no name")?.to_owned();
                 self.others.insert((kind.to_owned(), name), document);
             }

@@ -198,6 +198,8 @@ fn of_the_host() -> Vec<Case> {
         registry!(registry::a_component_is_swapped_by_reference),
         case!(spinkube::manifests_have_known_fields_and_belong_together),
         case!(spinkube::a_misspelt_field_is_noticed),
+        case!(spinkube::a_cluster_is_one_file_and_a_changed_setting_rolls_out),
+        case!(spinkube::what_compose_keeps_it_keeps_of_both_servers),
         case!(spinkube::a_stage_is_reached_by_and_holds_no_more_than_it_needs),
         registry!(spinkube::stages_as_processes_scale_alone_and_the_rows_are_right),
         Case { needs: Need::Image, ..case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024) },

@@ -37,7 +37,10 @@ pub fn manifests_have_known_fields_and_belong_together(_: &World) {
     // The operator refuses an app whose executor is not there yet.
     let kustomization = documents(&folder().join("kustomization.yaml")).unwrap().remove(0);
     assert_eq!(kustomization["sortOptions"]["order"], "fifo");
-    assert_eq!(kustomization["resources"][0], "executor.yaml");
+    assert_eq!(
+        (&kustomization["resources"][0], &kustomization["resources"][1]),
+        (&json!("config"), &json!("executor.yaml"))
+    );
     for (name, app) in &manifests.apps {
         assert!(manifests.executors.contains_key(&app.executor), "{name}: executor {}", app.executor);
         for component in &app.components {
@@ -46,6 +49,10 @@ pub fn manifests_have_known_fields_and_belong_together(_: &World) {
         for variable in &app.variables {
             assert!(spin.contains(&format!("\n{} = {{", variable.name)), "{name}: variable {}", variable.name);
         }
+        // A volume is a folder, or a Secret that need not be there.
+        assert!(
+            app.volumes.iter().all(|of| of.empty_dir.is_some() != of.secret.as_ref().is_some_and(|of| of.optional))
+        );
         let mounted = |mount: &str| app.volumes.iter().any(|volume| volume.name == mount);
         assert!(app.volume_mounts.iter().all(|mount| mounted(&mount.name)), "{name}: a mount without its volume");
         assert_ne!(app.enable_autoscaling, app.replicas.is_some(), "{name}: replicas, or autoscaling");
@@ -99,6 +106,90 @@ pub fn a_stage_is_reached_by_and_holds_no_more_than_it_needs(_: &World) {
             assert_eq!(secret.optional, secret.key.ends_with("_postgres_url"), "{name}: {}", secret.key);
         }
     }
+}
+
+/// What kustomize makes of a folder, each document strictly of its operator's own type; or why it refuses.
+fn rendered(folder: &Path) -> Result<Vec<Value>, String> {
+    let output = Command::new(root().join("target/deploycheck")).arg("kustomize").arg(folder).output().unwrap();
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), output.stdout).unwrap();
+    documents(file.path())
+}
+
+/// What people apply: everything that differs is in one file, the settings come first, and a setting that changes has
+/// another name, so that the stages are rolled out. By kustomize and the operators' own packages.
+pub fn a_cluster_is_one_file_and_a_changed_setting_rolls_out(_: &World) {
+    if !root().join("target/deploycheck").exists() {
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped: make deploycheck needs Go");
+        println!("deploycheck is not built (make deploycheck): skipped");
+        return;
+    }
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(root().join("deploy")).arg(copy.path()).status().unwrap();
+    assert!(copied.success());
+    let file = |name: &str| copy.path().join("deploy").join(name);
+    let change = |name: &str, from: &str, to: &str| {
+        let text = std::fs::read_to_string(file(name)).unwrap();
+        assert!(text.contains(from), "{name} has no {from}");
+        std::fs::write(file(name), text.replace(from, to)).unwrap();
+    };
+    let stock = rendered(&file("cluster")).unwrap();
+    let kinds: Vec<_> = stock.iter().map(|document| document["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds[..3], ["Secret", "SpinAppExecutor", "Job"], "{kinds:?}");
+    for (name, from, to) in [
+        ("cluster/settings.env", "registry.example", "elsewhere.test"),
+        ("cluster/settings.env", "kafka:9092", "broker.test:9093"),
+        ("cluster/settings.env", "postgres:5432", "db.test:6432"),
+        ("cluster/settings.env", "-0-1-0", "-0-2-0"),
+        ("spinkube/config/runtime-config.toml", "drain_delay_seconds = 5", "drain_delay_seconds = 6"),
+    ] {
+        change(name, from, to);
+    }
+    let changed = rendered(&file("cluster")).unwrap();
+    let text = changed.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+    for left in ["registry.example", "\"kafka:9092\"", "\"postgres:5432\"", "migrate-0-1-0"] {
+        assert!(!text.contains(left), "{left} is not in settings.env alone");
+    }
+    let settings = |documents: &[Value]| -> Vec<String> {
+        let names = documents.iter().filter_map(|document| match document["kind"].as_str()? {
+            "SpinApp" => document["spec"]["runtimeConfig"]["loadFromSecret"].as_str(),
+            "Secret" => document["metadata"]["name"].as_str(),
+            "Job" => document["spec"]["template"]["spec"]["volumes"][1]["secret"]["secretName"].as_str(),
+            _ => None,
+        });
+        let mut names: Vec<_> = names.map(str::to_owned).collect();
+        assert_eq!(names.len(), 8);
+        names.dedup();
+        names
+    };
+    assert_eq!((settings(&stock).len(), settings(&changed).len()), (1, 1), "one name of the settings everywhere");
+    assert_ne!(settings(&stock), settings(&changed));
+    change("spinkube/aggregators.yaml", "cooldownPeriod", "coolDownPeriod");
+    let refused = rendered(&file("cluster")).unwrap_err();
+    assert!(refused.contains("coolDownPeriod"), "{refused}");
+}
+
+/// By Compose's own loader: what PostgreSQL knows of topics lives no longer than the topics.
+pub fn what_compose_keeps_it_keeps_of_both_servers(_: &World) {
+    let check = root().join("target/deploycheck");
+    if !check.exists() {
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped: make deploycheck needs Go");
+        return;
+    }
+    let output = Command::new(check).arg("compose").arg(root().join("deploy/compose.yaml")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), output.stdout).unwrap();
+    let project = documents(file.path()).unwrap().remove(0);
+    for (service, folder) in [("kafka", "/var/lib/kafka/data"), ("postgres", "/var/lib/postgresql/data")] {
+        let volume = &project["services"][service]["volumes"][0];
+        assert_eq!((&volume["type"], &volume["target"]), (&json!("volume"), &json!(folder)), "{service}: {volume}");
+        assert!(project["volumes"][volume["source"].as_str().unwrap()].is_object(), "{service}: {project}");
+    }
+    assert_eq!(project["services"]["kafka"]["environment"]["KAFKA_LOG_DIRS"], "/var/lib/kafka/data");
 }
 
 /// A misspelt field must be noticed: the check that fails when nothing else does.
@@ -201,7 +292,7 @@ impl<'a> Cluster<'a> {
 
     /// The runtime configuration of the manifests, with this machine in the place of the pod.
     fn runtime_config(&self, pod: &Path) -> PathBuf {
-        let text = std::fs::read_to_string(folder().join("runtime-config.toml")).unwrap();
+        let text = std::fs::read_to_string(folder().join("config/runtime-config.toml")).unwrap();
         for expected in ["\"/state\"", "\"0.0.0.0:9464\""] {
             assert!(text.contains(expected), "{text}");
         }

@@ -82,6 +82,7 @@ mutants=(
 'host/triggers/kafka/src/dispatch.rs|&& (piece.offsets.len() <= 1 \|\| first.is_same_record(failure))||unit:a_version_that_fails_at_everything'
 'host/triggers/kafka/src/status.rs|if stopped.is_some() {|if false {|unit:a_stopped_partition_keeps'
 'host/triggers/kafka/src/stage.rs|stage.state.ends_at(&partition, bounds.next);|let _ = bounds;|unit:the_lag_of_a_partition'
+'host/app/src/oci.rs|(Err(error), Some(before)) if is_away(&error) => {|(Err(error), Some(before)) if false => {|unit:what_is_here_is_run'
 'host/triggers/cron/src/stage.rs|context.clock.now().max(next)|context.clock.now()|unit:a_clock_that_is_set_back'
 )
 

@@ -5,12 +5,14 @@
 //! - here: references, credentials, and pulling an app into a cache of blobs.
 //! - `trust`: which registry is spoken to without TLS, and who is given its credentials.
 //! - `remote`: what is said to a registry.
+//! - `known`: manifests that registries gave before.
 //! - `blobs`: the cache of blobs, and unpacking archives into it.
 //! - `assets`: the code and the files of an app that was pulled.
 //! - `push`: an app from a manifest to a registry.
 
 mod assets;
 mod blobs;
+mod known;
 pub mod push;
 mod remote;
 #[cfg(test)]
@@ -32,7 +34,8 @@ use tokio::sync::mpsc;
 use self::assets::Pulled;
 pub use self::blobs::unpack_archive;
 use self::blobs::{Blobs, Room};
-use self::remote::{Access, Credentials, Remote};
+use self::known::Known;
+use self::remote::{Access, Credentials, Remote, is_away};
 pub use self::trust::{Insecure, Trust};
 use crate::CODE_BYTES_MAX;
 use crate::locked::{LOCKED_APP_BYTES_MAX, LockedApp};
@@ -84,10 +87,14 @@ impl Registry {
     }
 
     async fn pull_unnamed(&self, cache: &Path, assets: &Path) -> Result<App> {
-        let (manifest, digest) = self.remote.manifest().await.context("cannot get its manifest")?;
-        check_sizes(&manifest)?;
         let cache = cache.to_owned();
-        let blobs = aside(move || Blobs::open(&cache)).await?;
+        let (blobs, known) = aside(move || {
+            let blobs = Blobs::open(&cache)?;
+            Ok((blobs.clone(), Known::open(&cache, blobs)?))
+        })
+        .await?;
+        let (manifest, digest) = self.manifest(known).await.context("cannot get its manifest")?;
+        check_sizes(&manifest)?;
         // A layer of its own, or, as older versions of Spin wrote it, in the place of the configuration.
         let app = manifest.layers.iter().find(|layer| layer.media_type == APP_TYPE).unwrap_or(&manifest.config);
         self.bring(app, &blobs).await.context("cannot get the locked app")?;
@@ -107,6 +114,37 @@ impl Registry {
             locked.into_app(None, &Pulled::new(blobs, assets))
         })
         .await
+    }
+
+    /// The manifest. One that is named by its digest does not change, and is not asked for where it is here; any other is
+    /// the one of before while the registry is away.
+    async fn manifest(&self, known: Known) -> Result<(OciImageManifest, String)> {
+        let reference = self.remote.reference.clone();
+        let (known, before) = aside(move || {
+            let before = known.manifest(&reference);
+            Ok((known, before))
+        })
+        .await?;
+        let before = match before {
+            Some(before) if self.remote.reference.digest().is_some() => return Ok(before),
+            before => before,
+        };
+        match (self.remote.manifest().await, before) {
+            (Ok((manifest, digest, bytes)), _) => {
+                let reference = self.remote.reference.clone();
+                aside(move || known.note(&reference, &bytes)).await?;
+                Ok((manifest, digest))
+            }
+            (Err(error), Some(before)) if is_away(&error) => {
+                tracing::warn!(
+                    "the registry is away, and the app {} is the one of before ({}): {error:#}",
+                    self.remote.reference,
+                    before.1
+                );
+                Ok(before)
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Gets a blob, where it is not here.

@@ -95,7 +95,7 @@ async fn send(registry: &Registry, layers: Layers, config: Config, manifest: &Oc
     registry.remote.put_blob(&manifest.config.digest, config.data).await?;
     registry.remote.put_manifest(manifest).await?;
     // What the registry says, not what was meant.
-    let (_, digest) = registry.remote.manifest().await?;
+    let (_, digest, _) = registry.remote.manifest().await?;
     Ok(digest)
 }
 

@@ -22,7 +22,7 @@ use super::blobs::digest_of;
 use super::trust::{Trust, gives_up_tls};
 
 /// As the specification advises.
-const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
 const ERROR_BYTES_MAX: usize = 4096;
 const REDIRECTS_MAX: usize = 5;
@@ -30,6 +30,17 @@ const REDIRECTS_MAX: usize = 5;
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long one upload may take.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// The registry answers that it cannot answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Away(String);
+
+/// Whether a registry could not be asked, rather than answered something else.
+pub fn is_away(error: &anyhow::Error) -> bool {
+    let unanswered = |error: &reqwest::Error| error.is_connect() || error.is_timeout() || error.is_request();
+    error.chain().any(|cause| cause.is::<Away>() || cause.downcast_ref::<reqwest::Error>().is_some_and(unanswered))
+}
 
 /// A name and a password for a registry.
 pub struct Credentials {
@@ -147,8 +158,8 @@ impl Remote {
         self.url(&format!("manifests/{named}"))
     }
 
-    /// The manifest that the reference names, and its digest.
-    pub async fn manifest(&self) -> Result<(OciImageManifest, String)> {
+    /// The manifest that the reference names, its digest, and its bytes.
+    pub async fn manifest(&self) -> Result<(OciImageManifest, String, Vec<u8>)> {
         let asked = Asked::new(Method::GET, self.manifest_url()?);
         let kinds = HeaderValue::try_from(format!("{OCI_IMAGE_MEDIA_TYPE}, {IMAGE_MANIFEST_MEDIA_TYPE}"))?;
         let response = self.send(asked.with(header::ACCEPT, kinds), StatusCode::OK).await?;
@@ -162,7 +173,7 @@ impl Remote {
         {
             ensure!(digest == said, "its manifest has the digest {digest}, and the registry says {said}");
         }
-        Ok((parse(&body)?, digest))
+        Ok((parse(&body)?, digest, body))
     }
 
     /// A blob; the caller bounds what it reads of it, and looks at the digest.
@@ -208,7 +219,11 @@ impl Remote {
         let refused = if status == StatusCode::UNAUTHORIZED { "Not authorized: " } else { "" };
         // What is longer is cut: it is for people.
         let said = read_start(response, ERROR_BYTES_MAX).await;
-        bail!("{refused}{} gave {status}: {}", asked.place(), printable(&said))
+        let said = format!("{refused}{} gave {status}: {}", asked.place(), printable(&said));
+        if status.is_server_error() {
+            return Err(Away(said).into());
+        }
+        bail!(said)
     }
 
     async fn send_once(&self, asked: &Asked) -> Result<Response> {
@@ -340,7 +355,7 @@ fn challenge(headers: &HeaderMap) -> Option<Challenge> {
 }
 
 /// Only of images: an index of several has no place for an app.
-fn parse(body: &[u8]) -> Result<OciImageManifest> {
+pub fn parse(body: &[u8]) -> Result<OciImageManifest> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Kind {

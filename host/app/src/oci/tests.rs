@@ -205,6 +205,35 @@ async fn answers_are_read_up_to_a_bound() {
     assert!(error.len() < 5000 && error.contains("500"), "{}", error.len());
 }
 
+/// Take out: `is_away`, or the manifests that are kept.
+#[tokio::test]
+async fn what_is_here_is_run_while_the_registry_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mode = Arc::new(Mutex::new(200));
+    let asked = Arc::clone(&mode);
+    let server = Server::start(move |head| match *asked.lock().unwrap() {
+        200 => content(head),
+        status => (status, String::new(), b"no".to_vec()),
+    });
+    let pull = async |reference: String| {
+        let registry = Registry::new(&reference, Trust::new(Insecure::Flag(true), &[]).unwrap()).unwrap();
+        let pulled = registry.pull(&folder.path().join("registry"), &folder.path().join("assets")).await;
+        pulled.map(|app| app.name).map_err(|error| format!("{error:#}"))
+    };
+    let (tag, digest) = (format!("{}/app:1", server.address()), digest_of(&manifest()));
+    assert_eq!(pull(tag.clone()).await.unwrap(), "n");
+    *mode.lock().unwrap() = 503;
+    assert_eq!(pull(tag.clone()).await.unwrap(), "n");
+    // A digest that is here is not even asked for.
+    let before = server.seen().len();
+    assert_eq!(pull(format!("{}/app@{digest}", server.address())).await.unwrap(), "n");
+    assert_eq!(server.seen().len(), before);
+    assert!(pull(format!("{}/app:2", server.address())).await.unwrap_err().contains("503"));
+    // A registry that answers is believed: the tag is gone.
+    *mode.lock().unwrap() = 404;
+    assert!(pull(tag).await.unwrap_err().contains("404"));
+}
+
 #[tokio::test]
 async fn a_blob_that_is_not_what_the_manifest_says_is_refused() {
     for (wrong, said) in

@@ -13,7 +13,10 @@ ALTER TABLE public.streams
     -- What the watermark may become, once every idle partition was heard of after it was written.
     ADD COLUMN candidate timestamp,
     ADD COLUMN candidate_at timestamptz;
-UPDATE public.streams SET is_mixed = true;
+-- What rows of before were made with nobody knows; nor which topics were retired, but where records of one were lost.
+UPDATE public.streams AS s SET is_mixed = true, retired_until = (
+    SELECT max(g.seen_at) AT TIME ZONE 'UTC' FROM public.gaps AS g
+    WHERE g.stream = s.stream AND (g.reason LIKE 'the topic %' OR g.reason LIKE '%it forgot'));
 
 -- A reject that a replay has counted since is none any more, and stays for the record.
 ALTER TABLE public.rejected_records ADD COLUMN counted_at timestamptz;

@@ -160,6 +160,9 @@ RETURNS TABLE (topic varchar, topic_id varchar, partition integer, from_offset b
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
+    IF NOT EXISTS (SELECT FROM public.streams WHERE stream = of_stream) THEN
+        RETURN;
+    END IF;
     IF NOT EXISTS (SELECT FROM public.replays r
                    WHERE r.replay = replay_stream AND r.made_by = function_and_settings
                      AND r.since = part_since AND r.until = part_until)

@@ -109,6 +109,9 @@ pub struct Replayed {
     pub poisoned: u64,
 }
 
+/// A statement's parameter, with its type.
+type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
 /// How far the live pipeline is in a partition, and the replay.
 struct Seen {
     partition: TopicPartition,
@@ -240,15 +243,7 @@ impl Replay<'_> {
         let statement = "SELECT b.* FROM claim CROSS JOIN LATERAL public.exagg_replay_begin(
                              $1, $2, $5, coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
                              coalesce($4 AT TIME ZONE 'UTC', 'infinity')) AS b";
-        let Span { stream, since, until } = &self.span;
-        let identity = &self.stage.identity;
-        let params: [(&(dyn ToSql + Sync), Type); 5] = [
-            (stream, Type::VARCHAR),
-            (&self.name, Type::VARCHAR),
-            (since, Type::TIMESTAMPTZ),
-            (until, Type::TIMESTAMPTZ),
-            (identity, Type::TEXT),
-        ];
+        let params = self.params([(&self.stage.identity, Type::TEXT)]);
         self.claimed(client, statement, &params).await?.iter().map(Seen::of).collect()
     }
 
@@ -288,21 +283,9 @@ impl Replay<'_> {
         let statement = "SELECT public.exagg_replay_refusal(
                              $1, $2, coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
                              coalesce($4 AT TIME ZONE 'UTC', 'infinity'))";
-        let Span { stream, since, until } = &self.span;
-        let rows = self
-            .query(
-                client,
-                statement,
-                &[
-                    (stream, Type::VARCHAR),
-                    (&self.name, Type::VARCHAR),
-                    (since, Type::TIMESTAMPTZ),
-                    (until, Type::TIMESTAMPTZ),
-                ],
-            )
-            .await?;
+        let rows = self.query(client, statement, &self.params([])).await?;
         match rows.first().map(|row| row.try_get::<_, Option<String>>(0)).transpose()?.flatten() {
-            Some(reason) => bail!("stream {stream}: {reason}"),
+            Some(reason) => bail!("stream {}: {reason}", self.span.stream),
             None => Ok(()),
         }
     }
@@ -321,25 +304,26 @@ impl Replay<'_> {
         } else {
             format!("SELECT a.* FROM claim LEFT JOIN LATERAL public.exagg_replay_apply({arguments}) AS a ON true")
         };
+        let params = self.params([(&log_begins, Type::TIMESTAMPTZ)]);
+        self.claimed(client, &statement, &params).await
+    }
+
+    /// Parameters 1 to 4: the stream, the replay's name, the part's bounds; and more behind them.
+    fn params<'p, const N: usize>(&'p self, more: [Param<'p>; N]) -> Vec<Param<'p>> {
         let Span { stream, since, until } = &self.span;
-        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+        let mut params: Vec<Param<'p>> = vec![
             (stream, Type::VARCHAR),
             (&self.name, Type::VARCHAR),
             (since, Type::TIMESTAMPTZ),
             (until, Type::TIMESTAMPTZ),
-            (&log_begins, Type::TIMESTAMPTZ),
         ];
-        self.claimed(client, &statement, &params).await
+        params.extend(more);
+        params
     }
 
     /// A statement over `claim`, the claim's row, which is locked: whoever takes it over waits, and nothing is done once
     /// somebody has.
-    async fn claimed(
-        &self,
-        client: &Client,
-        statement: &str,
-        params: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>> {
+    async fn claimed(&self, client: &Client, statement: &str, params: &[Param<'_>]) -> Result<Vec<Row>> {
         let claim = self.claim.condition();
         let statement = format!(
             "WITH claim AS MATERIALIZED (SELECT FROM public.exagg_claims WHERE {claim} FOR UPDATE) {statement}"
@@ -350,12 +334,7 @@ impl Replay<'_> {
     }
 
     /// The parameters' types go with the statement, so that nothing is prepared: a pooler may stand in between.
-    async fn query(
-        &self,
-        client: &Client,
-        statement: &str,
-        params: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>> {
+    async fn query(&self, client: &Client, statement: &str, params: &[Param<'_>]) -> Result<Vec<Row>> {
         Ok(client.query_typed(&self.database.sql(statement), params).await?)
     }
 }

@@ -131,7 +131,6 @@ impl Reader {
             }
         };
         let position = position.min(range.next_offset);
-        assign(&client, &range.partition, position)?;
         let source = Source {
             partition: range.partition,
             topic_id: range.topic_id,
@@ -147,20 +146,21 @@ impl Reader {
                 );
             }
             reader.position = from;
-            assign(&reader.client, &reader.source.partition, from)?;
         }
+        // Once: librdkafka ends the process when an assignment is replaced before it has begun.
+        assign(&reader.client, &reader.source.partition, reader.position)?;
         Ok((reader, log_begins))
     }
 
     /// The time of the first record; where there is none any more, now.
     fn first_time(&mut self) -> Result<Option<DateTime<Utc>>> {
+        assign(&self.client, &self.source.partition, self.position)?;
         let millis = match self.client.poll(REQUEST_TIMEOUT) {
             Some(Ok(message)) => message.timestamp().to_millis(),
             Some(Err(KafkaError::PartitionEOF(_))) => None,
             Some(Err(error)) => return Err(error.into()),
             None => bail!("the log gave nothing for {REQUEST_TIMEOUT:?}"),
         };
-        assign(&self.client, &self.source.partition, self.position)?;
         #[expect(clippy::disallowed_methods, reason = "a log without any record has lost all of the past")]
         Ok(Some(millis.and_then(DateTime::from_timestamp_millis).unwrap_or_else(Utc::now)))
     }

@@ -5,6 +5,7 @@ go 1.23.8
 require (
 	github.com/compose-spec/compose-go/v2 v2.4.9
 	github.com/kedacore/keda/v2 v2.17.2
+	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.79.2
 	github.com/spinkube/spin-operator v0.4.0
 	k8s.io/api v0.32.2
 	sigs.k8s.io/json v0.0.0-20241014173422-cfa47c3a1cc8

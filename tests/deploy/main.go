@@ -13,6 +13,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	keda "github.com/kedacore/keda/v2/apis/keda/v1alpha1"
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	spin "github.com/spinkube/spin-operator/api/v1alpha1"
 	apps "k8s.io/api/apps/v1"
 	batch "k8s.io/api/batch/v1"
@@ -33,6 +34,8 @@ var kinds = map[string]func() any{
 	"keda.sh/v1alpha1/TriggerAuthentication":     func() any { return new(keda.TriggerAuthentication) },
 	"apps/v1/Deployment":                         func() any { return new(apps.Deployment) },
 	"batch/v1/Job":                               func() any { return new(batch.Job) },
+	"monitoring.coreos.com/v1/PodMonitor":        func() any { return new(monitoring.PodMonitor) },
+	"monitoring.coreos.com/v1/PrometheusRule":    func() any { return new(monitoring.PrometheusRule) },
 	"networking.k8s.io/v1/NetworkPolicy":         func() any { return new(networking.NetworkPolicy) },
 	"policy/v1/PodDisruptionBudget":              func() any { return new(policy.PodDisruptionBudget) },
 	"v1/ConfigMap":                               func() any { return new(core.ConfigMap) },

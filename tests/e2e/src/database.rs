@@ -20,7 +20,7 @@ static NUMBER: AtomicUsize = AtomicUsize::new(0);
 /// The server. Fields are dropped in this order.
 pub struct Server {
     plan: Plan,
-    _running: Mutex<Postgres>,
+    running: Mutex<Option<Postgres>>,
     disk: Option<Disk>,
     _folder: tempfile::TempDir,
 }
@@ -60,7 +60,14 @@ impl Server {
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let plan = plan(folder.path());
         let running = Postgres::start(&plan).unwrap();
-        Self { plan, _running: Mutex::new(running), disk, _folder: folder }
+        Self { plan, running: Mutex::new(Some(running)), disk, _folder: folder }
+    }
+
+    /// Stops the server and starts it again, on the same address, with the same data.
+    pub fn restart(&mut self) {
+        let running = self.running.get_mut().unwrap();
+        drop(running.take());
+        *running = Some(Postgres::start(&self.plan).unwrap());
     }
 
     /// Fills its disk until the ballast goes; none where it has none of its own.

@@ -293,6 +293,12 @@ impl Kafka {
         Some((partition.leader(), partition.isr().len()))
     }
 
+    pub fn has_topic(&self, name: &str) -> bool {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        let metadata = consumer.fetch_metadata(None, REQUEST).unwrap();
+        metadata.topics().iter().any(|topic| topic.name() == name)
+    }
+
     pub fn delete_topic(&self, name: &str) {
         self.admin(async |admin, options| {
             for result in admin.delete_topics(&[name], options).await.unwrap() {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use serde_json::Value;
 #[serde(deny_unknown_fields)]
 pub struct Metadata {
     pub name: String,
+    pub namespace: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
@@ -277,6 +279,24 @@ pub fn documents(path: &Path) -> Result<Vec<Value>, String> {
     documents.map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// What kustomize makes of a folder, each document strictly of its operator's own type; or why it refuses. None where
+/// kustomize is not there (`make deploycheck` needs Go).
+pub fn rendered(folder: &Path) -> Option<Result<Vec<Value>, String>> {
+    let check = crate::root().join("target/deploycheck");
+    if !check.exists() {
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped: make deploycheck needs Go");
+        println!("deploycheck is not built (make deploycheck): skipped");
+        return None;
+    }
+    let output = Command::new(check).arg("kustomize").arg(folder).output().unwrap();
+    if !output.status.success() {
+        return Some(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), output.stdout).unwrap();
+    Some(documents(file.path()))
+}
+
 impl Manifests {
     /// Reads a folder by its `kustomization.yaml`.
     pub fn read(folder: &Path) -> Result<Self, String> {
@@ -313,7 +333,7 @@ impl Manifests {
             "SpinAppExecutor" => self.executors.extend([read(document, "core.spinkube.dev/v1alpha1")?]),
             "ScaledObject" => self.scaled.extend([read(document, "keda.sh/v1alpha1")?]),
             "NetworkPolicy" => self.policies.extend([read(document, "networking.k8s.io/v1")?]),
-            kind @ ("Job" | "Deployment" | "Service" | "PodDisruptionBudget") => {
+            kind @ ("Job" | "Deployment" | "Service" | "PodDisruptionBudget" | "Secret" | "ServiceAccount") => {
                 let name = document["metadata"]["name"].as_str().ok_or("no name")?.to_owned();
                 self.others.insert((kind.to_owned(), name), document);
             }

@@ -9,6 +9,7 @@
 //! - [`http`]: a small client, and a server that answers as it is told.
 //! - [`bomb`]: a component that takes long to compile.
 //! - [`certificates`]: an authority of the tests' own.
+//! - [`cluster`]: the stages of `deploy/cluster` as processes.
 //! - [`kubernetes`]: the manifests of `deploy/spinkube`, by schemas of their own.
 //! - [`oracle`]: an independent computation of the rows.
 //! - [`outages`]: what happens to PostgreSQL as a whole.
@@ -28,6 +29,7 @@
 
 pub mod bomb;
 pub mod certificates;
+pub mod cluster;
 pub mod database;
 pub mod feed;
 pub mod flights;

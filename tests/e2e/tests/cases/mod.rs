@@ -5,7 +5,9 @@ mod api;
 mod bombs;
 mod clients;
 mod closer;
+mod cluster;
 mod commands;
+mod compose;
 mod corrected;
 mod dashboard;
 mod embedded;
@@ -199,9 +201,14 @@ fn of_the_host() -> Vec<Case> {
         case!(spinkube::manifests_have_known_fields_and_belong_together),
         case!(spinkube::a_misspelt_field_is_noticed),
         case!(spinkube::a_cluster_is_one_file_and_a_changed_setting_rolls_out),
-        case!(spinkube::what_compose_keeps_it_keeps_of_both_servers),
+        case!(spinkube::what_a_cluster_may_have_beside_is_of_its_operators_types),
+        case!(compose::what_it_keeps_it_keeps_of_both_servers),
+        kafka!(compose::down_and_up_goes_on),
         case!(spinkube::a_stage_is_reached_by_and_holds_no_more_than_it_needs),
-        registry!(spinkube::stages_as_processes_scale_alone_and_the_rows_are_right),
+        registry!(cluster::stages_as_processes_scale_alone_and_the_rows_are_right),
+        registry!(cluster::a_first_install_in_the_worst_order_ends_well),
+        registry!(cluster::an_upgrade_replaces_pod_by_pod_and_the_rows_are_right),
+        registry!(cluster::pods_start_again_while_the_registry_is_away),
         Case { needs: Need::Image, ..case!(image::it_runs_as_a_user_on_a_read_only_root_and_may_listen_below_1024) },
         kafka!(newcomer::an_app_of_ones_own_fails_says_why_is_swapped_and_goes_on),
         kafka!(templates::what_spin_new_makes_builds_and_runs),

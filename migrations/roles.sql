@@ -69,6 +69,8 @@ GRANT SELECT, INSERT,
 GRANT SELECT, INSERT, UPDATE (records, sum_vol, min_vol, max_vol, first_edge, last_edge)
       ON public.window_state TO exagg_writer;
 GRANT INSERT ON public.window_batches, public.rejected_records, public.gaps TO exagg_writer;
+-- How many values were kept, and none of them.
+GRANT SELECT (stream, reason, rejected_at, keeps_value) ON public.rejected_records TO exagg_writer;
 -- The settings of a stream, not its watermark. FOR SHARE (late = "reject") needs UPDATE on a column.
 GRANT SELECT,
       INSERT (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds,

@@ -83,6 +83,10 @@ mutants=(
 'host/triggers/kafka/src/status.rs|if stopped.is_some() {|if false {|unit:a_stopped_partition_keeps'
 'host/triggers/kafka/src/stage.rs|stage.state.ends_at(&partition, bounds.next);|let _ = bounds;|unit:the_lag_of_a_partition'
 'host/app/src/oci.rs|(Err(error), Some(before)) if is_away(&error) => {|(Err(error), Some(before)) if false => {|unit:what_is_here_is_run'
+'functions/aggregator/src/apply.rs|aggregate.keep_values(store.values_kept(settings).await?);||a_reason_keeps_so_many'
+'host/pipeline/src/replay.rs|if resets != Some(true) \|\| self.course.accepts_compacted {|if true {|a_compacted_log_makes'
+'host/app/src/oci.rs|(Err(error), Some(before)) if is_away(&error) => {|(Err(error), Some(before)) if false => {|pods_start_again_while'
+'deploy/compose.yaml|    volumes:\n      - kafka:/var/lib/kafka/data\n||down_and_up_goes_on'
 'host/triggers/cron/src/stage.rs|context.clock.now().max(next)|context.clock.now()|unit:a_clock_that_is_set_back'
 )
 

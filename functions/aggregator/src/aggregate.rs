@@ -12,8 +12,9 @@ use window::windows::Windows;
 /// Bytes of a rejected value that are kept; its true length is kept beside them.
 pub const REJECTED_BYTES_MAX: usize = 64 * 1024;
 
-/// Rejected values of one batch and reason that are kept: of one wrong field name, all records of a log would be copied.
-/// The records are written down all the same.
+/// Rejected values of one reason that a stream keeps in a minute: of one wrong field name, all records of a log would be
+/// copied. The records are written down all the same. Partitions that are read at the same moment do not know of each
+/// other's.
 pub const REJECTED_VALUES_MAX: usize = 100;
 
 /// A record, or one window of it, that is not counted.
@@ -26,8 +27,7 @@ pub struct Rejected<'a> {
     pub value: Option<&'a [u8]>,
     /// The value's true length, of which `value` may be the head; none for a tombstone.
     pub value_bytes: Option<u64>,
-    /// A record that is late for several windows keeps its value with the first of them; and only the first
-    /// [`REJECTED_VALUES_MAX`] of a batch and reason keep theirs.
+    /// A record that is late for several windows keeps its value with the first of them; see [`Aggregate::keep_values`].
     pub keeps_value: bool,
 }
 
@@ -50,6 +50,18 @@ pub struct Aggregate<'a> {
     pub rejected: Vec<Rejected<'a>>,
     /// Records looked at, counted or not.
     pub records: usize,
+}
+
+impl Aggregate<'_> {
+    /// Leaves the values of the first records of each reason, up to [`REJECTED_VALUES_MAX`] with those that are `kept`
+    /// already.
+    pub fn keep_values(&mut self, mut kept: BTreeMap<String, usize>) {
+        for rejected in self.rejected.iter_mut().filter(|rejected| rejected.keeps_value) {
+            let kept = kept.entry(rejected.reject.reason().to_owned()).or_default();
+            *kept += 1;
+            rejected.keeps_value = *kept <= REJECTED_VALUES_MAX;
+        }
+    }
 }
 
 /// Folds the records of `batch` from offset `from` on.
@@ -84,12 +96,6 @@ pub fn aggregate<'a>(
             }
             Err(reject) => result.rejected.push(rejected(&message, reject, None)),
         }
-    }
-    let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
-    for rejected in result.rejected.iter_mut().filter(|rejected| rejected.keeps_value) {
-        let kept = kept.entry(rejected.reject.reason()).or_default();
-        *kept += 1;
-        rejected.keeps_value = *kept <= REJECTED_VALUES_MAX;
     }
     result
 }
@@ -204,10 +210,11 @@ mod tests {
         let settings = Settings::new(texts()).unwrap();
         let bad = vec!["nonsense"; REJECTED_VALUES_MAX + 50];
         let batch = batch(&[&bad[..], &["{}"]].concat());
-        let result = aggregate(&batch, 0, &settings.schema, settings.windows, None, NOW);
+        let mut result = aggregate(&batch, 0, &settings.schema, settings.windows, None, NOW);
+        result.keep_values([("not_json".to_owned(), 30), ("late".to_owned(), 500)].into());
         assert_eq!(result.rejected.len(), REJECTED_VALUES_MAX + 51);
         let kept: Vec<_> = result.rejected.iter().filter(|rejected| rejected.kept().is_some()).collect();
-        assert_eq!((kept.len(), kept.last().map(|last| last.offset)), (REJECTED_VALUES_MAX + 1, Some(150)));
+        assert_eq!((kept.len(), kept.last().map(|last| last.offset)), (REJECTED_VALUES_MAX - 30 + 1, Some(150)));
         assert!(result.rejected.iter().all(|rejected| rejected.value_bytes().is_some()));
     }
 

@@ -116,6 +116,9 @@ async fn apply_from(
         *now = Now::Database(store.now().await?);
         aggregate = fold(*now);
     }
+    if !aggregate.rejected.is_empty() {
+        aggregate.keep_values(store.values_kept(settings).await?);
+    }
     store.apply(settings, batch, from, aggregate).await
 }
 

@@ -1,5 +1,7 @@
 //! What the protocol asks of the database.
 
+use std::collections::BTreeMap;
+
 use exagg_sdk::kafka::{Batch, LostRange};
 
 use window::time::EventTime;
@@ -60,6 +62,10 @@ pub trait Database {
 
     /// The clock that all hosts share.
     async fn now(&self) -> Result<EventTime, StoreError>;
+
+    /// How many values of rejected records the stream has kept in this minute, by reason; a reason that is not there has
+    /// none.
+    async fn values_kept(&self, settings: &Settings) -> Result<BTreeMap<String, usize>, StoreError>;
 
     /// Writes down where the partition starts: at the batch's first offset, or at the log's where the partition was
     /// added after the stream first saw the topic.

@@ -1,6 +1,8 @@
 //! The aggregator's SQL. Each batch is one statement, so that the fence, the state and the
 //! rejects are one transaction on any PostgreSQL, behind any pooler.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use exagg_sdk::kafka::{Batch, LostRange};
@@ -79,9 +81,9 @@ const STATE_AND_REJECTS: &str = "
              AS p(window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
 ), rejects AS (
     INSERT INTO public.rejected_records
-        (stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes, value)
+        (stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes, value, keeps_value)
     SELECT $1, fence.topic, $2, $3, r.record_offset, timestamp 'epoch' + r.window_start * interval '1 second',
-           r.reason, r.value_bytes, decode(r.value, 'base64')
+           r.reason, r.value_bytes, decode(r.value, 'base64'), r.value IS NOT NULL
     FROM fence,
          unnest($28::int8[], $29::int8[], $30::text[], $31::int8[], $32::text[])
              AS r(record_offset, window_start, reason, value_bytes, value)
@@ -97,6 +99,10 @@ WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
     AND (SELECT version FROM public.window_state_layout) = <layout>";
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+
+const VALUES_KEPT: &str = "
+SELECT reason, count(*) AS kept FROM public.rejected_records
+WHERE stream = $1 AND keeps_value AND rejected_at >= date_trunc('minute', clock_timestamp()) GROUP BY reason";
 
 const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
 
@@ -290,6 +296,15 @@ impl Database for Store {
     async fn now(&self) -> Result<EventTime, StoreError> {
         let now = self.number(NOW, vec![]).await?;
         now.map(EventTime).ok_or_else(|| StoreError::Unavailable("PostgreSQL's clock gave nothing".to_owned()))
+    }
+
+    async fn values_kept(&self, settings: &Settings) -> Result<BTreeMap<String, usize>, StoreError> {
+        let rows = self.rows(VALUES_KEPT, vec![settings.stream.clone().into()]).await?;
+        let of_reason = |row: &Row| {
+            let kept = row.get::<i64>("kept").unwrap_or_default();
+            (row.get::<String>("reason").unwrap_or_default(), usize::try_from(kept).unwrap_or_default())
+        };
+        Ok(rows.iter().map(of_reason).collect())
     }
 
     async fn begin_partition(&self, settings: &Settings, batch: &Batch) -> Result<Opened, StoreError> {

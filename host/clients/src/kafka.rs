@@ -1,6 +1,7 @@
 //! What consumers and producers share: settings, logging, addresses.
 
 mod error;
+mod policy;
 mod sys;
 mod types;
 
@@ -14,6 +15,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use self::error::{BrokerAddressError, ClientError, DescribeError};
+pub use self::policy::is_compacted;
 pub use self::sys::describe_topic;
 pub use self::types::{Offset, OffsetRange, Partition, TopicDescription, TopicId, TopicPartition};
 

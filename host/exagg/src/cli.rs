@@ -317,6 +317,9 @@ pub struct Replay {
     /// Reads again what a replay that was stopped has read
     #[arg(long)]
     pub restart: bool,
+    /// Makes rows of other settings of what a compacted topic still holds
+    #[arg(long)]
+    pub accept_compacted: bool,
 }
 
 impl Replay {

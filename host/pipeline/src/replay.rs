@@ -11,7 +11,7 @@
 
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ pub struct Course<'a> {
     pub is_dry_run: bool,
     /// What a replay that was stopped has read is read again.
     pub is_afresh: bool,
+    /// Rows of other settings are made of what a compacted log still holds.
+    pub accepts_compacted: bool,
     /// Stops it; the next one of the same part goes on where it was.
     pub cancel: CancellationToken,
     /// Told every few seconds how far it is.
@@ -251,11 +253,13 @@ impl Replay<'_> {
     async fn read(&self, client: &Client, seen: &[Seen]) -> Result<Option<DateTime<Utc>>> {
         let cancel = &self.course.cancel;
         let mut readings: Vec<Reading> = Vec::new();
+        let topics: BTreeSet<&str> = seen.iter().map(|seen| seen.partition.topic.as_str()).collect();
         for (index, seen) in seen.iter().enumerate() {
             readings.push(self.stage.open(seen, self.span.since, cancel).await?);
             if index == 0 {
                 // The function has told its settings.
                 self.check(client).await?;
+                self.check_logs(client, &topics).await?;
             }
         }
         let (done, of) = (AtomicU64::new(0), readings.iter().map(Reading::left).sum());
@@ -288,6 +292,27 @@ impl Replay<'_> {
             Some(reason) => bail!("stream {}: {reason}", self.span.stream),
             None => Ok(()),
         }
+    }
+
+    /// Refuses to make rows of other settings of a log that holds the last record of each key only. With the same
+    /// settings, rows that would have fewer records are kept.
+    async fn check_logs(&self, client: &Client, topics: &BTreeSet<&str>) -> Result<()> {
+        let statement = "SELECT public.exagg_replay_resets(
+                             $1, $2, coalesce($3 AT TIME ZONE 'UTC', '-infinity'),
+                             coalesce($4 AT TIME ZONE 'UTC', 'infinity'))";
+        let rows = self.query(client, statement, &self.params([])).await?;
+        let resets = rows.first().map(|row| row.try_get::<_, Option<bool>>(0)).transpose()?.flatten();
+        if resets != Some(true) || self.course.accepts_compacted {
+            return Ok(());
+        }
+        for topic in topics {
+            ensure!(
+                self.stage.is_compacted(topic).await? != Some(true),
+                "the topic {topic} is compacted: its log has the last record of each key only, and rows of other \
+                 settings would be made of those. Nothing is replaced; with --accept-compacted they are"
+            );
+        }
+        Ok(())
     }
 
     /// Puts the rows in the place of the old ones, or says what would become of them.

@@ -26,6 +26,7 @@ pub async fn run(args: &Replay, environment: &Environment) -> Result<()> {
     let course = Course {
         is_dry_run: args.dry_run,
         is_afresh: args.restart,
+        accepts_compacted: args.accept_compacted,
         cancel: cancel.clone(),
         tell: &|advance| eprintln!("{}", in_words(advance)),
     };

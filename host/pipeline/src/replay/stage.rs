@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use exagg_app::{App, Resolved};
-use exagg_clients::kafka::{Offset, Properties};
+use exagg_clients::kafka::{Offset, Properties, client_config, is_compacted};
 use exagg_common::hex;
 use exagg_common::template::Variables;
 use exagg_runtime::app::Compiled;
@@ -126,6 +126,12 @@ impl Stage {
         let dispatcher = Dispatcher::new(slot, Arc::clone(&subscription), aside, metrics);
         let identity = format!("{} {}", dispatcher.digest(), hex(&identity.finalize()));
         Ok(Self { subscription, dispatcher, kafka, identity, poisoned, _compiled: compiled, _scratch: scratch })
+    }
+
+    /// Whether a topic's log is compacted; none where the cluster does not tell.
+    pub async fn is_compacted(&self, topic: &str) -> Result<Option<bool>> {
+        let config = client_config(&self.subscription.brokers, &self.kafka);
+        is_compacted(&config, topic).await.context("cannot set a Kafka client up")
     }
 
     /// Begins with a partition, and tells the function of it.

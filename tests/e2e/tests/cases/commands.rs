@@ -85,6 +85,26 @@ pub fn what_would_harm_a_stream_is_refused_and_what_is_done_is_written_down(worl
     assert!(operations(&database)[1].starts_with("forget exchanges: 1 partitions"), "{:?}", operations(&database));
 }
 
+/// A topic of nonsense: every record is written down, a few values of each minute are. Take out: `keep_values`.
+pub fn a_reason_keeps_so_many_values_in_a_minute_and_all_its_records(world: &World) {
+    let (database, name) = (world.postgres.database(), "keptvalues");
+    world.kafka().create_topic(&topic(name), 1, &[]);
+    let _host = world.setup(&database, name).components(&EXCHANGES).start();
+    let sender = world.kafka().producer();
+    let records = || database.number("SELECT count(*) FROM public.rejected_records WHERE reason = 'not_json'");
+    // Batches of their own, each of fewer than are kept.
+    for sent in (90..=360).step_by(90) {
+        for _ in 0..90 {
+            sender.send(&topic(name), 0, None, Some(b"nonsense"));
+        }
+        sender.flush();
+        wait_for("the rejects", MINUTE, || (records() == sent).then_some(()));
+    }
+    let most = "SELECT max(kept)::int8 FROM (SELECT count(value) AS kept FROM public.rejected_records
+                GROUP BY date_trunc('minute', rejected_at)) AS minutes";
+    assert_eq!(database.number(most), 100);
+}
+
 /// Hopping windows reject a late record each: it is one record. Take out: the inner `GROUP BY` in `rejects::counts`, or
 /// `counted` in `exagg_replay_apply`.
 pub fn rejects_are_counted_once_filtered_and_known_when_a_replay_counts_them(world: &World) {

@@ -9,7 +9,7 @@ use e2e::feed::Feed;
 use e2e::host::{Host, exagg};
 use e2e::wait_for;
 
-use super::{EXCHANGES, World, now, topic, wait_for_records, wait_until_closed};
+use super::{EXCHANGES, World, exchange, now, topic, wait_for_records, wait_until_closed};
 
 /// Runs the command with the host's own manifest and variables, and gives what it printed.
 pub(super) fn replay(world: &World, host: &Host, database: &Database, name: &str, more: &[&str]) -> String {
@@ -39,6 +39,33 @@ pub(super) fn command(world: &World, host: &Host, database: &Database, name: &st
 
 fn rows(database: &Database) -> Vec<String> {
     database.texts("SELECT a::text FROM public.aggregates a ORDER BY 1")
+}
+
+/// What a compacted log still holds is not all that was counted: rows of other settings are made of it only where
+/// somebody says so. Take out: `check_logs`.
+pub fn a_compacted_log_makes_no_rows_of_other_settings_unasked(world: &World) {
+    let (database, name) = (world.postgres.database(), "replaycompacted");
+    world.kafka().create_topic(&topic(name), 2, &[("cleanup.policy", "compact,delete")]);
+    let (sender, first) = (world.kafka().producer(), now() / 60 * 60 - 3600);
+    for number in 0..200 {
+        let (key, value) = (format!("key {number}"), exchange("A", 1.0, first + number * 3 / 5));
+        sender.send(&topic(name), i32::try_from(number % 2).unwrap(), Some(key.as_bytes()), Some(value.as_bytes()));
+    }
+    sender.flush();
+    let host = world.setup(&database, name).components(&EXCHANGES).start();
+    wait_for_records(&database, "exchanges", 200);
+    wait_until_closed(&database, "exchanges");
+    let before = rows(&database);
+    let other = ["--from", "earliest", "--variable", "window_seconds=30"];
+    let refused = command(world, &host, &database, name, &other).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("is compacted") && said.contains("--accept-compacted"),
+        "{said}"
+    );
+    assert_eq!(rows(&database), before);
+    let said = replay(world, &host, &database, name, &[&other[..], &["--accept-compacted"]].concat());
+    assert!(rows(&database).len() > before.len(), "{said}");
 }
 
 /// A wrong setting is mended, and the windows that it spoilt are computed anew.

@@ -36,7 +36,7 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
             ("progress", "SIU"),
             ("window_state", "SIU"),
             ("window_batches", "I"),
-            ("rejected_records", "I"),
+            ("rejected_records", "SI"),
             ("gaps", "I"),
             ("streams", "SIU"),
         ],

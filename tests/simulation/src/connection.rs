@@ -1,5 +1,7 @@
 //! The functions' view of the database: statements that fail before or after their effect.
 
+use std::collections::BTreeMap;
+
 use aggregator::aggregate::Aggregate;
 use aggregator::database::{Database as Applying, Opened, Refused, StoreError as ApplyError};
 use aggregator::settings::Settings;
@@ -87,6 +89,10 @@ impl Applying for Connection<'_> {
             _ => world.now(),
         })
         .await
+    }
+
+    async fn values_kept(&self, _: &Settings) -> Result<BTreeMap<String, usize>, ApplyError> {
+        self.applying(|_| BTreeMap::new()).await
     }
 
     async fn begin_partition(&self, _: &Settings, batch: &Batch) -> Result<Opened, ApplyError> {

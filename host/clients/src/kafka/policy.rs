@@ -11,7 +11,7 @@ use super::{LogContext, create};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether a topic's log is compacted, so that it holds the last record of each key only (`cleanup.policy`); none where
-/// the cluster does not tell: it wants the right DESCRIBE_CONFIGS on the topic.
+/// the cluster does not tell: it wants the right `DESCRIBE_CONFIGS` on the topic.
 ///
 /// # Errors
 /// When the client cannot be made of these settings.
@@ -21,7 +21,7 @@ pub async fn is_compacted(config: &ClientConfig, topic: &str) -> Result<Option<b
     let Ok(described) = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await else {
         return Ok(None);
     };
-    let policy = described.into_iter().flatten().flat_map(|resource| resource.entries);
-    let policy = policy.filter(|entry| entry.name == "cleanup.policy").filter_map(|entry| entry.value).next();
+    let mut entries = described.into_iter().flatten().flat_map(|resource| resource.entries);
+    let policy = entries.find(|entry| entry.name == "cleanup.policy").and_then(|entry| entry.value);
     Ok(policy.map(|policy| policy.split(',').any(|policy| policy.trim() == "compact")))
 }

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use e2e::database::{Database, Server};
+use e2e::database::Server;
 use e2e::host::{Setup, function};
 use e2e::kafka::{Kafka, Sender};
 use e2e::{exchange, now, topic, wait_for};
 use serde_json::{Value, json};
 
-use crate::look::number;
+use crate::look::{lags, number};
 
 const NAME: &str = "beside";
 const STREAMS: usize = 9;
@@ -48,7 +48,7 @@ pub fn run(kafka: &Kafka, postgres: &Server) -> Value {
         });
         std::thread::sleep(ALONE);
         let mut look = database.client();
-        let alone = lags(&database, 0);
+        let alone = lags(&database, 0, LATENESS_SECONDS);
         let began = now();
         let ids: Vec<_> = (0..STREAMS).map(backfill).collect();
         let manifest: String = ids.iter().map(|id| component(id)).collect();
@@ -63,7 +63,7 @@ pub fn run(kafka: &Kafka, postgres: &Server) -> Value {
             (number(&mut look, closed) == all).then_some(())
         });
         let took = now() - began;
-        let beside = lags(&database, began);
+        let beside = lags(&database, began, LATENESS_SECONDS);
         drop(host);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         (alone, beside, took)
@@ -71,23 +71,9 @@ pub fn run(kafka: &Kafka, postgres: &Server) -> Value {
     println!(
         "final rows of a live stream, after the window's end and lateness: p50 {} ms and at most {} ms alone; p50 {} ms and \
          at most {} ms in the {took} s in which {STREAMS} streams beside it catch up with {RECORDS} records each",
-        alone.0, alone.1, beside.0, beside.1
+        alone.p50, alone.most, beside.p50, beside.most
     );
-    json!({ "alone_ms": [alone.0, alone.1], "beside_ms": [beside.0, beside.1], "backfill_seconds": took })
-}
-
-/// Milliseconds from a live window's end and lateness to its final row, of windows that end after this time: the median
-/// and the most.
-fn lags(database: &Database, since: i64) -> (i64, i64) {
-    let lag = format!("extract(epoch FROM min(closed_at)) - extract(epoch FROM window_end) - {LATENESS_SECONDS}");
-    let statement = format!(
-        "SELECT (percentile_disc(0.5) WITHIN GROUP (ORDER BY lag) * 1000)::int8, (max(lag) * 1000)::int8
-         FROM (SELECT {lag} AS lag FROM public.aggregates
-               WHERE stream = 'exchanges' AND extract(epoch FROM window_end) > {since}
-               GROUP BY window_end OFFSET 1) AS windows"
-    );
-    let row = database.client().query_one(&statement, &[]).unwrap();
-    (row.get(0), row.get(1))
+    json!({ "alone_ms": [alone.p50, alone.most], "beside_ms": [beside.p50, beside.most], "backfill_seconds": took })
 }
 
 fn send(sender: &Sender, topic: &str, partition: i32, code: &str, time: i64) {

@@ -8,7 +8,8 @@
 //! # Layout
 //! - [`cases`]: what is measured. [`load`]: seeded records in a topic. [`throughput`]: the topic read to its end, by
 //!   the host and by [`native`], the baseline, a program of its own.
-//! - [`beside`]: a live stream's final rows while others catch up. [`live`]: starts, latency, swaps, memory. [`cost`]: CPU time and memory of processes.
+//! - [`beside`]: a live stream's final rows while others catch up. [`closing`]: how soon rows are final. [`live`]: starts,
+//!   latency, swaps, memory. [`cost`]: CPU time and memory of processes.
 //! - [`report`]: the table, the same as JSON, and a plot of the last runs.
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +21,7 @@
 
 mod beside;
 mod cases;
+mod closing;
 mod cost;
 mod live;
 mod load;
@@ -56,6 +58,9 @@ fn main() {
     }
     if is_wanted("beside") {
         report.beside = Some(beside::run(&kafka, &postgres));
+    }
+    if is_wanted("closing") {
+        report.closing = Some(closing::run(&kafka, &postgres));
     }
     report.write();
 }

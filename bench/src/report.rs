@@ -14,6 +14,8 @@ pub struct Report {
     pub live: Option<Value>,
     /// What a live stream's final rows cost beside others.
     pub beside: Option<Value>,
+    /// How soon rows are final.
+    pub closing: Option<Value>,
 }
 
 /// Runs that the plot shows.
@@ -59,7 +61,11 @@ impl Report {
         let file = folder.join(format!("{}.json", e2e::now()));
         let cases: Vec<Value> = self.measured.iter().map(Measured::json).collect();
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(&file, json!({ "cases": cases, "live": self.live, "beside": self.beside }).to_string()).unwrap();
+        std::fs::write(
+            &file,
+            json!({ "cases": cases, "live": self.live, "beside": self.beside, "closing": self.closing }).to_string(),
+        )
+        .unwrap();
         std::fs::write(folder.join("plot.svg"), plot(&folder)).unwrap();
         println!("\n{} and plot.svg beside it", file.display());
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use futures::future::BoxFuture;
-use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{AsyncMessage, Client, Notification, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::postgres::{Address, Authorities};
 
@@ -99,6 +99,27 @@ impl Database {
 
     /// A connection whose notices are logged.
     pub fn connect(&self) -> BoxFuture<'_, Result<Client>> {
+        self.connect_with(|_| {})
+    }
+
+    /// Listens to a channel, whose name is plain, over a connection of its own.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub fn listen<'a>(&'a self, channel: &'a str) -> BoxFuture<'a, Result<Notifications>> {
+        Box::pin(async move {
+            let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+            let notified = move |_| {
+                // Nobody listens any more.
+                let _ = sender.send(());
+            };
+            let client = self.connect_with(notified).await?;
+            client.batch_execute(&format!("LISTEN {channel}")).await?;
+            Ok(Notifications { receiver, _client: client })
+        })
+    }
+
+    fn connect_with(&self, notified: impl Fn(Notification) + Send + 'static) -> BoxFuture<'_, Result<Client>> {
         Box::pin(async move {
             let place = || format!("PostgreSQL at {} does not answer", self.place());
             let config = &self.address.config;
@@ -111,8 +132,10 @@ impl Database {
                 let messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
                 futures::pin_mut!(messages);
                 while let Some(Ok(message)) = futures::StreamExt::next(&mut messages).await {
-                    if let AsyncMessage::Notice(notice) = message {
-                        tracing::info!("PostgreSQL: {}", notice.message());
+                    match message {
+                        AsyncMessage::Notice(notice) => tracing::info!("PostgreSQL: {}", notice.message()),
+                        AsyncMessage::Notification(notification) => notified(notification),
+                        _ => {}
                     }
                 }
             });
@@ -141,6 +164,20 @@ impl Database {
             };
             Ok(messages.into_iter().filter_map(row).collect())
         })
+    }
+}
+
+/// What comes over a channel.
+pub struct Notifications {
+    receiver: tokio::sync::mpsc::UnboundedReceiver<()>,
+    /// The connection lives as long as it.
+    _client: Client,
+}
+
+impl Notifications {
+    /// Waits for the next one; false when the connection has ended.
+    pub async fn next(&mut self) -> bool {
+        self.receiver.recv().await.is_some()
     }
 }
 

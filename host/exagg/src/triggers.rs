@@ -8,6 +8,7 @@ use exagg_runtime::app::{LoadedApp, world};
 use exagg_runtime::instance::World;
 use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, join_all};
 use exagg_trigger_cron::stage::TickLease;
+use exagg_trigger_cron::wake::Alarm;
 use exagg_trigger_cron::{CronTrigger, CronWorld};
 use exagg_trigger_http::{HttpTrigger, HttpWorld};
 use exagg_trigger_kafka::{KafkaTrigger, KafkaWorld, Settings as KafkaSettings};
@@ -30,6 +31,8 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     /// Of several replicas, who runs a cron tick; without it each does.
     pub lease: Option<Arc<dyn TickLease>>,
+    /// What wakes cron stages beside their schedules; without a database nothing does.
+    pub alarm: Option<Arc<dyn Alarm>>,
 }
 
 /// All stages of the app, checked.
@@ -43,12 +46,12 @@ pub struct Triggers {
 impl Triggers {
     /// Triggers without stages yet.
     pub fn new(context: &Context, settings: Settings) -> Self {
-        let Settings { kafka, lease } = settings;
+        let Settings { kafka, lease, alarm } = settings;
         Self {
             http: HttpTrigger::new(context.clone()),
             background: vec![
                 Box::new(KafkaTrigger::new(kafka, context.clone())),
-                Box::new(CronTrigger::new(context.clone(), lease)),
+                Box::new(CronTrigger::new(context.clone(), lease, alarm)),
             ],
         }
     }

@@ -7,12 +7,13 @@
 //! - [`status`]: what the views say of streams, for status and metrics.
 //! - [`streams`]: streams of one app: who writes them.
 //! - [`watch`]: whether a database is what the stages need.
-//! - [`lease`]: of several replicas, which runs a cron tick.
+//! - [`lease`]: of several replicas, which runs a cron tick; [`alarm`]: what wakes a stage beside its schedule.
 //! - [`replay`]: windows computed anew from Kafka.
 //! - [`topics`]: topics that were recreated, and topics that are gone.
 //! - [`rejects`]: records that are not counted, and why.
 #![warn(missing_docs)]
 
+pub mod alarm;
 pub mod claim;
 pub mod drop;
 pub mod lease;

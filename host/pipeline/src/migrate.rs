@@ -18,7 +18,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use crate::requirements;
 
 /// In order. A file that was applied somewhere is never edited: its digest is recorded.
-const MIGRATIONS: [(&str, &str); 8] = [
+const MIGRATIONS: [(&str, &str); 9] = [
     ("0001_pipeline", include_str!("../../../migrations/0001_pipeline.sql")),
     ("0002_replay", include_str!("../../../migrations/0002_replay.sql")),
     ("0003_layout", include_str!("../../../migrations/0003_layout.sql")),
@@ -27,6 +27,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("0007_claims", include_str!("../../../migrations/0007_claims.sql")),
     ("0008_settings_and_replays", include_str!("../../../migrations/0008_settings_and_replays.sql")),
     ("0010_kept_values", include_str!("../../../migrations/0010_kept_values.sql")),
+    ("0011_wake", include_str!("../../../migrations/0011_wake.sql")),
 ];
 
 /// The views and functions as they are now. They change under another number, so that databases get them again; a host

@@ -10,12 +10,14 @@ use exagg_clients::database::Database;
 use exagg_clients::kafka::Properties;
 use exagg_common::clock::SystemClock;
 use exagg_common::template::{Secret, Variables};
+use exagg_pipeline::alarm::Notifications;
 use exagg_pipeline::lease::Leases;
 use exagg_runtime::app::Compiled;
 use exagg_runtime::health::Health;
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::trigger::Context;
 use exagg_trigger_cron::stage::TickLease;
+use exagg_trigger_cron::wake::Alarm;
 use exagg_trigger_kafka::Settings as KafkaSettings;
 use exagg_trigger_kafka::partition::AppliedObserver;
 use futures::future::join_all;
@@ -106,12 +108,13 @@ impl SetUp {
         };
         let leases = leases(&config, variables)?;
         let lease = leases.clone().map(|database| Arc::new(Leases::new(database)) as Arc<dyn TickLease>);
-        let settings = Settings { kafka: kafka(properties, local.as_ref()), lease };
-        let mut triggers = Triggers::new(&context, settings);
-        triggers.add(&compiled.app)?;
         // A plugin migrates where it is told to, whatever the app says.
         let asks_for_migrations = resolved.app.migrations || (config.ends_with_parent && config.migrate);
         let database = config.app.pipelines_database(variables, asks_for_migrations)?;
+        let alarm = database.clone().map(|database| Arc::new(Notifications::new(database)) as Arc<dyn Alarm>);
+        let settings = Settings { kafka: kafka(properties, local.as_ref()), lease, alarm };
+        let mut triggers = Triggers::new(&context, settings);
+        triggers.add(&compiled.app)?;
         let token = config.admin_token.as_ref().map(|token| variables.expand(token.expose())).transpose()?;
         let token = token.filter(|token| !token.is_empty()).map(Secret::new);
         Ok(Self { config, compiled, context, triggers: Arc::new(triggers), token, database, leases, local })

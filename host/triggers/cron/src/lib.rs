@@ -2,13 +2,14 @@
 //! is logged and counted.
 //!
 //! - here: the trigger, and the world that it calls.
-//! - [`stage`]: one schedule and the loop that follows it.
+//! - [`stage`]: one schedule and the loop that follows it; [`wake`]: what runs it beside its schedule.
 #![warn(missing_docs)]
 
 mod bindings;
 pub mod stage;
 #[cfg(test)]
 mod tests;
+pub mod wake;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use wasmtime::component::InstancePre;
 use self::bindings::SpinCronPre;
 use self::bindings::spin::cron::cron_types::{Error, Metadata};
 use self::stage::{CronStage, Function, TickLease, UnixSeconds};
+use self::wake::Alarm;
 
 /// The type of this trigger.
 const TYPE: &str = "cron";
@@ -62,13 +64,14 @@ impl World for CronWorld {
 pub struct CronTrigger {
     context: Context,
     lease: Option<Arc<dyn TickLease>>,
+    alarm: Option<Arc<dyn Alarm>>,
     stages: Vec<Arc<CronStage<Component>>>,
 }
 
 impl CronTrigger {
-    /// With a lease, of several replicas of a stage one runs a tick.
-    pub fn new(context: Context, lease: Option<Arc<dyn TickLease>>) -> Self {
-        Self { context, lease, stages: Vec::new() }
+    /// With a lease, of several replicas of a stage one runs a tick. Without an alarm, stages have their schedules alone.
+    pub fn new(context: Context, lease: Option<Arc<dyn TickLease>>, alarm: Option<Arc<dyn Alarm>>) -> Self {
+        Self { context, lease, alarm, stages: Vec::new() }
     }
 }
 
@@ -91,8 +94,8 @@ impl Trigger for CronTrigger {
         let mut running = JoinSet::new();
         for stage in &self.stages {
             let (stage, context, lease) = (Arc::clone(stage), self.context.clone(), self.lease.clone());
-            let stop = stop.sources.clone();
-            running.spawn(async move { stage.run(&context, lease.as_deref(), stop).await });
+            let (stop, alarm) = (stop.sources.clone(), self.alarm.clone());
+            running.spawn(async move { stage.run(&context, lease.as_deref(), alarm.as_deref(), stop).await });
         }
         join_all(running, &stop).await
     }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use cron::Schedule;
@@ -12,8 +12,14 @@ use exagg_runtime::instance::CallError;
 use exagg_runtime::slot::{CallResult, Slot, Version};
 use exagg_runtime::trigger::{Context, StageStatus};
 use serde::Deserialize;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::wake::{Alarm, Allowance};
+
+/// Of a channel's name: PostgreSQL's own bound.
+const CHANNEL_BYTES_MAX: usize = 63;
 
 /// A time of day, as functions are given it.
 pub type UnixSeconds = u64;
@@ -40,12 +46,15 @@ pub trait TickLease: Send + Sync {
 #[serde(deny_unknown_fields)]
 struct Settings {
     cron_expression: String,
+    /// A channel whose notifications are ticks as well.
+    wake_on: Option<String>,
 }
 
 /// One `[[trigger.cron]]`, checked.
 pub struct CronStage<F> {
     id: String,
     schedule: Schedule,
+    wake_on: Option<String>,
     slot: Arc<Slot<F>>,
     /// Why the last tick failed, or could not be run; none when it did its work.
     failing: Mutex<Option<String>>,
@@ -62,7 +71,15 @@ impl<F: Function> CronStage<F> {
                 anyhow!("cron_expression {:?}: {error} (six fields, seconds first)", settings.cron_expression)
             })
             .with_context(in_trigger)?;
-        Ok(Self { id: spec.id.clone(), schedule, slot, failing: Mutex::default() })
+        if let Some(channel) = &settings.wake_on {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            ensure!(
+                !channel.is_empty() && channel.len() <= CHANNEL_BYTES_MAX && channel.bytes().all(plain),
+                "{}: wake_on {channel:?} is no channel: lower-case letters, digits and _ are wanted",
+                in_trigger()
+            );
+        }
+        Ok(Self { id: spec.id.clone(), schedule, wake_on: settings.wake_on, slot, failing: Mutex::default() })
     }
 
     /// The stage as it is now.
@@ -75,15 +92,49 @@ impl<F: Function> CronStage<F> {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
-    /// Calls the function at each scheduled time until told to stop; a tick in progress ends first.
-    /// Times that pass while a tick runs are skipped, and counted.
-    pub async fn run(&self, context: &Context, lease: Option<&dyn TickLease>, stop: CancellationToken) -> Result<()> {
-        let mut last = context.clock.now();
+    /// Calls the function at each scheduled time until told to stop; a tick in progress ends first. Times that pass
+    /// while a tick runs are skipped, and counted. A stage that is woken runs at once, in each of its replicas.
+    pub async fn run(
+        &self,
+        context: &Context,
+        lease: Option<&dyn TickLease>,
+        alarm: Option<&dyn Alarm>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let bell = Notify::new();
+        let woken = async {
+            match (alarm, &self.wake_on) {
+                (Some(alarm), Some(channel)) => alarm.follow(channel, &bell).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = self.follow(context, lease, &bell, stop) => ended,
+            () = woken => Ok(()),
+        }
+    }
+
+    async fn follow(
+        &self,
+        context: &Context,
+        lease: Option<&dyn TickLease>,
+        bell: &Notify,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let (mut last, mut allowance) = (context.clock.now(), Allowance::new());
         while let Some(next) = self.schedule.after(&last).next() {
             let wait = (next - context.clock.now()).to_std().unwrap_or_default();
+            let woken = async {
+                bell.notified().await;
+                allowance.take().await;
+            };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
+                () = woken => {
+                    self.tick(context.clock.now(), context).await;
+                    continue;
+                }
             }
             if self.is_ours(next, lease).await {
                 self.tick(next, context).await;

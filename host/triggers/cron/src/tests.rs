@@ -13,10 +13,12 @@ use exagg_runtime::metrics::Metrics;
 use exagg_runtime::slot::{Slot, Version};
 use exagg_runtime::trigger::Context;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::{CronStage, Function, TickLease, UnixSeconds};
+use crate::wake::Alarm;
 
 /// Follows tokio's paused time, and can be set.
 struct TurnedClock {
@@ -76,7 +78,7 @@ fn stage(schedule: &str, takes: Duration, answer: Answer) -> Running {
     let ticks = Arc::new(Mutex::new(Vec::new()));
     let first = Scripted { digest: "first", takes, answer, ticks: Arc::clone(&ticks) };
     let slot = Arc::new(Slot::new("c".to_owned(), first));
-    let config = json!({ "cron_expression": schedule }).as_object().unwrap().clone();
+    let config = json!({ "cron_expression": schedule, "wake_on": "channel" }).as_object().unwrap().clone();
     let spec = TriggerSpec { id: "t".to_owned(), kind: "cron".to_owned(), component: "c".to_owned(), config };
     let clock = Arc::new(TurnedClock { started: Instant::now(), set: Mutex::new(DateTime::UNIX_EPOCH) });
     let context = Context {
@@ -90,8 +92,12 @@ fn stage(schedule: &str, takes: Duration, answer: Answer) -> Running {
 
 impl Running {
     fn start(&self, lease: Option<Arc<dyn TickLease>>) {
+        self.start_with(lease, None);
+    }
+
+    fn start_with(&self, lease: Option<Arc<dyn TickLease>>, alarm: Option<Arc<dyn Alarm>>) {
         let (stage, context, stop) = (Arc::clone(&self.stage), self.context.clone(), self.stop.clone());
-        tokio::spawn(async move { stage.run(&context, lease.as_deref(), stop).await.unwrap() });
+        tokio::spawn(async move { stage.run(&context, lease.as_deref(), alarm.as_deref(), stop).await.unwrap() });
     }
 
     fn ticks(&self) -> Vec<UnixSeconds> {
@@ -132,6 +138,61 @@ async fn a_clock_that_is_set_back_runs_no_tick_twice() {
     stage.clock.turn(TimeDelta::seconds(-8));
     after(20).await;
     assert_eq!(stage.ticks(), [10, 20]);
+}
+
+/// Rings at these milliseconds after the start.
+struct Rings(&'static [u64]);
+
+#[async_trait]
+impl Alarm for Rings {
+    async fn follow(&self, channel: &str, bell: &Notify) {
+        assert_eq!(channel, "channel");
+        let started = Instant::now();
+        for at in self.0 {
+            tokio::time::sleep_until(started + Duration::from_millis(*at)).await;
+            bell.notify_one();
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_is_woken_runs_at_once_and_keeps_its_schedule() {
+    let stage = stage("*/10 * * * * *", Duration::from_millis(100), FINE);
+    stage.start_with(None, Some(Arc::new(Rings(&[3_000, 14_500, 14_550]))));
+    after(25).await;
+    // Who is woken while it runs, runs again.
+    assert_eq!(stage.ticks(), [3, 10, 14, 14, 20]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_woken_all_the_time_runs_ten_times_a_second() {
+    const ALWAYS: [u64; 2_000] = {
+        let mut all = [0; 2_000];
+        let mut index = 0;
+        while index < all.len() {
+            all[index] = index as u64;
+            index += 1;
+        }
+        all
+    };
+    let stage = stage("*/10 * * * * *", Duration::ZERO, FINE);
+    stage.start_with(None, Some(Arc::new(Rings(&ALWAYS))));
+    after(9).await;
+    let ticks = stage.ticks().len();
+    assert!((20..=26).contains(&ticks), "{ticks} in 2 seconds");
+}
+
+#[test]
+fn a_channel_has_a_plain_name() {
+    for channel in ["", "a b", "A", "x;DROP TABLE y", &"a".repeat(64)] {
+        let config = json!({ "cron_expression": "* * * * * *", "wake_on": channel }).as_object().unwrap().clone();
+        let spec = TriggerSpec { id: "t".to_owned(), kind: "cron".to_owned(), component: "c".to_owned(), config };
+        let ticks = Arc::new(Mutex::new(Vec::new()));
+        let slot = Slot::new("c".to_owned(), Scripted { digest: "d", takes: Duration::ZERO, answer: FINE, ticks });
+        let error = CronStage::new(&spec, Arc::new(slot)).err().unwrap().to_string();
+        assert!(error.contains("wake_on"), "{error}");
+    }
 }
 
 struct Leases(fn(DateTime<Utc>) -> Result<bool>);

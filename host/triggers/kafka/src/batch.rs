@@ -64,6 +64,13 @@ pub struct Size {
     pub value_bytes: usize,
 }
 
+impl Size {
+    /// Of keys and values.
+    pub fn bytes(self) -> usize {
+        self.key_bytes + self.value_bytes
+    }
+}
+
 /// Where the batches of a partition are from: what all of them have in common for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -231,6 +238,11 @@ impl BatchBuilder {
     /// The partition ended here: holes before it (markers, compaction) are part of the interval.
     pub fn end_at(&mut self, position: Offset) {
         self.batch.next_offset = self.batch.next_offset.max(position.0);
+    }
+
+    /// Where the interval ends so far.
+    pub fn next_offset(&self) -> Offset {
+        Offset(self.batch.next_offset)
     }
 
     /// True while the interval is empty.

@@ -7,11 +7,15 @@ const PIECE: &str = "fetch.message.max.bytes";
 const RECORDS: &str = "queued.min.messages";
 /// Records for each KiB of a queue.
 const RECORDS_PER_KIB: usize = 16;
-/// Least size of a partition's queue: where there is room, and however many share.
-const QUEUE_KIB_USUAL: usize = 1024;
+/// Least size of a partition's queue: where there is room, and however many share. Half of it is asked for at a time: of
+/// less than a producer's batch, 1 MB by usual settings, brokers send the head, which is thrown away.
+const QUEUE_KIB_USUAL: usize = 2048;
 const QUEUE_KIB_MIN: usize = 64;
 /// What one answer of a broker holds of all partitions; a batch that is larger comes alone.
-const ANSWER_BYTES: usize = 8 * 1024 * 1024;
+const ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// What is read ahead beside the queues, of a partition and of all partitions of a stage, where there is room for it.
+const AHEAD_BYTES: usize = 4 * 1024 * 1024;
+const AHEAD_BYTES_OF_ALL: usize = 64 * 1024 * 1024;
 /// The largest answer that is taken (librdkafka's own default), and the least that makes sense.
 const RESPONSE_BYTES_MAX: usize = 100_000_000;
 const RESPONSE_BYTES_MIN: usize = 16 * 1024 * 1024;
@@ -45,6 +49,12 @@ impl Share {
     /// What the queue of one of so many partitions may have.
     fn room_kib(self, partitions: usize) -> usize {
         (self.queues_kib / partitions.max(1)).max(QUEUE_KIB_MIN)
+    }
+
+    /// What each of so many partitions may have in batches that wait: no more than its queue may have.
+    pub fn ahead_bytes(self, partitions: usize) -> usize {
+        let usual = (AHEAD_BYTES_OF_ALL / partitions.max(1)).min(AHEAD_BYTES);
+        self.room_kib(partitions).saturating_mul(1024).min(usual.max(QUEUE_KIB_USUAL * 1024))
     }
 }
 
@@ -120,10 +130,10 @@ mod tests {
     fn what_is_fetched_ahead_is_within_the_hosts_budget() {
         let large = Share::new(u64::MAX, 3);
         let fetch = usual(BATCH, large, PARTITIONS);
-        assert_eq!((fetch.queue_kib, fetch.piece_bytes, fetch.records), (1024, 512 * 1024, 16 * 1024));
+        assert_eq!((fetch.queue_kib, fetch.piece_bytes, fetch.records), (2048, 1024 * 1024, 32 * 1024));
         assert_eq!(fetch.response_bytes, RESPONSE_BYTES_MAX);
         assert_eq!(usual(32 * BATCH, large, PARTITIONS).queue_kib, 32 * 1024);
-        assert_eq!(usual(1024, large, PARTITIONS).queue_kib, 1024);
+        assert_eq!(usual(1024, large, PARTITIONS).queue_kib, 2048);
         let small = Share::new(384 * MIB, 1);
         assert_eq!(usual(32 * BATCH, small, PARTITIONS).queue_kib, 3 * 1024);
         assert_eq!(Share::new(1, 1).response_bytes, RESPONSE_BYTES_MIN);
@@ -152,7 +162,15 @@ mod tests {
             assert_eq!(usual(BATCH, share, partitions).queue_kib, kib, "{partitions}");
         }
         let most = |share, partitions| usual(BATCH, share, partitions).partitions_max;
-        assert_eq!((most(alone, PARTITIONS), most(alone, 64), most(alone, 5_000)), (48, 64, usize::MAX));
+        assert_eq!((most(alone, PARTITIONS), most(alone, 64), most(alone, 5_000)), (24, 64, usize::MAX));
         assert!(most(Share::new(u64::MAX, 4), PARTITIONS) > 1_000_000);
+    }
+
+    #[test]
+    fn batches_that_wait_are_bounded_as_the_queues_are() {
+        let large = Share::new(u64::MAX, 1);
+        assert_eq!([1, 16, 32, 500].map(|partitions| large.ahead_bytes(partitions) / 1024), [4096, 4096, 2048, 2048]);
+        let small = Share::new(384 * MIB, 1);
+        assert_eq!([1, 16, 64, 5_000].map(|partitions| small.ahead_bytes(partitions) / 1024), [4096, 3072, 768, 64]);
     }
 }

@@ -5,7 +5,7 @@
 //! - [`config`]: a stage's settings.
 //! - [`log`]: the log that a stage reads; [`consumer`]: librdkafka's, with `sys`, which is what the safe binding lacks.
 //! - [`stage`]: one stage: its group, and a task for each partition.
-//! - [`partition`]: one partition's loop; [`batch`]: records to batches (pure).
+//! - [`partition`]: one partition's loop; [`batch`]: records to batches (pure); [`turns`]: how many are in flight.
 //! - [`dispatch`]: a batch to the function, and what its answer means; [`dead_letter`].
 //! - [`fetch`]: how much is fetched ahead (pure); [`backoff`]: pauses between tries; [`status`]: how far a stage is.
 //! - [`backlog`]: a partition's past as batches, for a replay.
@@ -27,6 +27,7 @@ pub mod status;
 mod sys;
 #[cfg(test)]
 mod tests;
+pub mod turns;
 
 use std::sync::Arc;
 

@@ -1,8 +1,11 @@
-//! One partition: its batches in order, one in flight. Where it goes on: [`position`].
+//! One partition: its batches in order, one in flight, and the next ones that fill ([`ahead`]). Where it goes on:
+//! [`position`].
 
+mod ahead;
 mod position;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use exagg_clients::kafka::{Offset, OffsetRange, TopicId, TopicPartition};
@@ -10,20 +13,20 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::ahead::{Ahead, Tap};
 use crate::backoff::Backoff;
-use crate::batch::{BatchBuilder, Size, Source, empty};
+use crate::batch::{BatchLimits, Source, empty};
 use crate::bindings::exagg::kafka::types::Batch;
 use crate::config::Subscription;
 use crate::dispatch::{Dispatched, Dispatcher, Function};
 use crate::log::{Applied, Assignment, FetchError, Log, Queue, ReadTo, Unanswered};
 use crate::status::{PartitionState, StageState};
+use crate::turns::{LARGE_RECORDS, Turn, Turns};
 
 /// How often a quiet partition says where it stands: what closes windows may trust it no longer.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often the topic is asked for, to see that it is still the same.
 const DESCRIBE: Duration = Duration::from_secs(4);
-/// A batch of so many records is worth its call: the next one is not waited for.
-const LARGE_BATCH_RECORDS: usize = 1_000;
 /// How often a partition that stopped at its start is asked again: what stopped it may be mended from outside.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How often a partition that is stopped looks whether other code was swapped in.
@@ -53,6 +56,10 @@ pub struct Shared<L, F> {
     pub state: Arc<StageState>,
     /// Told after each batch that is applied; none without the embedded broker.
     pub observer: Option<Arc<dyn AppliedObserver>>,
+    /// Large batches take turns.
+    pub turns: Turns,
+    /// What each partition may have in batches that wait.
+    pub ahead_bytes: AtomicUsize,
 }
 
 /// Why a partition's loop ends or begins again.
@@ -69,8 +76,8 @@ enum Interrupted {
 pub struct PartitionTask<L: Log, F> {
     /// Fields are dropped in this order: the queue must go before the log that the stage holds.
     queue: L::Queue,
-    /// An error that came behind the last batch's records.
-    error: Option<FetchError>,
+    /// The next batches.
+    ahead: Ahead,
     stage: Arc<Shared<L, F>>,
     source: Source,
     /// The next batch's first offset.
@@ -83,8 +90,6 @@ pub struct PartitionTask<L: Log, F> {
     in_hand: Option<ReadTo>,
     /// Where the log that was read ended, when it was found to have lost its tail.
     lost_tail: Option<Offset>,
-    /// What the last batch held: the next one is like it.
-    last_size: Size,
     /// By it a partition that was added later is known.
     first_partition_count: i32,
     /// True until the partition is read: it is paused till then.
@@ -110,7 +115,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         let source = Source { partition, topic_id: TopicId::default(), partition_count: 0, group };
         Self {
             queue,
-            error: None,
+            ahead: Ahead::default(),
             errors: Backoff::new(&stage.subscription),
             stage,
             source,
@@ -119,7 +124,6 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             read_to: None,
             in_hand: None,
             lost_tail: None,
-            last_size: Size::default(),
             first_partition_count: 1,
             is_initialising: true,
             described_at: Instant::now(),
@@ -268,7 +272,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
     /// Finds out where to go on: the function is asked by an empty batch, and its own progress
     /// wins over Kafka's. Then the partition is read from there.
     async fn initialise(&mut self, from: Option<Offset>) -> Result<(), Interrupted> {
-        self.error = None;
+        self.ahead.clear();
         self.is_initialising = true;
         let (log, partition) = (Arc::clone(&self.stage.log), self.source.partition.clone());
         let described = self.until("cannot describe the topic", || log.describe(&partition.topic)).await?;
@@ -284,7 +288,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         };
         self.is_position_known = true;
         self.described_at = Instant::now();
-        self.dispatch(empty(&self.source, self.position, bounds.next)).await?;
+        self.dispatch(empty(&self.source, self.position, bounds.next), &Turn::default()).await?;
         if let Some(committed) = committed.filter(|committed| *committed > self.position) {
             self.reads_again(committed);
         }
@@ -318,25 +322,32 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             {
                 return interrupted;
             }
+            let stage = Arc::clone(&self.stage);
+            let turn = match self.turn(&stage.turns).await {
+                Ok(turn) => turn,
+                Err(interrupted) => return interrupted,
+            };
             let next = match self.next_batch() {
                 Ok(next) => next,
-                Err(interrupted) => return interrupted,
+                Err(error) => return Interrupted::Failed(error),
             };
             let result = if let Some(batch) = next {
                 heartbeat.reset();
                 self.stalled = 0;
                 let (began, records) = (Instant::now(), batch.offsets.len());
-                let dispatched = self.dispatch(batch).await;
+                let dispatched = self.dispatch(batch, &turn).await;
+                drop(turn);
                 if dispatched.is_ok() {
                     self.resumed = 0;
                     self.errors = Backoff::new(&self.stage.subscription);
                 }
-                if records < LARGE_BATCH_RECORDS {
+                if records < LARGE_RECORDS {
                     // Under a steady trickle a call for each record would cost more than the records.
                     tokio::time::sleep_until(began + self.stage.subscription.batch_interval_min).await;
                 }
                 dispatched
             } else {
+                drop(turn);
                 tokio::select! {
                     biased;
                     () = self.cancel.cancelled() => Err(Interrupted::Cancelled),
@@ -353,33 +364,61 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         }
     }
 
+    /// From where the next batch is filled, which begins at this offset.
+    fn tap(&self, from: Offset) -> Tap<'_, L::Queue> {
+        let (bytes_max, limits) = (self.stage.ahead_bytes.load(Ordering::Relaxed), self.stage.subscription.batch);
+        let limits = BatchLimits { bytes_max: limits.bytes_max.min(bytes_max), ..limits };
+        Tap { queue: &self.queue, source: &self.source, from, limits, bytes_max }
+    }
+
+    /// The right to have the next batch in flight, where it is large.
+    async fn turn<'t>(&mut self, turns: &'t Turns) -> Result<Turn<'t>, Interrupted> {
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.fill(&self.tap(self.position));
+        let turn = if ahead.next_records() < LARGE_RECORDS {
+            Ok(Turn::default())
+        } else {
+            tokio::select! {
+                () = self.cancel.cancelled() => Err(Interrupted::Cancelled),
+                turn = turns.next() => Ok(turn),
+                never = ahead.keep_filling(self.tap(self.position)) => match never {},
+            }
+        };
+        self.ahead = ahead;
+        turn
+    }
+
     /// What is there now as a batch; none when there is nothing.
-    fn next_batch(&mut self) -> Result<Option<Batch>, Interrupted> {
-        if let Some(error) = self.error.take() {
-            return Err(Interrupted::Failed(error));
-        }
-        let limits = self.stage.subscription.batch;
-        let mut batch = BatchBuilder::new(&self.source, self.position, limits).reserve(self.last_size);
-        let fetched = self.queue.fetch(&mut batch);
-        (self.error, self.in_hand) = (fetched.error, fetched.read_to);
-        if batch.is_empty() {
-            return self.error.take().map_or(Ok(None), |error| Err(Interrupted::Failed(error)));
-        }
-        self.last_size = batch.size();
+    fn next_batch(&mut self) -> Result<Option<Batch>, FetchError> {
         let end = self.stage.log.known_end(&self.source.partition);
-        Ok(Some(batch.finish(end)))
+        let Some((batch, read_to)) = self.ahead.take(end, self.source.partition_count)? else { return Ok(None) };
+        self.in_hand = read_to;
+        Ok(Some(batch))
     }
 
     /// Gives a batch to the function and follows its answer.
-    async fn dispatch(&mut self, batch: Batch) -> Result<(), Interrupted> {
+    async fn dispatch(&mut self, batch: Batch, turn: &Turn<'_>) -> Result<(), Interrupted> {
         let (next, end) = (Offset(batch.next_offset), Offset(batch.end_offset));
         let last_timestamp = batch.timestamps.last().copied();
         if let Some(first_timestamp) = batch.timestamps.first() {
             self.stage.state.in_hand(&self.source.partition, *first_timestamp, end);
         }
+        let mut ahead = std::mem::take(&mut self.ahead);
         let stage = Arc::clone(&self.stage);
+        let note = |waiting: Option<&str>| {
+            if waiting.is_some() {
+                turn.give_back();
+            }
+            self.note_waiting(waiting);
+        };
+        let dispatched = tokio::select! {
+            biased;
+            dispatched = stage.dispatcher.dispatch(batch, &self.cancel, &note) => dispatched,
+            never = ahead.keep_filling(self.tap(next)) => match never {},
+        };
+        self.ahead = ahead;
         let partition = &self.source.partition;
-        match stage.dispatcher.dispatch(batch, &self.cancel, &|waiting| self.note_waiting(waiting)).await {
+        match dispatched {
             Dispatched::Applied => {
                 self.position = next;
                 self.read_to = self.in_hand.take().or(self.read_to);
@@ -439,6 +478,6 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
         }
         let end = bounds.next.max(self.stage.log.known_end(&self.source.partition).unwrap_or_default());
         self.note(PartitionState::Reading);
-        self.dispatch(empty(&self.source, self.position, end)).await
+        self.dispatch(empty(&self.source, self.position, end), &Turn::default()).await
     }
 }

@@ -2,6 +2,7 @@
 //! batches in flight end before a partition goes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::fetch::{self, Fetch, PARTITIONS, Share, Wanted};
 use crate::log::{Assignment, Cluster, Event, Log};
 use crate::partition::{ANSWER_EXPECTED, AppliedObserver, PartitionTask, Shared};
 use crate::status::StageState;
+use crate::turns::Turns;
 
 /// Of the time that the host has to stop, what commits and leaving the group are left.
 const LEAVE: Duration = Duration::from_secs(3);
@@ -115,11 +117,13 @@ impl<C: Cluster, F: Function> Stage<C, F> {
             subscription: Arc::clone(&self.subscription),
             state: Arc::clone(&self.state),
             observer: self.observer.clone(),
+            turns: Turns::new(),
+            ahead_bytes: AtomicUsize::new(self.share.ahead_bytes(PARTITIONS)),
         });
         let watching = AbortOnDropHandle::new(tokio::spawn(watch_lag(Arc::clone(&shared))));
         let looking = AbortOnDropHandle::new(tokio::spawn(look_for_topics(Arc::clone(&shared))));
         let asking = AbortOnDropHandle::new(tokio::spawn(look_for_cluster(Arc::clone(&shared))));
-        let mut partitions = Partitions { stage: shared, tasks: HashMap::new(), locks };
+        let mut partitions = Partitions { stage: shared, tasks: HashMap::new(), locks, share: self.share };
         let drain_max = self.drain_max.saturating_sub(LEAVE).max(self.drain_max / 2);
         let result = partitions.follow(partitions_max, drain_max, events, stop).await;
         drop(partitions);
@@ -195,6 +199,7 @@ struct Partitions<'a, L: Log, F> {
     stage: Arc<Shared<L, F>>,
     tasks: HashMap<TopicPartition, (CancellationToken, JoinHandle<()>)>,
     locks: &'a mut Locks,
+    share: Share,
 }
 
 impl<L: Log, F: Function> Partitions<'_, L, F> {
@@ -260,6 +265,7 @@ impl<L: Log, F: Function> Partitions<'_, L, F> {
         tracing::info!(stage = %self.id(), "assigned {list}");
         self.stage.state.rebalanced(Ok(()));
         self.stage.state.joining(false);
+        self.stage.ahead_bytes.store(self.share.ahead_bytes(self.tasks.len() + assignments.len()), Ordering::Relaxed);
         for assignment in assignments {
             let partition = assignment.partition.clone();
             let cancel = CancellationToken::new();

@@ -4,6 +4,7 @@ mod answers;
 mod fake;
 mod history;
 mod lag;
+mod turns;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -5,9 +5,39 @@ use std::time::Duration;
 use e2e::feed::Feed;
 use e2e::{now, wait_for};
 
-use super::{World, topic, wait_for_records, wait_until_closed};
+use super::{EXCHANGES, World, topic, wait_for_records, wait_until_closed};
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// A closer whose schedule never comes: records wake it, when a window can be closed and not before. Take out: `wake_on`,
+/// or the trigger of migration 0011.
+pub fn a_window_is_closed_as_soon_as_it_can_be(world: &World) {
+    let (database, name) = (world.postgres.database(), "closer-woken");
+    world.kafka().create_topic(&topic(name), 2, &[]);
+    let host = world
+        .setup(&database, name)
+        .replace("cron_expression = \"* * * * * *\"", "cron_expression = \"0 0 0 29 2 *\"")
+        .components(&EXCHANGES)
+        .start();
+    host.wait_until_ready();
+    let first = now() / 60 * 60 - 600;
+    let mut feed = Feed::new(world.kafka(), &topic(name), 2);
+    let rows = || database.number("SELECT count(*) FROM public.aggregates");
+    feed.send(0, "A", 1.0, first);
+    feed.send(1, "A", 2.0, first + 30);
+    feed.flush();
+    wait_for_records(&database, "exchanges", 2);
+    // One partition is past the window's end and lateness, the other is not.
+    feed.send(0, "A", 3.0, first + 66);
+    feed.flush();
+    wait_for_records(&database, "exchanges", 3);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(rows(), 0);
+    feed.send(1, "A", 4.0, first + 67);
+    feed.flush();
+    wait_for("the window's row", Duration::from_secs(10), || (rows() == 1).then_some(()));
+    assert_eq!(database.number("SELECT records FROM public.aggregates"), 2);
+}
 
 /// Take out: the workers beside the first in `close::tick`.
 pub fn a_stream_that_cannot_be_closed_holds_no_other(world: &World) {

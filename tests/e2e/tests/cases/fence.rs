@@ -133,13 +133,13 @@ pub fn records_deleted_under_a_running_reader_are_skipped_where_told_so(world: &
     wait_for_records(&database, "exchanges", 100);
     gate.close();
     // Far more than is fetched ahead.
-    send(world, &topic, 0, 60_000, time);
-    world.kafka().delete_records(&topic, 0, 60_000);
+    send(world, &topic, 0, 200_000, time);
+    world.kafka().delete_records(&topic, 0, 200_000);
     gate.open();
-    wait_for("the end", MINUTE, || (progress(&database) == 60_100).then_some(()));
+    wait_for("the end", MINUTE, || (progress(&database) == 200_100).then_some(()));
     let lost = database.number("SELECT coalesce(sum(next_offset - from_offset), 0)::int8 FROM public.gaps");
     assert!(lost > 10_000, "{:?}", gap(&database));
-    wait_for_records(&database, "exchanges", 60_100 - lost);
+    wait_for_records(&database, "exchanges", 200_100 - lost);
 }
 
 pub fn a_recreated_topic_stops_loudly_until_it_is_reset(world: &World) {

@@ -11,6 +11,7 @@ use crate::config::OnGap;
 use crate::dispatch::{Dispatched, Function};
 use crate::log::{Committed, Log, ReadTo};
 use crate::status::PartitionState;
+use crate::turns::Turn;
 
 impl<L: Log, F: Function> PartitionTask<L, F> {
     /// Sets the position of a partition that was just assigned, and gives what the group committed.
@@ -97,7 +98,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             return Err(self.stop_at_gap(batch).await);
         }
         self.position = bounds.from;
-        self.dispatch(batch).await
+        self.dispatch(batch, &Turn::default()).await
     }
 
     /// The log lost records that were applied, and has others in their place, which were never read.
@@ -114,7 +115,7 @@ impl<L: Log, F: Function> PartitionTask<L, F> {
             // Another start finds it again: the group's commit has the epoch.
             return Err(self.stop_at_gap(batch).await);
         }
-        self.dispatch(batch).await
+        self.dispatch(batch, &Turn::default()).await
     }
 
     /// Tells the function of the gap and stops: nothing is applied or committed past it.

@@ -1,14 +1,15 @@
-//! How long after its window could close a final row is there, at several rates.
+//! How long after its window could close a final row is there, at several rates; and what a tick costs that finds nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use e2e::database::Server;
+use e2e::database::{Database, Server};
 use e2e::host::Setup;
 use e2e::kafka::{Kafka, Sender};
 use e2e::{exchange, now, topic};
 use serde_json::{Value, json};
 
+use crate::cost::postgres_cpu;
 use crate::look::{Lags, lags};
 
 /// Records a second.
@@ -19,24 +20,48 @@ const WINDOW_SECONDS: i64 = 2;
 const LATENESS_SECONDS: i64 = 1;
 const SETTLING: Duration = Duration::from_secs(8);
 const MEASURED: Duration = Duration::from_secs(60);
+/// As many ticks.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Measures, prints, and gives it as JSON.
 pub fn run(kafka: &Kafka, postgres: &Server) -> Value {
-    let measured = RATES.map(|rate| {
-        let Lags { p50, p99, most, windows } = at_rate(kafka, postgres, rate);
+    let databases = RATES.map(|_| postgres.database());
+    let measured = std::array::from_fn::<_, { RATES.len() }, _>(|index| {
+        let rate = RATES[index];
+        let Lags { p50, p99, most, windows } = at_rate(kafka, &databases[index], rate);
         println!(
             "final rows at {rate} records/s, after the window's end and lateness: p50 {p50} ms, p99 {p99} ms, at most \
              {most} ms ({windows} windows)"
         );
         json!({ "records_per_second": rate, "p50_ms": p50, "p99_ms": p99, "most_ms": most, "windows": windows })
     });
-    json!(measured)
+    let idle_us = idle_tick(&databases[0]);
+    println!("a tick of the closer that finds nothing: {idle_us} µs of PostgreSQL");
+    json!({ "rates": measured, "idle_tick_postgres_us": idle_us })
 }
 
-fn at_rate(kafka: &Kafka, postgres: &Server, rate: u64) -> Lags {
-    let (database, name) = (postgres.database(), format!("closing-{rate}"));
+/// PostgreSQL's CPU time for one tick of a closer alone, in microseconds: nobody reads the stream any more, so that nothing
+/// closes.
+fn idle_tick(database: &Database) -> u128 {
+    let host = Setup::against("127.0.0.1:1", database, "closing-idle").components(&["window-closer"]).start();
+    host.wait_until_ready();
+    let used = || {
+        let before = postgres_cpu(database);
+        std::thread::sleep(IDLE);
+        postgres_cpu(database).saturating_sub(before)
+    };
+    std::thread::sleep(SETTLING);
+    let with = used();
+    drop(host);
+    std::thread::sleep(SETTLING);
+    let without = used();
+    with.saturating_sub(without).as_micros() / u128::from(IDLE.as_secs())
+}
+
+fn at_rate(kafka: &Kafka, database: &Database, rate: u64) -> Lags {
+    let name = format!("closing-{rate}");
     kafka.create_topic(&topic(&name), i32::try_from(PARTITIONS).unwrap(), &[]);
-    let host = Setup::against(&kafka.brokers, &database, &name)
+    let host = Setup::against(&kafka.brokers, database, &name)
         .variable("window_seconds", &WINDOW_SECONDS.to_string())
         .variable("allowed_lateness_seconds", &LATENESS_SECONDS.to_string())
         .components(&["aggregator-exchanges", "window-closer"])
@@ -48,7 +73,7 @@ fn at_rate(kafka: &Kafka, postgres: &Server, rate: u64) -> Lags {
         std::thread::sleep(SETTLING);
         let since = now();
         std::thread::sleep(MEASURED);
-        let lags = lags(&database, since, LATENESS_SECONDS);
+        let lags = lags(database, since, LATENESS_SECONDS);
         stop.store(true, Ordering::Relaxed);
         lags
     })

@@ -58,6 +58,18 @@ fn start_all(cluster: &mut Cluster) {
     }
 }
 
+/// A cluster whose stages run, and records on their way; none where kustomize is not there.
+fn installed(world: &World, name: &'static str) -> Option<(Cluster, Past)> {
+    create_topics(world, name);
+    let mut cluster = Cluster::new(&world.kafka().brokers, &world.postgres.database(), name)?;
+    cluster.push(|setup| setup);
+    migrate(&mut cluster);
+    start_all(&mut cluster);
+    let mut past = Past::new(world, name);
+    past.send();
+    Some((cluster, past))
+}
+
 /// Every stage a process of its own, started in any order, stopped and replaced alone, the aggregator scaled 1, 3, 1:
 /// the rows are right. Take out: the fence, or leases for the fetchers.
 pub fn stages_as_processes_scale_alone_and_the_rows_are_right(world: &World) {
@@ -142,14 +154,7 @@ pub fn a_first_install_in_the_worst_order_ends_well(world: &World) {
 /// Another version of app and host in `settings.env`: its Job has another name, the pods of the new version are not
 /// ready until that has run, those of the old one go on meanwhile and are replaced one at a time, while records come.
 pub fn an_upgrade_replaces_pod_by_pod_and_the_rows_are_right(world: &World) {
-    let name = "upgrade";
-    create_topics(world, name);
-    let Some(mut cluster) = Cluster::new(&world.kafka().brokers, &world.postgres.database(), name) else { return };
-    cluster.push(|setup| setup);
-    migrate(&mut cluster);
-    start_all(&mut cluster);
-    let mut past = Past::new(world, name);
-    past.send();
+    let Some((mut cluster, mut past)) = installed(world, "upgrade") else { return };
     wait_for_records(&cluster.database, "exchanges", past.feed.sent);
     let jobs = |cluster: &Cluster| -> Vec<String> {
         let names = cluster.manifests.others.keys().filter(|(kind, _)| kind == "Job");
@@ -191,14 +196,7 @@ pub fn an_upgrade_replaces_pod_by_pod_and_the_rows_are_right(world: &World) {
 /// A container that starts again in its pod has what it ran, whatever became of the registry; a new pod says what it
 /// lacks and disturbs nobody. Take out: `Known`.
 pub fn pods_start_again_while_the_registry_is_away(world: &World) {
-    let name = "registryaway";
-    create_topics(world, name);
-    let Some(mut cluster) = Cluster::new(&world.kafka().brokers, &world.postgres.database(), name) else { return };
-    cluster.push(|setup| setup);
-    migrate(&mut cluster);
-    start_all(&mut cluster);
-    let mut past = Past::new(world, name);
-    past.send();
+    let Some((mut cluster, mut past)) = installed(world, "registryaway") else { return };
     cluster.lose_registry();
     for pod in cluster.pods() {
         pod.kill();

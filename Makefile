@@ -186,7 +186,10 @@ bench: host functions postgres kafka ## CPU time per record, beside a native bas
 	target/release/fold && cargo run --release -p bench
 
 .PHONY: guard
-guard: ## Counts the instructions of parsing and folding (needs valgrind)
+guard: host ## Counts the instructions that a record takes, in the core and in the host in front of it (needs valgrind)
+	@# With the host, so that both share one build of its crates.
+	cargo build --quiet --release $(HOST) -p path
+	cargo build --quiet --release -p fold
 	sh bench/guard.sh
 
 .PHONY: fuzz

@@ -38,6 +38,332 @@ FROM (SELECT window_start, window_end, code, stream, records, sum_vol, min_vol, 
       WHERE stream NOT LIKE '%@replay') AS parts
 GROUP BY window_start, window_end, stream, code;
 
+-- What is pending of one code in a window. Blocks of codes are sorted, and say between which codes they are; older ones do
+-- not, and are looked through.
+CREATE OR REPLACE FUNCTION public.exagg_pending_of_code(
+    of_stream text, of_start timestamp, of_end timestamp, of_code text)
+RETURNS TABLE (code varchar, records bigint, sum_vol double precision, min_vol double precision, max_vol double precision,
+               first_edge varchar, last_edge varchar)
+LANGUAGE sql STABLE AS $$
+    SELECT w.code, w.records, w.sum_vol, w.min_vol, w.max_vol, w.first_edge, w.last_edge
+    FROM public.window_state w
+    WHERE w.stream = of_stream AND w.window_end = of_end AND w.window_start = of_start AND w.code = of_code
+    UNION ALL
+    SELECT b.codes[b.at], b.records[b.at], b.sum_vols[b.at], b.min_vols[b.at], b.max_vols[b.at], b.first_edges[b.at],
+           b.last_edges[b.at]
+    FROM (SELECT f.*, array_position(f.codes, of_code::varchar) AS at
+          FROM (SELECT w.* FROM public.window_batches w
+                WHERE w.stream = of_stream AND w.window_end = of_end AND w.window_start = of_start
+                    AND (w.first_code IS NULL OR of_code COLLATE "C" BETWEEN w.first_code AND w.last_code)
+                -- So that only these are looked into.
+                OFFSET 0) AS f) AS b
+    WHERE b.at IS NOT NULL
+$$;
+
+-- What is pending in a window of its first codes: all parts of the first `codes_max`, and maybe of more.
+CREATE OR REPLACE FUNCTION public.exagg_pending_of_first(
+    of_stream text, of_start timestamp, of_end timestamp, codes_max bigint)
+RETURNS TABLE (code varchar, records bigint, sum_vol double precision, min_vol double precision, max_vol double precision,
+               first_edge varchar, last_edge varchar)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    -- Of 256 codes each; of different batches they overlap.
+    blocks bigint := greatest(codes_max / 256, 1);
+    block_last varchar;
+    up_to varchar;
+    found_codes bigint;
+BEGIN
+    -- Blocks are looked into up to a code, so far that there are enough below it; null: all of them.
+    LOOP
+        SELECT b.last_code INTO block_last FROM public.window_batches b
+        WHERE b.stream = of_stream AND b.window_end = of_end AND b.window_start = of_start AND b.last_code IS NOT NULL
+        ORDER BY b.last_code COLLATE "C" OFFSET blocks - 1 LIMIT 1;
+        SELECT count(*), max(c.code COLLATE "C") INTO found_codes, up_to FROM (
+            SELECT f.code FROM (
+                (SELECT DISTINCT w.code FROM public.window_state w
+                 WHERE w.stream = of_stream AND w.window_end = of_end AND w.window_start = of_start
+                 ORDER BY w.code LIMIT codes_max)
+                UNION
+                SELECT u.code FROM public.window_batches w, unnest(w.codes) AS u(code)
+                WHERE w.stream = of_stream AND w.window_end = of_end AND w.window_start = of_start
+                    AND (block_last IS NULL OR w.first_code IS NULL OR w.first_code <= block_last)) AS f(code)
+            WHERE block_last IS NULL OR f.code COLLATE "C" <= block_last
+            ORDER BY f.code COLLATE "C" LIMIT codes_max) AS c;
+        EXIT WHEN found_codes >= codes_max OR block_last IS NULL;
+        blocks := blocks * 4;
+    END LOOP;
+    RETURN QUERY
+        SELECT w.code, w.records, w.sum_vol, w.min_vol, w.max_vol, w.first_edge, w.last_edge
+        FROM public.window_state w
+        WHERE w.stream = of_stream AND w.window_end = of_end AND w.window_start = of_start
+            AND w.code <= up_to COLLATE "C"
+        UNION ALL
+        SELECT u.code, w.records[u.at], w.sum_vols[u.at], w.min_vols[u.at], w.max_vols[u.at], w.first_edges[u.at],
+               w.last_edges[u.at]
+        FROM public.window_batches w, unnest(w.codes) WITH ORDINALITY AS u(code, at)
+        WHERE codes_max <= 200 AND w.stream = of_stream AND w.window_end = of_end AND w.window_start = of_start
+            AND (w.first_code IS NULL OR w.first_code <= up_to COLLATE "C")
+            AND u.code <= up_to COLLATE "C"
+        UNION ALL
+        -- Where most of a block is wanted, to unpack it is cheaper than to pick.
+        SELECT u.code, u.records, u.sum_vol, u.min_vol, u.max_vol, u.first_edge, u.last_edge
+        FROM public.window_batches w,
+             unnest(w.codes, w.records, w.sum_vols, w.min_vols, w.max_vols, w.first_edges, w.last_edges)
+                 AS u(code, records, sum_vol, min_vol, max_vol, first_edge, last_edge)
+        WHERE codes_max > 200 AND w.stream = of_stream AND w.window_end = of_end AND w.window_start = of_start
+            AND (w.first_code IS NULL OR w.first_code <= up_to COLLATE "C")
+            AND u.code <= up_to COLLATE "C";
+END
+$$;
+
+-- The windows of a stream in which something is pending, and which end after a time. From one window to the next by the
+-- index: of many codes a window has as many rows.
+CREATE OR REPLACE FUNCTION public.exagg_pending_windows(of_stream text, ends_after timestamp)
+RETURNS TABLE (window_start timestamp, window_end timestamp) LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE windows AS (
+        (SELECT w.window_end, w.window_start FROM public.window_state w
+         WHERE w.stream = of_stream AND w.window_end > ends_after
+         ORDER BY w.window_end, w.window_start LIMIT 1)
+        UNION ALL
+        SELECT n.window_end, n.window_start
+        FROM windows, LATERAL (
+            SELECT w.window_end, w.window_start FROM public.window_state w
+            WHERE w.stream = of_stream
+                AND (w.window_end, w.window_start) > (windows.window_end, windows.window_start)
+            ORDER BY w.window_end, w.window_start LIMIT 1) AS n
+    )
+    SELECT window_start, window_end FROM windows
+    UNION
+    SELECT w.window_start, w.window_end FROM public.window_batches w
+    WHERE w.stream = of_stream AND w.window_end > ends_after
+$$;
+
+-- Rows as `live_aggregates` has them, the newest window first and by stream and code within it, as far as asked for: of a
+-- stream and a code (null: of all), of windows that start at `starts_from` or later and before `starts_before`, and end
+-- after `ends_after`. Windows are looked at one by one, so that what is not shown costs nothing: the view itself groups all
+-- that is there before it gives the first row.
+CREATE OR REPLACE FUNCTION public.exagg_live(
+    of_stream text, of_code text, starts_from timestamp, ends_after timestamp, starts_before timestamp, rows_max bigint)
+RETURNS SETOF public.live_aggregates LANGUAGE plpgsql STABLE ROWS 100 AS $$
+DECLARE
+    rows_left bigint := rows_max;
+    rows_now bigint;
+    at_start timestamp := starts_before;
+    at_end timestamp := '-infinity';
+    final_start timestamp;
+    final_end timestamp;
+    pending_start timestamp;
+    pending_end timestamp;
+    pending_starts timestamp[];
+    pending_ends timestamp[];
+    next_pending integer := 1;
+    among varchar[] := CASE WHEN of_stream IS NULL
+        THEN ARRAY(SELECT s.stream FROM public.streams s ORDER BY s.stream) ELSE ARRAY[of_stream::varchar] END;
+    one varchar;
+BEGIN
+    SELECT array_agg(p.window_start ORDER BY p.window_start DESC, p.window_end DESC),
+           array_agg(p.window_end ORDER BY p.window_start DESC, p.window_end DESC)
+    INTO pending_starts, pending_ends
+    FROM (SELECT DISTINCT w.window_start, w.window_end
+          FROM unnest(among) AS one(stream), public.exagg_pending_windows(one.stream, ends_after) AS w) AS p
+    WHERE p.window_start >= starts_from AND p.window_start < starts_before;
+    WHILE rows_left > 0 LOOP
+        SELECT a.window_start, a.window_end INTO final_start, final_end FROM public.aggregates a
+        WHERE (a.window_start, a.window_end) < (at_start, at_end) AND a.window_start >= starts_from
+        ORDER BY a.window_start DESC, a.window_end DESC LIMIT 1;
+        pending_start := pending_starts[next_pending];
+        pending_end := pending_ends[next_pending];
+        EXIT WHEN final_start IS NULL AND pending_start IS NULL;
+        IF final_start IS NULL OR (pending_start, pending_end) > (final_start, final_end) THEN
+            at_start := pending_start;
+            at_end := pending_end;
+        ELSE
+            at_start := final_start;
+            at_end := final_end;
+        END IF;
+        IF (at_start, at_end) = (pending_start, pending_end) THEN
+            next_pending := next_pending + 1;
+        ELSE
+            pending_start := NULL;
+        END IF;
+        CONTINUE WHEN at_end <= ends_after;
+        FOREACH one IN ARRAY among LOOP
+            RETURN QUERY
+                SELECT at_start, at_end, p.code, sum(p.sum_vol) / sum(p.records)::double precision, one,
+                       sum(p.records)::bigint, sum(p.sum_vol), min(p.min_vol), max(p.max_vol),
+                       public.exagg_edge_value(min(p.first_edge)), public.exagg_edge_value(max(p.last_edge)),
+                       max(p.revision), max(p.closed_at), bool_and(p.closed)
+                FROM (SELECT * FROM (
+                          SELECT a.code, a.records, a.sum_vol, a.min_vol, a.max_vol, a.first_edge, a.last_edge,
+                                 a.revision, a.closed_at, true AS closed
+                          FROM public.aggregates a
+                          WHERE a.window_start = at_start AND a.window_end = at_end AND a.stream = one
+                              AND (of_code IS NULL OR a.code = of_code)
+                          ORDER BY a.code LIMIT rows_left) AS f
+                      UNION ALL
+                      SELECT s.code, s.records, s.sum_vol, s.min_vol, s.max_vol, s.first_edge, s.last_edge, NULL, NULL,
+                             false
+                      FROM public.exagg_pending_of_code(one, at_start, at_end, of_code) s
+                      WHERE pending_start IS NOT NULL AND of_code IS NOT NULL
+                      UNION ALL
+                      SELECT s.code, s.records, s.sum_vol, s.min_vol, s.max_vol, s.first_edge, s.last_edge, NULL, NULL,
+                             false
+                      FROM public.exagg_pending_of_first(one, at_start, at_end, rows_left) s
+                      WHERE pending_start IS NOT NULL AND of_code IS NULL) AS p
+                GROUP BY p.code ORDER BY p.code LIMIT rows_left;
+            GET DIAGNOSTICS rows_now = ROW_COUNT;
+            rows_left := rows_left - rows_now;
+            EXIT WHEN rows_left <= 0;
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+-- The one statement of the aggregator's batch: moves the progress by compare-and-set, and everything else hangs on that.
+-- False where it was held back. As a function, so that its plans stay with the server's session, whatever pooler stands in
+-- between: planning it anew took three quarters of a small batch's time. It has the rights of its caller. Aggregators of
+-- other versions call it meanwhile: what needs other parameters gets another name. What is packed comes in blocks whose
+-- codes are sorted by their bytes.
+--
+-- A batch's end may be older than the one that a heartbeat told. Bad records are silence: they must not hold the
+-- watermark. It holds back as well while a replay of the stream is about to end, where an event is further ahead of
+-- PostgreSQL's clock than the settings allow, and, where late records are rejected (`earliest_end` is given, Unix
+-- seconds), for a window that was closed meanwhile: the lock of the stream's row makes the window-closer wait, and the
+-- advisory lock is the fair queue before it, for row locks alone let new readers pass a waiting writer for ever.
+CREATE OR REPLACE FUNCTION public.exagg_apply(
+    of_stream varchar, of_topic_id varchar, of_partition integer, from_offset bigint, to_offset bigint, seen_end bigint,
+    seen_partitions integer, of_group varchar, last_event_us bigint, has_events boolean, ahead_us bigint,
+    row_ends bigint[], row_starts bigint[], row_codes text[], row_records bigint[], row_numbers text[],
+    row_firsts text[], row_lasts text[],
+    packed_ends bigint[], packed_starts bigint[], packed_codes text[], packed_records text[], packed_sums text[],
+    packed_mins text[], packed_maxs text[], packed_firsts text[], packed_lasts text[],
+    reject_offsets bigint[], reject_starts bigint[], reject_reasons text[], reject_bytes bigint[], reject_values text[],
+    earliest_end bigint, layout integer)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    of_topic varchar;
+BEGIN
+    IF earliest_end IS NOT NULL THEN
+        PERFORM pg_advisory_xact_lock_shared(hashtextextended('exagg stream ' || of_stream, 0));
+        PERFORM FROM public.streams s WHERE s.stream = of_stream FOR SHARE;
+        IF EXISTS (SELECT FROM public.streams s WHERE s.stream = of_stream
+                   AND s.closed_before >= timestamp 'epoch' + earliest_end * interval '1 second') THEN
+            RETURN false;
+        END IF;
+    END IF;
+
+    UPDATE public.progress p SET
+        next_offset = to_offset, end_offset = greatest(p.end_offset, seen_end), partition_count = seen_partitions,
+        consumer_group = of_group, max_event_time_us = greatest(p.max_event_time_us, last_event_us),
+        last_record_at = CASE WHEN has_events THEN clock_timestamp() ELSE p.last_record_at END,
+        last_seen_at = clock_timestamp()
+    WHERE p.stream = of_stream AND p.topic_id = of_topic_id AND p.partition = of_partition
+        AND p.next_offset = from_offset
+        AND (last_event_us IS NULL OR last_event_us - ahead_us <= extract(epoch FROM clock_timestamp()) * 1000000)
+        AND (SELECT l.version FROM public.window_state_layout l) = layout
+        AND NOT EXISTS (SELECT FROM public.replays r
+                        WHERE r.replay = of_stream || '@replay' AND r.held_until > clock_timestamp())
+    RETURNING p.topic INTO of_topic;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+
+    IF cardinality(row_ends) > 0 THEN
+        INSERT INTO public.window_state AS s
+            (stream, window_end, window_start, code, topic, partition, records, sum_vol, min_vol, max_vol, first_edge,
+             last_edge)
+        SELECT of_stream, timestamp 'epoch' + f.window_end * interval '1 second',
+               timestamp 'epoch' + f.window_start * interval '1 second',
+               f.code, of_topic, of_partition, f.records, f.numbers[1], f.numbers[2], f.numbers[3], f.first_edge,
+               f.last_edge
+        FROM (SELECT u.window_end, u.window_start, u.code, u.records, u.numbers::float8[] AS numbers, u.first_edge,
+                     u.last_edge
+              FROM unnest(row_ends, row_starts, row_codes, row_records, row_numbers, row_firsts, row_lasts)
+                   AS u(window_end, window_start, code, records, numbers, first_edge, last_edge)) AS f
+        ON CONFLICT ON CONSTRAINT window_state_pkey DO UPDATE SET
+            records = s.records + excluded.records,
+            sum_vol = s.sum_vol + excluded.sum_vol,
+            min_vol = least(s.min_vol, excluded.min_vol),
+            max_vol = greatest(s.max_vol, excluded.max_vol),
+            first_edge = least(s.first_edge, excluded.first_edge),
+            last_edge = greatest(s.last_edge, excluded.last_edge);
+    END IF;
+
+    IF cardinality(packed_ends) > 0 THEN
+        INSERT INTO public.window_batches
+            (stream, window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges,
+             first_code, last_code)
+        SELECT of_stream, timestamp 'epoch' + b.window_end * interval '1 second',
+               timestamp 'epoch' + b.window_start * interval '1 second',
+               b.codes, b.records::int8[], b.sums::float8[], b.mins::float8[], b.maxs::float8[],
+               b.firsts::varchar[], b.lasts::varchar[], b.codes[1], b.codes[cardinality(b.codes)]
+        FROM (SELECT p.*, p.texts::varchar[] AS codes
+              FROM unnest(packed_ends, packed_starts, packed_codes, packed_records, packed_sums, packed_mins, packed_maxs,
+                          packed_firsts, packed_lasts)
+                   AS p(window_end, window_start, texts, records, sums, mins, maxs, firsts, lasts)
+              -- So that each text is taken apart once.
+              OFFSET 0) AS b;
+    END IF;
+
+    IF cardinality(reject_offsets) > 0 THEN
+        INSERT INTO public.rejected_records
+            (stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes, value, keeps_value)
+        SELECT of_stream, of_topic, of_topic_id, of_partition, r.record_offset,
+               timestamp 'epoch' + r.window_start * interval '1 second', r.reason, r.value_bytes,
+               decode(r.value, 'base64'), r.value IS NOT NULL
+        FROM unnest(reject_offsets, reject_starts, reject_reasons, reject_bytes, reject_values)
+             AS r(record_offset, window_start, reason, value_bytes, value)
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- What a closer's tick begins with: the clock, the layout of `window_state`, whether rows past their retention are to be
+-- looked for, and all streams with their partitions.
+CREATE OR REPLACE FUNCTION public.exagg_closer_look() RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT jsonb_build_object(
+        'now_us', (extract(epoch FROM clock_timestamp()) * 1000000)::int8,
+        'layout', (SELECT version FROM public.window_state_layout),
+        'retention_is_due', EXISTS (SELECT FROM public.retention WHERE next_at <= clock_timestamp()),
+        'streams', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+        'stream', s.stream,
+        'settings_revision', s.settings_revision,
+        'allowed_lateness_seconds', s.allowed_lateness_seconds,
+        'idle_timeout_seconds', s.idle_timeout_seconds,
+        'late', s.late,
+        'watermark_us', (extract(epoch FROM s.watermark) * 1000000)::int8,
+        'held_by', s.watermark_held_by,
+        'closed_before_us', (extract(epoch FROM s.closed_before) * 1000000)::int8,
+        'pending_us', (SELECT jsonb_build_array((extract(epoch FROM min(p.first_end)) * 1000000)::int8,
+                                                (extract(epoch FROM max(p.last_end)) * 1000000)::int8)
+                       FROM (SELECT min(w.window_end) AS first_end, max(w.window_end) AS last_end
+                             FROM public.window_state w WHERE w.stream = s.stream
+                             UNION ALL
+                             SELECT min(b.window_end), max(b.window_end)
+                             FROM public.window_batches b WHERE b.stream = s.stream) AS p
+                       HAVING max(p.last_end) IS NOT NULL),
+        'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
+            'time_us', (extract(epoch FROM s.candidate) * 1000000)::int8,
+            'age', extract(epoch FROM clock_timestamp() - s.candidate_at)) END,
+        'partitions', coalesce((
+            SELECT jsonb_agg(jsonb_build_object(
+                'topic', p.topic,
+                'topic_id', p.topic_id,
+                'partition', p.partition,
+                'partition_count', p.partition_count,
+                'next_offset', p.next_offset,
+                'end_offset', p.end_offset,
+                'max_event_time_us', p.max_event_time_us,
+                'seen_ago', extract(epoch FROM clock_timestamp() - p.last_seen_at),
+                'silent_for', extract(epoch FROM clock_timestamp() - coalesce(p.last_record_at, p.first_seen_at))))
+            FROM public.progress p WHERE p.stream = s.stream), '[]'::jsonb))), '[]'::jsonb)
+        FROM public.streams s)));
+END
+$$;
+
 -- What `exagg status` and /metrics show.
 CREATE OR REPLACE VIEW public.stream_status AS
 SELECT s.stream,
@@ -342,11 +668,12 @@ BEGIN
         WHERE b.stream = of_stream AND b.window_start >= since AND b.window_end <= until
     ), pending AS (
         INSERT INTO public.window_batches
-            (stream, window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
+            (stream, window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges,
+             first_code, last_code)
         SELECT of_stream, k.window_end, k.window_start, array_agg(k.code ORDER BY k.code),
                array_agg(k.records ORDER BY k.code), array_agg(k.sum_vol ORDER BY k.code),
                array_agg(k.min_vol ORDER BY k.code), array_agg(k.max_vol ORDER BY k.code),
-               array_agg(k.first_edge ORDER BY k.code), array_agg(k.last_edge ORDER BY k.code)
+               array_agg(k.first_edge ORDER BY k.code), array_agg(k.last_edge ORDER BY k.code), min(k.code), max(k.code)
         FROM kept_parts k GROUP BY k.window_start, k.window_end
     ), counted AS (
         -- Only where all was read: else what is not among the replay's rejects may not have been looked at.

@@ -46,6 +46,12 @@ FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
 -- What operators do (`exagg reset`, `forget`, `replay`, `drop`) is for who owns the tables, or was granted it by
 -- name. The pure functions of edges stay everybody's.
 REVOKE ALL ON FUNCTION
+    public.exagg_apply,
+    public.exagg_closer_look,
+    public.exagg_live,
+    public.exagg_pending_of_code,
+    public.exagg_pending_of_first,
+    public.exagg_pending_windows,
     public.exagg_retire(varchar, varchar, varchar, text),
     public.exagg_note(varchar, varchar, text),
     public.exagg_stream_rows(varchar),
@@ -62,6 +68,7 @@ GRANT EXECUTE ON FUNCTION public.exagg_edge_value(text) TO exagg_closer, exagg_r
 
 -- The aggregators: what is pending, behind the fence. No final rows, and nothing that was written can be
 -- deleted.
+GRANT EXECUTE ON FUNCTION public.exagg_apply TO exagg_writer;
 GRANT SELECT ON public.window_state_layout TO exagg_writer;
 GRANT SELECT, INSERT,
       UPDATE (next_offset, end_offset, partition_count, consumer_group, max_event_time_us, last_record_at, last_seen_at)
@@ -82,6 +89,7 @@ GRANT SELECT,
 GRANT SELECT (replay, held_until), UPDATE (made_with) ON public.replays TO exagg_writer;
 
 -- The window-closer: watermarks, what is pending taken away, final rows, and what is past its retention.
+GRANT EXECUTE ON FUNCTION public.exagg_closer_look TO exagg_closer;
 GRANT SELECT ON public.window_state_layout, public.progress TO exagg_closer;
 GRANT SELECT,
       UPDATE (watermark, watermark_held_by, closed_before, candidate, candidate_at, updated_at)
@@ -98,8 +106,11 @@ GRANT SELECT (ctid, seen_at), DELETE ON public.gaps TO exagg_closer;
 
 -- The dashboard, Grafana, and the host's /metrics, readiness and `exagg status`. The bytes of rejected records
 -- are not shown by any of them.
-GRANT SELECT ON public.aggregates, public.live_aggregates, public.streams, public.stream_status,
-                public.exagg_metrics, public.gaps, public.exagg_migrations, public.operations
+GRANT EXECUTE ON FUNCTION
+    public.exagg_live, public.exagg_pending_windows, public.exagg_pending_of_code, public.exagg_pending_of_first
+    TO exagg_reader;
+GRANT SELECT ON public.aggregates, public.window_state, public.window_batches, public.live_aggregates, public.streams,
+                public.stream_status, public.exagg_metrics, public.gaps, public.exagg_migrations, public.operations
       TO exagg_reader;
 GRANT SELECT (rejected_at, stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes,
               counted_at)

@@ -33,10 +33,11 @@ const USUAL: Case = Case {
 /// What the points of the curves are.
 const POINT: Case = Case { records: 1_000_000, once: true, ..USUAL };
 
-pub const CASES: [Case; 15] = [
+pub const CASES: [Case; 16] = [
     Case { records: 10_000_000, ..USUAL },
     Case { name: "records-1m", records: 1_000_000, ..USUAL },
     Case { name: "codes-100000", codes: 100_000, ..USUAL },
+    Case { name: "codes-1000000", codes: 1_000_000, once: true, ..USUAL },
     Case { name: "one-partition", partitions: 1, ..USUAL },
     Case { name: "un-keyed", keyed: false, ..USUAL },
     Case { name: "lz4", compression: "lz4", ..USUAL },
@@ -51,3 +52,6 @@ pub const CASES: [Case; 15] = [
     // What a call costs by itself: an instance, a statement, its answer.
     Case { name: "one-record-batches", records: 20_000, batch_records_max: Some(1), ..POINT },
 ];
+
+/// What more and more hosts read: as many codes in each partition.
+pub const SCALE: Case = Case { name: "scale", codes: 80, records: 8_000_000, ..USUAL };

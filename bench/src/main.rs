@@ -8,7 +8,8 @@
 //! # Layout
 //! - [`cases`]: what is measured. [`load`]: seeded records in a topic. [`throughput`]: the topic read to its end, by
 //!   the host and by [`native`], the baseline, a program of its own.
-//! - [`beside`]: a live stream's final rows while others catch up. [`closing`]: how soon rows are final. [`live`]: starts,
+//! - [`beside`]: a live stream's final rows while others catch up. [`closing`]: how soon rows are final. [`many`]: looking
+//!   at 100,000 codes. [`scale`]: a topic read by more and more hosts. [`streams`]: many idle streams. [`live`]: starts,
 //!   latency, swaps, memory. [`cost`]: CPU time and memory of processes.
 //! - [`report`]: the table, the same as JSON, and a plot of the last runs.
 #![allow(
@@ -26,8 +27,11 @@ mod cost;
 mod live;
 mod load;
 mod look;
+mod many;
 mod native;
 mod report;
+mod scale;
+mod streams;
 mod throughput;
 
 use std::time::Duration;
@@ -35,7 +39,7 @@ use std::time::Duration;
 use e2e::database::Server;
 use e2e::kafka::{Kafka, jars};
 
-use cases::CASES;
+use cases::{CASES, SCALE};
 use report::Report;
 
 fn number(name: &str, default: usize) -> usize {
@@ -61,6 +65,15 @@ fn main() {
     }
     if is_wanted("closing") {
         report.closing = Some(closing::run(&kafka, &postgres));
+    }
+    if is_wanted("many") {
+        report.many = Some(many::run(&kafka, &postgres));
+    }
+    if is_wanted("scale") {
+        report.scale = Some(scale::run(&kafka, &postgres, &SCALE, number("RECORDS", SCALE.records)));
+    }
+    if is_wanted("streams") {
+        report.streams = Some(streams::run(&kafka, &postgres));
     }
     report.write();
 }

@@ -16,6 +16,12 @@ pub struct Report {
     pub beside: Option<Value>,
     /// How soon rows are final.
     pub closing: Option<Value>,
+    /// What looking costs with many codes.
+    pub many: Option<Value>,
+    /// What a record costs with more and more hosts.
+    pub scale: Option<Value>,
+    /// What idle streams cost.
+    pub streams: Option<Value>,
 }
 
 /// Runs that the plot shows.
@@ -63,7 +69,9 @@ impl Report {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(
             &file,
-            json!({ "cases": cases, "live": self.live, "beside": self.beside, "closing": self.closing }).to_string(),
+            json!({ "cases": cases, "live": self.live, "beside": self.beside, "closing": self.closing, "many": self.many,
+                    "scale": self.scale, "streams": self.streams })
+                .to_string(),
         )
         .unwrap();
         std::fs::write(folder.join("plot.svg"), plot(&folder)).unwrap();

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use aggregator::columns::{Columns, Place};
-use aggregator::store::statement;
+use aggregator::store::{APPLY, statement};
 use postgres::{Client, NoTls, Statement};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -20,7 +20,6 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use window::event::Event;
 use window::fold::Fold;
-use window::late::Late;
 use window::time::TimeFormat;
 use window::windows::Windows;
 
@@ -85,7 +84,7 @@ fn read(brokers: &str, topic: &str, mine: &[i32], url: &str, partitions: i32, wi
                      partition_count, consumer_group) VALUES ('exchanges', 'id', $1, $2, 0, 0, $3, 'native')";
         client.execute(begin, &[partition, &topic, &partitions]).unwrap();
     }
-    let statement = client.prepare(&statement(Late::Revise)).unwrap();
+    let statement = client.prepare(&statement(APPLY)).unwrap();
     let format = TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC").unwrap();
     let mut left: i64 = batches.values().map(|batch| batch.end).sum();
     while left > 0 {
@@ -123,8 +122,9 @@ fn apply(
     let max_time = fold.max_event_time().map(|time| time.0);
     let Columns { rows, packed, .. } = Columns::new(&fold.into_windows(), windows, place);
     let (no_numbers, no_texts): (Vec<i64>, Vec<String>) = (Vec::new(), Vec::new());
-    let moved: i64 = client
-        .query_one(
+    let no_end: Option<i64> = None;
+    let moved = client
+        .execute(
             statement,
             &[
                 &"exchanges",
@@ -159,10 +159,10 @@ fn apply(
                 &no_texts,
                 &no_numbers,
                 &no_texts,
+                &no_end,
             ],
         )
-        .unwrap()
-        .get(0);
+        .unwrap();
     assert_eq!(moved, 1, "the fence held");
     (batch.from, batch.records) = (batch.next, 0);
 }

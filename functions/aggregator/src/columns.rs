@@ -12,6 +12,9 @@ use window::windows::Windows;
 /// place stay few; above it, a row costs more than what it saves.
 pub const PACKED_FROM_CODES: usize = 256;
 
+/// Codes of one packed row. Smaller ones are found faster by their codes, and cost more to write.
+pub const BLOCK_CODES: usize = 256;
+
 /// Where the batch comes from: part of the order of first and last.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
@@ -42,7 +45,8 @@ pub struct Rows {
     pub last_edges: Vec<String>,
 }
 
-/// One element a window; each text is the literal of an array with an element a code.
+/// One element a block of a window's codes; each text is the literal of an array with an element a code, sorted by their
+/// bytes, over all blocks of the window.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Packed {
     pub window_ends: Vec<i64>,
@@ -90,9 +94,15 @@ impl Rows {
 
 impl Packed {
     fn push(&mut self, window: &Window<'_>, end: i64, place: Place<'_>) {
+        for block in window.sorted().chunks(BLOCK_CODES) {
+            self.push_block(block, (window.start, end), place);
+        }
+    }
+
+    fn push_block(&mut self, block: &[(&str, &Partial)], (start, end): (i64, i64), place: Place<'_>) {
         let mut literals: [Literal; 7] = std::array::from_fn(|_| Literal::default());
         let [codes, records, sums, mins, maxs, firsts, lasts] = &mut literals;
-        for (code, partial) in &window.codes {
+        for (code, partial) in block {
             let texts = Texts::new(partial, place);
             codes.push_quoted(code);
             records.push(&partial.records.to_string());
@@ -103,7 +113,7 @@ impl Packed {
             lasts.push_quoted(&texts.last);
         }
         self.window_ends.push(end);
-        self.window_starts.push(window.start);
+        self.window_starts.push(start);
         let [codes, records, sums, mins, maxs, firsts, lasts] = literals.map(Literal::close);
         self.codes.push(codes);
         self.records.push(records);
@@ -282,11 +292,13 @@ mod tests {
 
     #[test]
     fn a_window_of_many_codes_is_packed_and_its_texts_are_quoted() {
-        let columns = columns(PACKED_FROM_CODES);
+        let columns = columns(PACKED_FROM_CODES + BLOCK_CODES + 1);
         assert_eq!(columns.rows, Rows::default());
         let packed = columns.packed;
-        assert_eq!((packed.window_starts, packed.window_ends), (vec![0], vec![60]));
-        assert_eq!(packed.codes[0].matches(r#"\"""#).count(), PACKED_FROM_CODES);
+        assert_eq!((packed.window_starts, packed.window_ends), (vec![0; 3], vec![60; 3]));
+        assert_eq!(packed.codes[0].matches(r#"\"""#).count(), BLOCK_CODES);
+        assert!(packed.codes.iter().flat_map(|codes| codes.trim_matches(['{', '}']).split(',')).is_sorted());
+        assert_eq!(packed.codes[2], r#"{"c512\""}"#);
         assert_eq!(packed.records[0].split(',').count(), PACKED_FROM_CODES);
         assert!(packed.first_edges[0].contains(r#""b1 t c2 "#) || packed.first_edges[0].contains(r#""b1 t b2 "#));
     }

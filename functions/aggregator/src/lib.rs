@@ -16,18 +16,35 @@ pub mod database;
 pub mod settings;
 pub mod store;
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+
 use exagg_sdk::kafka::{Batch, Outcome};
+
+use settings::{Settings, SettingsError};
+
+thread_local! {
+    /// Read once an instance, which may serve many batches (`reuse`): variables are what they were at the host's start.
+    static SETTINGS: OnceCell<Rc<Settings>> = const { OnceCell::new() };
+}
 
 exagg_sdk::kafka_function!(handle, check = check);
 
 async fn check() -> Result<(), String> {
-    settings::Settings::load().await.map(|_| ()).map_err(|error| error.to_string())
+    settings().await.map(|_| ()).map_err(|error| error.to_string())
 }
 
 async fn handle(batch: Batch) -> Outcome {
-    let settings = match settings::Settings::load().await {
-        Ok(settings) => settings,
-        Err(error) => return Outcome::Stop(error.to_string()),
-    };
-    apply::apply(&batch, &settings).await
+    match settings().await {
+        Ok(settings) => apply::apply(&batch, &settings).await,
+        Err(error) => Outcome::Stop(error.to_string()),
+    }
+}
+
+async fn settings() -> Result<Rc<Settings>, SettingsError> {
+    if let Some(known) = SETTINGS.with(|settings| settings.get().cloned()) {
+        return Ok(known);
+    }
+    let loaded = Rc::new(Settings::load().await?);
+    Ok(SETTINGS.with(|settings| Rc::clone(settings.get_or_init(|| loaded))))
 }

@@ -17,79 +17,15 @@ use crate::columns::{Columns, Place};
 use crate::database::{Database, Opened, Refused, StoreError};
 use crate::settings::{OnSettingsChange, Settings};
 
-/// Moves the progress by compare-and-set; everything else in the statement hangs on its row.
-/// Parameters: 1 stream, 2 topic id, 3 partition, 4 from, 5 next, 6 end, 7 partition count,
-/// 8 group, 9 highest event time, 10 whether there were events (bad records are silence: they must
-/// not hold the watermark), 11 by how many microseconds an event may be ahead of PostgreSQL's clock. A batch's end
-/// may be older than the one a heartbeat told. It holds as well while a replay of the stream catches up, at its end.
-const FENCE: &str = "
-UPDATE public.progress SET
-    next_offset = $5, end_offset = greatest(end_offset, $6), partition_count = $7, consumer_group = $8,
-    max_event_time_us = greatest(max_event_time_us, $9),
-    last_record_at = CASE WHEN $10 THEN clock_timestamp() ELSE last_record_at END,
-    last_seen_at = clock_timestamp()
-WHERE stream = $1 AND topic_id = $2 AND partition = $3 AND next_offset = $4
-    AND ($9::int8 IS NULL OR $9 - $11 <= extract(epoch FROM clock_timestamp()) * 1000000)
-    AND (SELECT version FROM public.window_state_layout) = <layout>
-    AND NOT EXISTS (SELECT FROM public.replays WHERE replay = $1 || '@replay' AND held_until > clock_timestamp())";
-
-/// In reject mode the windows must still be open when the statement runs: the share lock makes
-/// the window-closer wait, and a window it has closed meanwhile makes the fence hold.
-/// The advisory lock is the fair queue before it: row locks alone let new readers pass a waiting
-/// writer for ever.
-const CLOSED: &str = "
-gate AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(hashtextextended('exagg stream ' || $1, 0))
-), closed AS MATERIALIZED (
-    SELECT s.closed_before FROM gate, public.streams AS s WHERE s.stream = $1 FOR SHARE OF s
-),";
-const STILL_OPEN: &str = "
-    AND NOT EXISTS (SELECT FROM closed WHERE closed_before >= timestamp 'epoch' + $33 * interval '1 second')";
-
-/// Parameters 12 to 18: the rows; 19 to 27: what is packed; 28 to 32: the rejects; 33: the earliest
-/// end of a window. What they hold: [`Columns`].
-const STATE_AND_REJECTS: &str = "
-    RETURNING topic
-), state AS (
-    INSERT INTO public.window_state AS s
-        (stream, window_end, window_start, code, topic, partition, records, sum_vol, min_vol, max_vol,
-         first_edge, last_edge)
-    SELECT $1, timestamp 'epoch' + f.window_end * interval '1 second',
-           timestamp 'epoch' + f.window_start * interval '1 second',
-           f.code, fence.topic, $3, f.records, f.numbers[1], f.numbers[2], f.numbers[3], f.first_edge, f.last_edge
-    FROM fence,
-         (SELECT window_end, window_start, code, records, numbers::float8[] AS numbers, first_edge, last_edge
-          FROM unnest($12::int8[], $13::int8[], $14::text[], $15::int8[], $16::text[], $17::text[], $18::text[])
-               AS u(window_end, window_start, code, records, numbers, first_edge, last_edge)) AS f
-    ON CONFLICT (stream, window_end, window_start, code, topic, partition) DO UPDATE SET
-        records = s.records + excluded.records,
-        sum_vol = s.sum_vol + excluded.sum_vol,
-        min_vol = least(s.min_vol, excluded.min_vol),
-        max_vol = greatest(s.max_vol, excluded.max_vol),
-        first_edge = least(s.first_edge, excluded.first_edge),
-        last_edge = greatest(s.last_edge, excluded.last_edge)
-), packed AS (
-    INSERT INTO public.window_batches
-        (stream, window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
-    SELECT $1, timestamp 'epoch' + p.window_end * interval '1 second',
-           timestamp 'epoch' + p.window_start * interval '1 second',
-           p.codes::varchar[], p.records::int8[], p.sum_vols::float8[], p.min_vols::float8[], p.max_vols::float8[],
-           p.first_edges::varchar[], p.last_edges::varchar[]
-    FROM fence,
-         unnest($19::int8[], $20::int8[], $21::text[], $22::text[], $23::text[], $24::text[], $25::text[],
-                $26::text[], $27::text[])
-             AS p(window_end, window_start, codes, records, sum_vols, min_vols, max_vols, first_edges, last_edges)
-), rejects AS (
-    INSERT INTO public.rejected_records
-        (stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes, value, keeps_value)
-    SELECT $1, fence.topic, $2, $3, r.record_offset, timestamp 'epoch' + r.window_start * interval '1 second',
-           r.reason, r.value_bytes, decode(r.value, 'base64'), r.value IS NOT NULL
-    FROM fence,
-         unnest($28::int8[], $29::int8[], $30::text[], $31::int8[], $32::text[])
-             AS r(record_offset, window_start, reason, value_bytes, value)
-    ON CONFLICT DO NOTHING
-)
-SELECT count(*) FROM fence";
+/// The one statement of a batch: `exagg_apply` of `migrations/definitions.sql`, whose plans the server keeps. Parameters:
+/// 1 stream, 2 topic id, 3 partition, 4 from, 5 next, 6 end, 7 partition count, 8 group, 9 highest event time, 10 whether
+/// there were events, 11 by how many microseconds an event may be ahead of PostgreSQL's clock, 12 to 18 the rows, 19 to 27
+/// what is packed ([`Columns`]), 28 to 32 the rejects, 33 the earliest end of a window, where windows must be open. It
+/// gives one row without columns where it was applied, and none else: their number alone is the answer.
+pub const APPLY: &str = "
+SELECT FROM public.exagg_apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+                               $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, <layout>) AS applied
+WHERE applied";
 
 /// A batch without records moves the progress over holes, and says that the partition is attended.
 const APPLY_EMPTY: &str = "
@@ -205,18 +141,9 @@ impl From<Error> for StoreError {
     }
 }
 
-/// The one statement of a batch.
-pub fn statement(late: Late) -> String {
-    let (closed, still_open) = match late {
-        Late::Revise => ("", ""),
-        Late::Reject => (CLOSED, STILL_OPEN),
-    };
-    let fence = FENCE.replace("<layout>", &LAYOUT.to_string());
-    format!("WITH {closed} fence AS ({fence}{still_open}{STATE_AND_REJECTS}")
-}
-
-fn apply_empty() -> String {
-    APPLY_EMPTY.replace("<layout>", &LAYOUT.to_string())
+/// A statement with the layout that this version knows.
+pub fn statement(text: &str) -> String {
+    text.replace("<layout>", &LAYOUT.to_string())
 }
 
 /// What all statements of a partition begin with: parameters 1 to 3.
@@ -224,7 +151,7 @@ fn of_partition(settings: &Settings, batch: &Batch) -> Vec<ParameterValue> {
     vec![settings.stream.clone().into(), batch.topic_id.clone().into(), batch.partition.into()]
 }
 
-/// The same with parameters 4 to 8 of [`FENCE`]: from, next, end, partition count, group.
+/// The same with parameters 4 to 8 of [`APPLY`]: from, next, end, partition count, group.
 fn of_interval(settings: &Settings, batch: &Batch, from: i64) -> Vec<ParameterValue> {
     let mut params = of_partition(settings, batch);
     params.extend([
@@ -264,7 +191,6 @@ impl Database for Store {
         from: i64,
         aggregate: Aggregate<'_>,
     ) -> Result<bool, StoreError> {
-        let statement = statement(settings.late);
         let mut params = of_interval(settings, batch, from);
         params.push(aggregate.fold.max_event_time().map(|time| time.0).into());
         params.push(aggregate.fold.max_event_time().is_some().into());
@@ -274,15 +200,13 @@ impl Database for Store {
         let earliest_end = columns.earliest_end;
         push_columns(&mut params, columns);
         push_rejects(&mut params, &aggregate.rejected);
-        if settings.late == Late::Reject {
-            params.push(earliest_end.into());
-        }
-        Ok(self.number(&statement, params).await? == Some(1))
+        params.push(earliest_end.filter(|_| settings.late == Late::Reject).into());
+        Ok(self.tables.execute(&statement(APPLY), params).await? == 1)
     }
 
     async fn apply_empty(&self, settings: &Settings, batch: &Batch, from: i64) -> Result<bool, StoreError> {
         let params = of_interval(settings, batch, from);
-        Ok(self.tables.execute(&apply_empty(), params).await? == 1)
+        Ok(self.tables.execute(&statement(APPLY_EMPTY), params).await? == 1)
     }
 
     async fn progress(&self, settings: &Settings, batch: &Batch) -> Result<Option<i64>, StoreError> {

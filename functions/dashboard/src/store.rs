@@ -11,17 +11,15 @@ FROM (SELECT stream, code,
              to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS window_start,
              to_char(window_end, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS window_end,
              avg_vol, records, sum_vol, min_vol, max_vol, first_vol, last_vol, revision, is_final
-      FROM public.live_aggregates AS live
-      WHERE ($1::text IS NULL OR stream = $1)
-        AND ($2::text IS NULL OR code = $2)
-        AND live.window_start >= coalesce($3::timestamp,
-            coalesce($4::timestamp, now() AT TIME ZONE 'UTC') - interval '1 hour'
-            - (SELECT coalesce(max(window_seconds), 0) FROM public.streams) * interval '1 second')
-        AND ($3::timestamp IS NOT NULL
-             OR live.window_end > coalesce($4::timestamp, now() AT TIME ZONE 'UTC') - interval '1 hour')
-        AND ($4::timestamp IS NULL OR live.window_start < $4)
-      ORDER BY live.window_start DESC, stream, code
-      LIMIT $5) AS rows"#;
+      FROM public.exagg_live(
+          $1, $2,
+          coalesce($3::timestamp,
+              coalesce($4::timestamp, now() AT TIME ZONE 'UTC') - interval '1 hour'
+              - (SELECT coalesce(max(window_seconds), 0) FROM public.streams) * interval '1 second'),
+          CASE WHEN $3::timestamp IS NULL
+              THEN coalesce($4::timestamp, now() AT TIME ZONE 'UTC') - interval '1 hour' ELSE '-infinity' END,
+          coalesce($4::timestamp, 'infinity'),
+          $5)) AS rows"#;
 
 const STREAMS: &str = r#"
 SELECT coalesce(jsonb_agg(to_jsonb(rows) ORDER BY stream), '[]'::jsonb)

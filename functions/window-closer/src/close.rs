@@ -12,9 +12,9 @@ use exagg_sdk::postgres::Address;
 use futures::future::join_all;
 use window::late::Late;
 use window::time::{EventTime, MICROS_PER_SECOND};
-use window::watermark;
+use window::watermark::{self, NextCandidate, Watermark};
 
-use crate::database::{Closed, Database, StoreError, Stream};
+use crate::database::{Closed, Database, Look, StoreError, Stream};
 use crate::store::Store;
 
 /// Window ends that one statement folds: bounds its memory and its locks. Each tick begins with
@@ -45,13 +45,11 @@ pub struct Retention {
 pub async fn tick(address: &Address, retention: &Retention) -> Result<(), String> {
     let clock = Clock::start();
     let store = Store::open(address).await?;
-    store.check_layout().await?;
-    let now = store.now().await?;
-    let mut streams = store.streams().await?;
+    let Look { now_us, retention_is_due, mut streams, .. } = store.look().await?;
     streams.sort_by_key(|stream| Reverse(stream.partitions.iter().filter_map(|p| p.max_event_time_us).max()));
     let work = Work::default();
     for stream in &streams {
-        match Closing::begin(&store, stream, now).await {
+        match Closing::begin(&store, stream, EventTime(now_us)).await {
             Ok(Some(closing)) if closing.is_needed() => work.queue.borrow_mut().push_back(closing),
             Ok(_) => {}
             // One stream's trouble must not hold the others.
@@ -67,7 +65,7 @@ pub async fn tick(address: &Address, retention: &Retention) -> Result<(), String
     }));
     futures::join!(work.run(&store, &clock), beside);
     let mut failures = work.failures.into_inner();
-    if let Err(error) = retain(&store, retention, &clock).await {
+    if retention_is_due && let Err(error) = retain(&store, retention, &clock).await {
         failures.push(format!("retention: {error}"));
     }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
@@ -131,12 +129,16 @@ pub struct Closing<'a> {
 }
 
 impl<'a> Closing<'a> {
-    /// Moves the stream's watermark; none where it has none. `now` is the database's clock.
+    /// Moves the stream's watermark; none where it has none, or where nothing is new and nothing to be closed. `now` is the database's clock.
     pub async fn begin(store: &impl Database, stream: &'a Stream, now: EventTime) -> Result<Option<Self>, StoreError> {
         let lateness_us = stream.allowed_lateness_seconds * MICROS_PER_SECOND;
         let closes_all = stream.pending_us.map(|(_, last_us)| EventTime(last_us + lateness_us));
         let computed =
             watermark::compute(&stream.partitions, stream.idle_timeout_seconds, closes_all, stream.candidate, now);
+        if is_known(stream, &computed) {
+            // An idle stream costs no write a tick.
+            return Ok(None);
+        }
         let Some(watermark) = store.raise_watermark(stream, &computed).await? else { return Ok(None) };
         let closed_before = EventTime(watermark.0 - lateness_us);
         if stream.late == Late::Reject {
@@ -158,6 +160,20 @@ impl<'a> Closing<'a> {
         self.windows = if closed.packed { 1 } else { (self.windows * 2).min(WINDOWS_PER_STATEMENT_MAX) };
         Ok(closed.more)
     }
+}
+
+/// Whether all that was computed is written down already, and nothing is pending that it closes.
+fn is_known(stream: &Stream, computed: &Watermark) -> bool {
+    let lateness_us = stream.allowed_lateness_seconds * MICROS_PER_SECOND;
+    let closed_before_us = stream.watermark_us.map(|watermark_us| watermark_us - lateness_us);
+    let is_raised = computed.time.is_none_or(|time| stream.watermark_us >= Some(time.0));
+    let is_closed = stream.late != Late::Reject || stream.closed_before_us >= closed_before_us;
+    let is_due = stream.pending_us.is_some_and(|(first_us, _)| closed_before_us >= Some(first_us));
+    is_raised
+        && is_closed
+        && !is_due
+        && computed.candidate == NextCandidate::Keep
+        && stream.held_by.as_deref() == Some(computed.held_by.to_string().as_str())
 }
 
 /// Conflicts (40P01, 40001, 23505) are tried again at once, and logged: a host that counts lines counts

@@ -6,6 +6,18 @@ use window::late::Late;
 use window::time::EventTime;
 use window::watermark::{Candidate, PartitionProgress, Watermark};
 
+/// What a tick begins with.
+#[derive(Debug, serde::Deserialize)]
+pub struct Look {
+    /// The database's clock, the only one that all stages share: microseconds since the epoch.
+    pub now_us: i64,
+    /// The layout of `window_state`; none in a database that says none.
+    pub layout: Option<i64>,
+    /// Whether nobody has looked for rows past their retention within the last minute.
+    pub retention_is_due: bool,
+    pub streams: Vec<Stream>,
+}
+
 /// A stream's settings and where its partitions stand.
 #[derive(Debug, serde::Deserialize)]
 pub struct Stream {
@@ -15,6 +27,12 @@ pub struct Stream {
     pub allowed_lateness_seconds: i64,
     pub idle_timeout_seconds: i64,
     pub late: Late,
+    /// Where the watermark is, in microseconds since the epoch.
+    pub watermark_us: Option<i64>,
+    /// What is written down to hold it.
+    pub held_by: Option<String>,
+    /// Up to where windows are closed for good, where late records are rejected.
+    pub closed_before_us: Option<i64>,
     /// The ends of the first and of the last window that is pending, in microseconds since the epoch; none: nothing is
     /// pending.
     pub pending_us: Option<(i64, i64)>,

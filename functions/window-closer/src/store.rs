@@ -6,44 +6,11 @@ use window::layout::LAYOUT;
 use window::time::EventTime;
 use window::watermark::{NextCandidate, Watermark};
 
-use crate::database::{Closed, Database, StoreError, Stream};
+use crate::database::{Closed, Database, Look, StoreError, Stream};
 
-const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
-
-const READ_LAYOUT: &str = "SELECT version::int8 FROM public.window_state_layout";
-
-/// All streams with their partitions as one JSON value: a row through the sandbox costs more.
-const STREAMS: &str = "
-SELECT coalesce(jsonb_agg(jsonb_build_object(
-    'stream', s.stream,
-    'settings_revision', s.settings_revision,
-    'allowed_lateness_seconds', s.allowed_lateness_seconds,
-    'idle_timeout_seconds', s.idle_timeout_seconds,
-    'late', s.late,
-    'pending_us', (SELECT jsonb_build_array((extract(epoch FROM min(p.first_end)) * 1000000)::int8,
-                                            (extract(epoch FROM max(p.last_end)) * 1000000)::int8)
-                   FROM (SELECT min(w.window_end) AS first_end, max(w.window_end) AS last_end
-                         FROM public.window_state w WHERE w.stream = s.stream
-                         UNION ALL
-                         SELECT min(b.window_end), max(b.window_end)
-                         FROM public.window_batches b WHERE b.stream = s.stream) AS p
-                   HAVING max(p.last_end) IS NOT NULL),
-    'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
-        'time_us', (extract(epoch FROM s.candidate) * 1000000)::int8,
-        'age', extract(epoch FROM clock_timestamp() - s.candidate_at)) END,
-    'partitions', coalesce((
-        SELECT jsonb_agg(jsonb_build_object(
-            'topic', p.topic,
-            'topic_id', p.topic_id,
-            'partition', p.partition,
-            'partition_count', p.partition_count,
-            'next_offset', p.next_offset,
-            'end_offset', p.end_offset,
-            'max_event_time_us', p.max_event_time_us,
-            'seen_ago', extract(epoch FROM clock_timestamp() - p.last_seen_at),
-            'silent_for', extract(epoch FROM clock_timestamp() - coalesce(p.last_record_at, p.first_seen_at))))
-        FROM public.progress p WHERE p.stream = s.stream), '[]'::jsonb))), '[]'::jsonb)
-FROM public.streams s";
+/// What a tick begins with, by a function of `migrations/definitions.sql`, whose plan the server keeps. One JSON value: a row
+/// through the sandbox costs more, and a statement more than that.
+const LOOK: &str = "SELECT public.exagg_closer_look()";
 
 /// The watermark only rises, but by a replay of other settings, after which what was computed before counts no more; its
 /// row says what holds it. The advisory lock is the fair queue before
@@ -195,32 +162,24 @@ impl Store {
         Ok(Self { tables: address.open().await? })
     }
 
-    /// The database's clock: the only one that all stages share.
-    pub async fn now(&self) -> Result<EventTime, StoreError> {
-        let now = self.number(NOW, vec![]).await?;
-        now.map(EventTime).ok_or_else(|| StoreError::Failed("the clock gave nothing".to_owned()))
-    }
-
-    /// Refuses a layout of `window_state` that this version does not know.
-    pub async fn check_layout(&self) -> Result<(), StoreError> {
-        match self.number(READ_LAYOUT, vec![]).await? {
-            Some(LAYOUT) | None => Ok(()),
+    /// What there is to do. Refuses a layout of `window_state` that this version does not know.
+    pub async fn look(&self) -> Result<Look, StoreError> {
+        let mut result = self.tables.query(LOOK, vec![]).await?;
+        let row = result.rows().next().await;
+        result.result().await?;
+        let json: serde_json::Value = match row.as_deref() {
+            Some([value]) => Decode::decode(value)?,
+            _ => return Err(StoreError::Failed("the first look gave nothing".to_owned())),
+        };
+        let look: Look =
+            serde_json::from_value(json).map_err(|error| StoreError::Failed(format!("table streams: {error}")))?;
+        match look.layout {
+            Some(LAYOUT) | None => Ok(look),
             Some(layout) => Err(StoreError::Failed(format!(
                 "the window state has layout {layout} and this window-closer knows {LAYOUT}: run the one that goes \
                  with the migrations of this database"
             ))),
         }
-    }
-
-    pub async fn streams(&self) -> Result<Vec<Stream>, StoreError> {
-        let mut result = self.tables.query(STREAMS, vec![]).await?;
-        let row = result.rows().next().await;
-        result.result().await?;
-        let json: serde_json::Value = match row.as_deref() {
-            Some([value]) => Decode::decode(value)?,
-            _ => return Ok(Vec::new()),
-        };
-        serde_json::from_value(json).map_err(|error| StoreError::Failed(format!("table streams: {error}")))
     }
 
     /// False where another has had it within the last minute.

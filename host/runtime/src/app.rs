@@ -12,7 +12,7 @@ use crate::budget::Account;
 use crate::budget::plan::{ComponentLimits, Demand, Plan};
 use crate::engine::{Engine, Settings};
 use crate::factors::Factors;
-use crate::instance::{Component, Share, Unusable, World};
+use crate::instance::{Component, Linked, Share, Unusable, World};
 use crate::slot::Slot;
 
 /// How long the start waits for components to start.
@@ -47,7 +47,7 @@ impl LoadedApp {
             };
             let demands = app.components_by_kind().into_iter().map(demand).collect::<Result<_>>()?;
             let plan = Plan::new(engine.budget_bytes, engine.limits.instances_max, limits, &demands);
-            let mut components = BTreeMap::new();
+            let (mut components, mut linked) = (BTreeMap::new(), Linked::new());
             for (id, spec) in &app.components {
                 let kinds: Vec<_> = app.kinds(id).into_iter().collect();
                 let share = Share {
@@ -57,7 +57,7 @@ impl LoadedApp {
                         .collect::<Result<_>>()?,
                     account: plan.component(id, &kinds),
                 };
-                let component = Component::load(id, spec, share, variables, engine, factors)
+                let component = Component::load(id, spec, share, variables, engine, factors, &mut linked)
                     .await
                     .with_context(|| format!("component {id}"))?;
                 components.insert(id.clone(), Arc::new(Slot::new(id.clone(), component)));

@@ -55,6 +55,9 @@ pub struct Call {
     pub account: Arc<Account>,
     /// What it waits for.
     pub waits: Waits,
+    /// The version of the component, where its instances serve further calls: what they leave in a connection that they
+    /// give back is met by calls of this version alone.
+    pub reused: Option<u64>,
 }
 
 /// A factor that can be linked into stores of this kind. It knows of a store only that it has the factor's own part.

@@ -1,9 +1,18 @@
-//! A component, and the fresh instance that each call gets.
+//! A component, and the instance that each call gets: a fresh one, unless its trigger asked for [`reuse`].
+//!
+//! # Layout
+//! - [`memory`]: how much memory an instance may have.
+//! - [`reuse`]: instances that wait for their next call.
+//! - [`trap`]: what a trap says of where it happened.
+
+mod memory;
+pub mod reuse;
+mod trap;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -16,12 +25,15 @@ use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Accessor, InstancePre, Linker, ResourceTable, TypedFunc};
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
+use self::memory::MemoryLimit;
+use self::reuse::{Kept, Reuse, Waiting};
+use self::trap::{one_line, trapped};
+use crate::budget::Account;
 use crate::budget::plan::{CallMemory, call_limits};
-use crate::budget::{Account, Held, Resource};
 use crate::engine::compiler::Pace;
 use crate::engine::lanes::Lanes;
 use crate::engine::{Code, Engine, Limits};
@@ -35,10 +47,6 @@ use crate::factors::{Call, ComponentFactors, Factors, Holds, InstanceFactors};
 const WAIT_GRACE: Duration = Duration::from_millis(500);
 /// Things of the host's (streams, connections, timers …) that one instance may have open.
 const TABLE_ENTRIES_MAX: usize = 4_096;
-/// Functions that a trap names.
-const FRAMES_MAX: usize = 8;
-/// Those of Rust's own between a panic and its trap: they say nothing.
-const PANIC: [&str; 6] = ["abort", "std::", "core::panicking::", "__rustc::", "rust_", "alloc::"];
 /// Bytes that a guest may hand over in one call of the host's.
 const HOSTCALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -48,7 +56,12 @@ pub struct State {
     factors: InstanceFactors,
     memory: MemoryLimit,
     waits: Waits,
+    /// When the call that runs has to have ended.
+    deadline: Instant,
 }
+
+/// The next version's number, over all components.
+static VERSIONS: AtomicU64 = AtomicU64::new(0);
 
 /// What a type of trigger calls of a component.
 #[async_trait]
@@ -89,7 +102,12 @@ pub struct Component {
     factors: Arc<Factors>,
     config: Arc<ComponentFactors>,
     pre: InstancePre<State>,
+    /// Tells its instances from those of other versions.
+    version: u64,
 }
+
+/// Code that is compiled and linked, by the digests of its sources: components of one source share it.
+pub type Linked = BTreeMap<String, InstancePre<State>>;
 
 /// What the triggers of a component call of it.
 type Worlds = Arc<[Arc<dyn World>]>;
@@ -98,6 +116,8 @@ type Worlds = Arc<[Arc<dyn World>]>;
 struct Shared {
     /// Leave to make an instance, for each kind of trigger: requests never take a partition's place.
     permits: BTreeMap<&'static str, Arc<Semaphore>>,
+    /// Instances that wait for their next call, for each kind of trigger.
+    waiting: BTreeMap<&'static str, Arc<Waiting>>,
     /// What the component makes the host hold, over all its calls.
     account: Arc<Account>,
     /// Whether its last call ran for long: then the next one is expected to.
@@ -157,6 +177,7 @@ impl Component {
         variables: &Variables,
         engine: &Engine,
         factors: &Arc<Factors>,
+        linked: &mut Linked,
     ) -> Result<Self> {
         let bytes = std::fs::read(&spec.source).with_context(|| {
             let build = spec.build.as_ref().map(|build| format!(": build it first ({})", build.commands.join(" && ")));
@@ -165,22 +186,30 @@ impl Component {
         let bytes = Bytes::from(bytes);
         let worlds: Worlds = share.instances.iter().map(|(world, _)| Arc::clone(world)).collect();
         let config = Arc::new(factors.configure(id, spec, variables, &share.account)?);
-        let pre = link(&engine.code, Pace::Full, bytes.clone(), &worlds, &spec.source.display().to_string()).await?;
+        let digest = hex(&Sha256::digest(&bytes));
+        let pre = match linked.get(&digest) {
+            Some(pre) => pre.clone(),
+            None => link(&engine.code, Pace::Full, bytes, &spec.source.display().to_string()).await?,
+        };
+        check(&pre, &worlds)?;
+        linked.insert(digest.clone(), pre.clone());
         let permits = share.instances.iter();
         let permits = permits.map(|(world, most)| (world.trigger_type(), Arc::new(Semaphore::new(*most as usize))));
         let permits = permits.collect();
+        let waiting = worlds.iter().map(|world| (world.trigger_type(), Arc::default())).collect();
         Ok(Self {
             id: id.to_owned(),
-            digest: hex(&Sha256::digest(&bytes)),
+            digest,
             source: spec.source.clone(),
             worlds,
             limits: engine.limits,
             code: Arc::clone(&engine.code),
             lanes: Arc::clone(&engine.lanes),
-            shared: Arc::new(Shared { permits, account: share.account, ran_long: AtomicBool::new(false) }),
+            shared: Arc::new(Shared { permits, waiting, account: share.account, ran_long: AtomicBool::new(false) }),
             config,
             factors: Arc::clone(factors),
             pre,
+            version: VERSIONS.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -188,7 +217,8 @@ impl Component {
     /// ends when this future is dropped.
     pub fn successor(&self, bytes: Bytes) -> BoxFuture<'_, Result<Self>> {
         Box::pin(async move {
-            let pre = link(&self.code, Pace::Beside, bytes.clone(), &self.worlds, "what was given").await?;
+            let pre = link(&self.code, Pace::Beside, bytes.clone(), "what was given").await?;
+            check(&pre, &self.worlds)?;
             Ok(Self {
                 id: self.id.clone(),
                 digest: hex(&Sha256::digest(&bytes)),
@@ -201,6 +231,7 @@ impl Component {
                 config: Arc::clone(&self.config),
                 factors: Arc::clone(&self.factors),
                 pre,
+                version: VERSIONS.fetch_add(1, Ordering::Relaxed),
             })
         })
     }
@@ -265,29 +296,32 @@ impl Component {
 
     /// A store for one call.
     pub fn store(&self) -> Store<State> {
+        self.store_of(None)
+    }
+
+    /// A store for one call, or for further ones of the version that is `reused`.
+    fn store_of(&self, reused: Option<u64>) -> Store<State> {
         let account = self.shared.account.below("the call", call_limits());
-        let call = Call { account, waits: Waits::default() };
+        let call = Call { account, waits: Waits::default(), reused };
         let mut table = ResourceTable::new();
         table.set_max_capacity(TABLE_ENTRIES_MAX);
         let state = State {
             table,
             factors: self.factors.prepare(&self.config, &call),
-            memory: MemoryLimit {
-                bytes_max: self.limits.memory_bytes_max,
-                call: call.account,
-                held: None,
-                exceeded: None,
-                is_full: false,
-            },
+            memory: MemoryLimit::new(self.limits.memory_bytes_max, call.account),
             waits: call.waits,
+            deadline: Instant::now() + self.limits.call_time_max,
         };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-        let deadline = Instant::now() + self.limits.call_time_max;
-        store.epoch_deadline_callback(move |_| {
+        store.epoch_deadline_callback(|store| {
             // Yielding lets other calls run on this thread meanwhile.
-            Ok(if Instant::now() < deadline { UpdateDeadline::Yield(1) } else { UpdateDeadline::Interrupt })
+            Ok(if Instant::now() < store.data().deadline {
+                UpdateDeadline::Yield(1)
+            } else {
+                UpdateDeadline::Interrupt
+            })
         });
         store.set_epoch_deadline(1);
         store
@@ -301,19 +335,71 @@ impl Component {
         call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
     ) -> Result<R, CallError> {
         let _permit = self.permit(kind).await;
+        // It takes the place of one that waits.
+        drop(self.shared.waiting.get(kind).and_then(|waiting| waiting.take(None)));
         self.call_now(instantiate, call).await
     }
 
-    /// Without waiting for leave.
+    /// The same with an instance that may have served before, and is kept for the next call where the answer is good.
+    pub async fn call_again<B: Clone + Send + 'static, R: Send>(
+        &self,
+        kind: &str,
+        reuse: Reuse,
+        instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
+        call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
+        is_good: impl FnOnce(&R) -> bool,
+    ) -> Result<R, CallError> {
+        let _permit = self.permit(kind).await;
+        let waiting = self.shared.waiting.get(kind);
+        let kept = waiting.and_then(|waiting| waiting.take(Some(self.version)));
+        let mut kept = kept.unwrap_or_else(|| Kept {
+            store: self.store_of(Some(self.version)),
+            function: Box::new(()),
+            version: self.version,
+            calls: 0,
+            until: Instant::now() + reuse.age_max,
+        });
+        kept.store.data_mut().begin_call(self.limits.call_time_max);
+        kept.store.set_epoch_deadline(1);
+        let known = kept.function.downcast_ref::<B>().cloned();
+        let function = &mut kept.function;
+        let bind = async |store: &mut Store<State>| {
+            let bindings = match known {
+                Some(bindings) => bindings,
+                None => instantiate(store).await?,
+            };
+            *function = Box::new(bindings.clone());
+            Ok(bindings)
+        };
+        let result = self.call_in(&mut kept.store, bind, call).await;
+        kept.calls += 1;
+        let is_small = kept.store.data().memory.bytes() <= reuse::BYTES_MAX;
+        let is_kept = is_small && kept.calls < reuse.calls_max && result.as_ref().is_ok_and(is_good);
+        if let Some(waiting) = waiting.filter(|_| is_kept) {
+            waiting.put(kept);
+        }
+        result
+    }
+
+    /// In a fresh instance, without waiting for leave.
     async fn call_now<B, R: Send>(
         &self,
         instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
         call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
     ) -> Result<R, CallError> {
-        let mut store = self.store();
+        self.call_in(&mut self.store(), instantiate, call).await
+    }
+
+    /// In this store. After an error it is not to be used again.
+    async fn call_in<B, R: Send>(
+        &self,
+        store: &mut Store<State>,
+        instantiate: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<B>,
+        call: impl AsyncFnOnce(&Accessor<State>, B) -> wasmtime::Result<R>,
+    ) -> Result<R, CallError> {
         let (time_max, waits) = (self.limits.call_time_max, store.data().waits.clone());
         let run = async {
-            let bindings = instantiate(&mut store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;
+            let bindings = instantiate(store).await.map_err(|error| CallError::NoInstance(one_line(&error)))?;
             store
                 .run_concurrent(async move |accessor| call(accessor, bindings).await)
                 .await
@@ -348,71 +434,37 @@ impl Component {
     }
 }
 
-fn trapped(error: &wasmtime::Error, time_max: Duration, with_frames: bool) -> CallError {
-    match error.downcast_ref::<wasmtime::Trap>() {
-        Some(wasmtime::Trap::Interrupt) => CallError::TimedOut(time_max),
-        _ => match with_frames.then(|| frames(error)).flatten() {
-            Some(frames) => CallError::Trapped(format!("{}; {frames}", one_line(error))),
-            None => CallError::Trapped(one_line(error)),
-        },
-    }
-}
-
-/// The functions that were being called, innermost first; none where the code has no names.
-fn frames(error: &wasmtime::Error) -> Option<String> {
-    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>()?;
-    let name = |frame: &wasmtime::FrameInfo| {
-        let symbol = frame.symbols().first();
-        let name = symbol.and_then(wasmtime::FrameSymbol::name).or(frame.func_name())?;
-        let name = rustc_demangle::demangle(name);
-        Some(match symbol.and_then(|symbol| Some((symbol.file()?, symbol.line()?))) {
-            Some((file, line)) => format!("{name:#} ({file}:{line})"),
-            None => format!("{name:#}"),
-        })
-    };
-    let is_of_a_panic = |name: &String| PANIC.iter().any(|of| name.starts_with(of));
-    let names = backtrace.frames().iter().filter_map(name).skip_while(is_of_a_panic);
-    let names: Vec<String> = names.take(FRAMES_MAX).collect();
-    (!names.is_empty()).then(|| format!("called by {}", names.join(" < ")))
-}
-
-/// The error's causes without the backtrace of the wasm code.
-fn one_line(error: &wasmtime::Error) -> String {
-    let causes: Vec<String> = error
-        .chain()
-        .map(ToString::to_string)
-        .filter(|cause| !cause.starts_with("error while executing at wasm backtrace"))
-        .collect();
-    causes.join(": ").replace('\n', " ")
-}
-
-/// Compiles a component and checks that its imports can be served and its exports fit its triggers.
-async fn link(
-    code: &Arc<Code>,
-    pace: Pace,
-    bytes: Bytes,
-    worlds: &[Arc<dyn World>],
-    name: &str,
-) -> Result<InstancePre<State>> {
+/// Compiles a component and checks that its imports can be served.
+async fn link(code: &Arc<Code>, pace: Pace, bytes: Bytes, name: &str) -> Result<InstancePre<State>> {
     let component =
         code.component(bytes, pace).await.with_context(|| format!("{name} is not a component that can run"))?;
     let mut linker = Linker::new(component.engine());
     Factors::link(&mut linker)?;
     // The error names the import.
-    let pre = linker
+    linker
         .instantiate_pre(&component)
         .map_err(|error| anyhow!("{error:#}"))
-        .context("it imports what this host does not serve")?;
-    for world in worlds {
+        .context("it imports what this host does not serve")
+}
+
+/// Checks that a component's exports fit its triggers.
+fn check(pre: &InstancePre<State>, worlds: &[Arc<dyn World>]) -> Result<()> {
+    worlds.iter().try_for_each(|world| {
         let (kind, name) = (world.trigger_type(), world.name());
-        world.check(&pre).map_err(|error| {
-            anyhow!("the {kind} trigger calls the world {name}, which it does not export: {error:#}")
-        })?;
-    }
-    Ok(pre)
+        world
+            .check(pre)
+            .map_err(|error| anyhow!("the {kind} trigger calls the world {name}, which it does not export: {error:#}"))
+    })
 }
 
 impl State {
+    /// What is of one call only is as at its beginning.
+    fn begin_call(&mut self, time_max: Duration) {
+        self.deadline = Instant::now() + time_max;
+        self.memory.renew();
+        self.factors.wasi.renew();
+    }
+
     /// Whether memory was refused for what others hold.
     pub fn lacked_room(&self) -> bool {
         self.memory.exceeded.is_some()
@@ -443,38 +495,3 @@ macro_rules! holds {
 }
 
 holds!(variables: Arc<Variables>, key_value: InstanceKeyValue, pg: InstancePg, kafka: InstanceKafka);
-
-/// Refuses memory beyond the limit, so that the function sees a failed allocation.
-struct MemoryLimit {
-    bytes_max: usize,
-    call: Arc<Account>,
-    /// What was granted, for as long as the store lives.
-    held: Option<Held>,
-    /// Why memory below the instance's own limit was refused.
-    exceeded: Option<String>,
-    /// Memory beyond that limit was refused.
-    is_full: bool,
-}
-
-impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > self.bytes_max {
-            self.is_full = true;
-            return Ok(false);
-        }
-        let more = desired.saturating_sub(current) as u64;
-        let granted = match &mut self.held {
-            Some(held) => held.grow(more),
-            None => self.call.hold(Resource::InstanceBytes, more).map(|held| self.held = Some(held)),
-        };
-        let Err(exceeded) = granted else { return Ok(true) };
-        // Where it alone is more than there may ever be, to wait would not help: that is the function's own.
-        let alone = self.held.as_ref().map_or(0, Held::amount).saturating_add(more);
-        self.exceeded = (alone <= exceeded.limit).then(|| exceeded.to_string());
-        Ok(false)
-    }
-
-    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(maximum.is_none_or(|maximum| desired <= maximum))
-    }
-}

@@ -225,6 +225,11 @@ impl Kafka {
         }
     }
 
+    /// Of the broker.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the broker runs").id()
+    }
+
     /// Sends the broker a signal: with `STOP` it stands still, as a paused machine does, until `CONT`.
     pub fn signal(&self, name: &str) {
         let child = self.child.as_ref().expect("the broker runs");

@@ -1,11 +1,13 @@
 //! A Kafka function that does what its records say: `trap`, `loop`, `allocate`, `poison`, `stop`,
 //! `leak` (traps in an open transaction), `flood`, `reach URL` (what came of it is written), `headers`
-//! (how many it has is written);
+//! (how many it has is written), `calls` (how many such records this instance has had), `session` (what an earlier one left
+//! in the connection's session);
 //! `nulls`, `builders`, `pools`, `handles` and `keys` ask for too much (what came of it is written);
 //! anything else is written to the table `seen`. With `TRAP_ALWAYS` in its environment it
 //! traps at once, with `TRAP_ON_RECORDS` where there are any, with `STOP_ALWAYS` it answers `stop`.
 #![allow(clippy::panic, clippy::expect_used, reason = "misbehaving is this function's job")]
 
+mod again;
 mod limits;
 mod reach;
 
@@ -42,6 +44,8 @@ async fn handle(batch: Batch) -> Outcome {
                 return Outcome::Poison(Poisoned { offset: message.offset, reason: "told so".to_owned() });
             }
             "headers" => value = format!("ok {} headers", message.headers().count()),
+            "calls" => value = again::calls(),
+            "session" => value = again::session(&database).await,
             "stop" => return Outcome::Stop("told to stop".to_owned()),
             "leak" => {
                 database.execute("BEGIN", vec![]).await.expect("a transaction");

@@ -168,12 +168,19 @@ async fn close(world: Rc<World>) {
         let Some(partitions) = world.database.borrow().partitions(now.0) else { continue };
         let pending_us = world.database.borrow().pending_us(now.0);
         let candidate = world.database.borrow().candidate(now.0);
+        let (watermark_us, closed_before_us, held_by) = {
+            let database = world.database.borrow();
+            (database.watermark_us, database.closed_before_us, database.held_by.clone())
+        };
         let stream = Stream {
             stream: STREAM.to_owned(),
             settings_revision: 0,
             allowed_lateness_seconds: LATENESS_SECONDS,
             idle_timeout_seconds: IDLE_SECONDS,
             late: world.settings.late,
+            watermark_us,
+            held_by,
+            closed_before_us,
             pending_us,
             candidate,
             partitions,

@@ -127,6 +127,7 @@ impl Closing for Connection<'_> {
             .statement(|world| {
                 let before = world.database.borrow().watermark_us;
                 let after = world.database.borrow_mut().raise_watermark(watermark.time.map(|time| time.0));
+                world.database.borrow_mut().held_by = Some(watermark.held_by.to_string());
                 if let NextCandidate::Set(time) = watermark.candidate {
                     world.database.borrow_mut().candidate_us = Some((time.0, world.clock_us.get()));
                 }

@@ -87,6 +87,7 @@ pub struct Database {
     pub closed_before_us: Option<i64>,
     /// With the time at which it was written.
     pub candidate_us: Option<(i64, i64)>,
+    pub held_by: Option<String>,
     has_settings: bool,
 }
 
@@ -102,6 +103,7 @@ impl Database {
             watermark_us: None,
             closed_before_us: None,
             candidate_us: None,
+            held_by: None,
             has_settings: false,
         }
     }

@@ -62,6 +62,8 @@ pub struct InstancePg {
     pools: Arc<Pools>,
     call: Arc<Account>,
     waits: Waits,
+    /// See [`Call`].
+    reused: Option<u64>,
     connections: Arc<Semaphore>,
     builders: Arc<Semaphore>,
 }
@@ -152,6 +154,7 @@ impl InstancePg {
             pools: Arc::clone(&component.pools),
             call: Arc::clone(&call.account),
             waits: call.waits.clone(),
+            reused: call.reused,
             connections: Arc::new(Semaphore::new(OPEN_PER_CALL_MAX)),
             builders: Arc::new(Semaphore::new(OPEN_PER_CALL_MAX)),
         }
@@ -162,7 +165,8 @@ impl InstancePg {
         let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| {
             Failure::Connection(format!("a call may have {OPEN_PER_CALL_MAX} connections open, and has them"))
         })?;
-        let client = self.pools.get(address, own.or_else(|| self.authorities.clone()), &self.waits).await?;
+        let client =
+            self.pools.get(address, own.or_else(|| self.authorities.clone()), &self.waits, self.reused).await?;
         let (call, waits) = (Arc::clone(&self.call), self.waits.clone());
         Ok(Connection(Arc::new(Opened { client, call, waits, _permit: permit })))
     }
@@ -181,6 +185,13 @@ impl InstancePg {
         let held =
             self.call.hold(Resource::HostBytes, address.capacity() as u64).map_err(|exceeded| exceeded.to_string())?;
         Ok(Content { address, authorities: None, _held: held, _permit: permit })
+    }
+}
+
+impl Connection {
+    /// The guest gives it back, and its call has not failed so far.
+    fn give_back(self) {
+        self.0.client.give_back();
     }
 }
 
@@ -221,7 +232,7 @@ mod tests {
 
     fn instance(call: &Arc<Account>) -> InstancePg {
         let pools = Arc::new(Pools::new(16, call, Arc::new(AllowedHosts::default()), Arc::default()));
-        let call = Call { account: Arc::clone(call), waits: Waits::default() };
+        let call = Call { account: Arc::clone(call), waits: Waits::default(), reused: None };
         InstancePg::new(&ComponentPg { authorities: None, pools }, &call)
     }
 

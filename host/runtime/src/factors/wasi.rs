@@ -62,6 +62,11 @@ impl InstanceWasi {
     pub fn panic(&self) -> Option<String> {
         self.output.panic()
     }
+
+    /// Another call begins: it may log as much as the one before.
+    pub fn renew(&self) {
+        self.output.renew();
+    }
 }
 
 impl Factor for WasiFactor {

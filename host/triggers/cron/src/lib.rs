@@ -18,16 +18,17 @@ use async_trait::async_trait;
 use exagg_app::TriggerSpec;
 use exagg_runtime::budget::plan::CallMemory;
 use exagg_runtime::call_span;
+use exagg_runtime::instance::reuse::Reuse;
 use exagg_runtime::instance::{CallError, Component, State, World};
 use exagg_runtime::slot::Slot;
 use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, join_all};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 use wasmtime::Store;
-use wasmtime::component::InstancePre;
+use wasmtime::component::{Accessor, InstancePre};
 
-use self::bindings::SpinCronPre;
 use self::bindings::spin::cron::cron_types::{Error, Metadata};
+use self::bindings::{SpinCron, SpinCronPre};
 use self::stage::{CronStage, Function, TickLease, UnixSeconds};
 use self::wake::Alarm;
 
@@ -106,16 +107,25 @@ impl Trigger for CronTrigger {
 }
 
 impl Function for Component {
-    async fn tick(self: Arc<Self>, stage: &str, time: UnixSeconds) -> Result<Result<(), String>, CallError> {
+    async fn tick(
+        self: Arc<Self>,
+        stage: &str,
+        reuse: Option<Reuse>,
+        time: UnixSeconds,
+    ) -> Result<Result<(), String>, CallError> {
         let pre = self.pre().clone();
         let metadata = Metadata { timestamp: time };
         let called = Arc::clone(&self);
         let call = async move {
-            let instance = async |store: &mut Store<State>| SpinCronPre::new(pre)?.instantiate_async(store).await;
-            let answer = called.call(TYPE, instance, async |accessor, function| {
+            let instance =
+                async |store: &mut Store<State>| SpinCronPre::new(pre)?.instantiate_async(store).await.map(Arc::new);
+            let call = async |accessor: &Accessor<State>, function: Arc<SpinCron>| {
                 function.call_handle_cron_event(accessor, metadata).await
-            });
-            answer.await
+            };
+            match reuse {
+                Some(reuse) => called.call_again(TYPE, reuse, instance, call, Result::is_ok).await,
+                None => called.call(TYPE, instance, call).await,
+            }
         };
         let answer = self.run(call.instrument(call_span!(stage, "cron tick"))).await?;
         Ok(answer.map_err(|Error::Other(reason)| reason))

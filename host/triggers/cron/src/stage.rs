@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use cron::Schedule;
 use exagg_app::TriggerSpec;
 use exagg_runtime::instance::CallError;
+use exagg_runtime::instance::reuse::{Reuse, ReuseSetting};
 use exagg_runtime::slot::{CallResult, Slot, Version};
 use exagg_runtime::trigger::{Context, StageStatus};
 use serde::Deserialize;
@@ -26,10 +27,11 @@ pub type UnixSeconds = u64;
 
 /// What a tick calls.
 pub trait Function: Version + Sized {
-    /// Runs one tick. The inner error is the function's own.
+    /// Runs one tick. The inner error is the function's own. With `reuse` an instance may have served before.
     fn tick(
         self: Arc<Self>,
         stage: &str,
+        reuse: Option<Reuse>,
         time: UnixSeconds,
     ) -> impl Future<Output = Result<Result<(), String>, CallError>> + Send;
 }
@@ -48,6 +50,8 @@ struct Settings {
     cron_expression: String,
     /// A channel whose notifications are ticks as well.
     wake_on: Option<String>,
+    /// Whether an instance serves further ticks.
+    reuse: Option<ReuseSetting>,
 }
 
 /// One `[[trigger.cron]]`, checked.
@@ -55,6 +59,7 @@ pub struct CronStage<F> {
     id: String,
     schedule: Schedule,
     wake_on: Option<String>,
+    reuse: Option<Reuse>,
     slot: Arc<Slot<F>>,
     /// Why the last tick failed, or could not be run; none when it did its work.
     failing: Mutex<Option<String>>,
@@ -79,7 +84,8 @@ impl<F: Function> CronStage<F> {
                 in_trigger()
             );
         }
-        Ok(Self { id: spec.id.clone(), schedule, wake_on: settings.wake_on, slot, failing: Mutex::default() })
+        let reuse = settings.reuse.map(ReuseSetting::parse).transpose().with_context(in_trigger)?.flatten();
+        Ok(Self { id: spec.id.clone(), schedule, wake_on: settings.wake_on, reuse, slot, failing: Mutex::default() })
     }
 
     /// The stage as it is now.
@@ -174,7 +180,7 @@ impl<F: Function> CronStage<F> {
         let started = Instant::now();
         let component = self.slot.current();
         let unix = u64::try_from(time.timestamp()).unwrap_or_default();
-        let result = Arc::clone(&component).tick(&self.id, unix).await;
+        let result = Arc::clone(&component).tick(&self.id, self.reuse, unix).await;
         self.slot.record(&component, call_result(&result));
         let failure = match result {
             Ok(Ok(())) => None,

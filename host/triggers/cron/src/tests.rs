@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use exagg_app::TriggerSpec;
 use exagg_common::clock::Clock;
 use exagg_runtime::instance::CallError;
+use exagg_runtime::instance::reuse::Reuse;
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::slot::{Slot, Version};
 use exagg_runtime::trigger::Context;
@@ -55,7 +56,12 @@ impl Version for Scripted {
 }
 
 impl Function for Scripted {
-    async fn tick(self: Arc<Self>, _: &str, time: UnixSeconds) -> Result<Result<(), String>, CallError> {
+    async fn tick(
+        self: Arc<Self>,
+        _: &str,
+        _: Option<Reuse>,
+        time: UnixSeconds,
+    ) -> Result<Result<(), String>, CallError> {
         self.ticks.lock().unwrap().push(time);
         tokio::time::sleep(self.takes).await;
         (self.answer)(time)

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use exagg_app::TriggerSpec;
 use exagg_clients::kafka::Properties;
 use exagg_common::template::Secret;
+use exagg_runtime::instance::reuse::{Reuse, ReuseSetting};
 use exagg_unpack as unpack;
 use serde::Deserialize;
 
@@ -46,6 +47,7 @@ struct Settings {
     #[serde(default)]
     on_gap: OnGap,
     instance_id: Option<String>,
+    reuse: Option<ReuseSetting>,
     #[serde(default)]
     rdkafka: BTreeMap<String, String>,
 }
@@ -163,6 +165,8 @@ pub struct Subscription {
     pub on_gap: OnGap,
     /// `group.instance.id` of librdkafka (static membership); none where it is empty.
     pub instance_id: Option<String>,
+    /// None: each call gets a fresh instance, which is the default.
+    pub reuse: Option<Reuse>,
     /// The app's own properties of librdkafka (`rdkafka`); those of `[exagg.kafka]` go before them.
     pub properties: Properties,
 }
@@ -275,6 +279,7 @@ impl Settings {
             on_oversized: self.on_oversized,
             on_gap: self.on_gap,
             instance_id: self.instance_id.filter(|id| !id.is_empty()),
+            reuse: self.reuse.map(ReuseSetting::parse).transpose()?.flatten(),
             properties: self.rdkafka.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(),
         })
     }
@@ -309,6 +314,7 @@ mod tests {
         assert_eq!(subscription.on_poison, OnPoison::Stop);
         assert_eq!(subscription.on_gap, OnGap::Stop);
         assert!(subscription.batch.headers);
+        assert_eq!(subscription.reuse, None);
         assert_eq!(subscription.batch.record_bytes_max, 1_114_112);
         assert_eq!(subscription.on_oversized, OnOversized::Poison);
     }
@@ -373,6 +379,8 @@ mod tests {
             "dead_letter_topic = \"d\"",
             "on_poison = \"drop\"",
             "batch_size = 3",
+            "reuse = { calls_max = 0 }",
+            "reuse = { seconds_min = 1 }",
             "batch_records_max = 0",
             "record_bytes_max = 1000",
             "record_bytes_max = 100000000",

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use exagg_clients::kafka::Offset;
 use exagg_runtime::instance::CallError;
+use exagg_runtime::instance::reuse::Reuse;
 use exagg_runtime::metrics::Metrics;
 use exagg_runtime::slot::{CallResult, CallVerdict, Slot, Version};
 use exagg_unpack::marker;
@@ -21,10 +22,11 @@ type Note<'a> = &'a (dyn Fn(Option<&str>) + Send + Sync);
 
 /// What a batch is given to: one version of a function.
 pub trait Function: Version + Sized {
-    /// Calls the function once. `stage` is the trigger's id.
+    /// Calls the function once. `stage` is the trigger's id; with `reuse` an instance may have served before.
     fn handle_batch(
         self: Arc<Self>,
         stage: &str,
+        reuse: Option<Reuse>,
         batch: Arc<Batch>,
     ) -> impl Future<Output = Result<Outcome, CallError>> + Send;
 }
@@ -239,7 +241,7 @@ impl<F: Function> Dispatcher<F> {
         let started = Instant::now();
         let stage = self.subscription.trigger_id.as_str();
         let _in_flight = self.metrics.in_flight(stage);
-        let result = Arc::clone(version).handle_batch(stage, Arc::clone(batch)).await;
+        let result = Arc::clone(version).handle_batch(stage, self.subscription.reuse, Arc::clone(batch)).await;
         let name = match &result {
             Ok(Outcome::Applied) => "applied",
             Ok(Outcome::ResumeAt(_)) => "resume-at",

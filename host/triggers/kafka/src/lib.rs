@@ -38,6 +38,7 @@ use exagg_clients::kafka::{Properties, TopicDescription};
 use exagg_common::memory;
 use exagg_runtime::budget::plan::CallMemory;
 use exagg_runtime::call_span;
+use exagg_runtime::instance::reuse::Reuse;
 use exagg_runtime::instance::{CallError, Component, State, World};
 use exagg_runtime::slot::Slot;
 use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger, join_all};
@@ -45,7 +46,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 use wasmtime::Store;
-use wasmtime::component::{InstancePre, TypedFunc};
+use wasmtime::component::{Accessor, InstancePre, TypedFunc};
 
 use self::bindings::KafkaFunctionPre;
 use self::bindings::exagg::kafka::types::{Batch, Outcome};
@@ -87,25 +88,34 @@ impl World for KafkaWorld {
     }
 }
 
+/// What is called of an instance.
+type HandleBatch = TypedFunc<(Arc<Batch>,), (Outcome,)>;
+
 /// The function of a fresh instance. Its batch is shared: generated bindings would want one of their own a call.
-async fn handle_batch(
-    pre: &InstancePre<State>,
-    store: &mut Store<State>,
-) -> wasmtime::Result<TypedFunc<(Arc<Batch>,), (Outcome,)>> {
+async fn handle_batch(pre: &InstancePre<State>, store: &mut Store<State>) -> wasmtime::Result<HandleBatch> {
     let instance = pre.instantiate_async(&mut *store).await?;
     instance.get_typed_func(store, "handle-batch")
 }
 
 impl Function for Component {
-    async fn handle_batch(self: Arc<Self>, stage: &str, batch: Arc<Batch>) -> Result<Outcome, CallError> {
+    async fn handle_batch(
+        self: Arc<Self>,
+        stage: &str,
+        reuse: Option<Reuse>,
+        batch: Arc<Batch>,
+    ) -> Result<Outcome, CallError> {
         let pre = self.pre().clone();
         let called = Arc::clone(&self);
         let call = async move {
             let instance = async |store: &mut Store<State>| handle_batch(&pre, store).await;
-            let answer = called.call(TYPE, instance, async |accessor, function| {
+            let call = async |accessor: &Accessor<State>, function: HandleBatch| {
                 function.call_concurrent(accessor, (batch,)).await.map(|(outcome,)| outcome)
-            });
-            answer.await
+            };
+            let is_good = |outcome: &Outcome| matches!(outcome, Outcome::Applied | Outcome::ResumeAt(_));
+            match reuse {
+                Some(reuse) => called.call_again(TYPE, reuse, instance, call, is_good).await,
+                None => called.call(TYPE, instance, call).await,
+            }
         };
         self.run(call.instrument(call_span!(stage, "kafka batch"))).await
     }

@@ -88,7 +88,7 @@ pub fn kill_9_between_the_write_and_the_commit(world: &World) {
     assert_exact(&database, &feed);
 }
 
-/// Take out: `AND next_offset = $4` in the aggregator's FENCE.
+/// Take out: `AND p.next_offset = from_offset` in `exagg_apply`.
 pub fn a_lost_answer_is_not_applied_again(world: &World) {
     let name = "lost-answer";
     let (database, gate, feed, mut host) = written_and_not_answered(world, name);
@@ -127,7 +127,7 @@ pub fn a_partition_is_revoked_with_a_batch_in_flight(world: &World) {
     // A batch that is to get through needs a connection that is put back and does not have to greet.
     wait_for("idle connections", MINUTE, || {
         let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
-                    AND application_name = 'exagg' AND query LIKE 'DISCARD%'";
+                    AND application_name = 'exagg' AND query ~ '^DISCARD|exagg_apply|exagg_closer_look'";
         // Two of the aggregator, and the window-closer's.
         (database.number(idle) >= 3).then_some(())
     });
@@ -146,7 +146,7 @@ pub fn a_partition_is_revoked_with_a_batch_in_flight(world: &World) {
 }
 
 /// A host that stands still in the middle of a statement, is replaced, and wakes up.
-/// Take out: `AND next_offset = $4` in the aggregator's FENCE.
+/// Take out: `AND p.next_offset = from_offset` in `exagg_apply`.
 pub fn a_zombie_applies_nothing_twice(world: &World) {
     let (database, name) = (world.postgres.database(), "zombie");
     world.kafka().create_topic(&topic(name), 2, &[]);

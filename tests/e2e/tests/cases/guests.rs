@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use e2e::database::Database;
-use e2e::host::{Host, Setup};
+use e2e::host::{Host, Setup, function, variant};
 use e2e::http::{self, Behaviour};
 use e2e::{root, wait_for};
 
@@ -51,6 +51,45 @@ fn wait_for_seen(database: &Database, records: i64) {
     wait_for(&format!("{records} records"), MINUTE, || {
         (database.number("SELECT count(*) FROM seen WHERE value LIKE 'ok%'") == records).then_some(())
     });
+}
+
+fn values(database: &Database, records: i64) -> Vec<String> {
+    wait_for_seen(database, records);
+    database.texts("SELECT value FROM seen ORDER BY record_offset")
+}
+
+/// An instance serves again where its trigger asked for that, as often as it said, and never after a failure or a swap. Take
+/// out: the bound of calls, `is_good`, or a comparison of versions.
+pub fn an_instance_serves_again_where_it_was_asked_for(world: &World) {
+    let single = "batch_records_max = 1\nbatch_interval_ms_min = 0";
+    let give = |name: &str, settings: &str, records: &[&str]| {
+        let database = world.postgres.database();
+        let host = setup(world, &database, name, &format!("{single}\n{settings}")).start();
+        send(world, name, records);
+        let seen =
+            values(&database, i64::try_from(records.iter().filter(|record| **record != "trap").count()).unwrap());
+        (database, host, seen)
+    };
+    let fresh = ["ok call 1", "ok call 1", "ok mark \"\"", "ok mark \"\""];
+    let (_database, _host, seen) = give("guest-fresh", "", &["calls", "calls", "session", "session"]);
+    assert_eq!(seen, fresh);
+    // Batches without records are calls as well.
+    let (_database, _host, seen) = give("guest-few", "reuse = { calls_max = 3 }", &["calls"; 12]);
+    let calls: Vec<u32> = seen.iter().map(|text| text.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(calls.iter().all(|calls| *calls <= 3) && calls.iter().any(|calls| *calls >= 2), "{calls:?}");
+
+    let name = "guest-again";
+    let settings = format!("reuse = true\n{}", dead_letters(world, name));
+    let records = ["calls", "calls", "session", "session", "trap", "calls", "session"];
+    let (database, host, seen) = give(name, &settings, &records);
+    assert_eq!(seen[..4], ["ok call 1", "ok call 2", "ok mark \"\"", "ok mark \"left\""]);
+    // A connection that is open when the function traps is cleaned.
+    assert_eq!(seen[4..], ["ok call 1", "ok mark \"\""]);
+    let code = variant(&function("guest"), 1, host.setup.folder());
+    let output = host.command("swap", &["guest", code.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    send(world, name, &["calls", "session", "session"]);
+    assert_eq!(values(&database, 9)[6..], ["ok call 1", "ok mark \"\"", "ok mark \"left\""]);
 }
 
 /// Take out: the split in `Dispatcher::dispatch`.

@@ -160,6 +160,7 @@ fn of_the_pipeline() -> Vec<Case> {
 /// Components, registries, plugins.
 fn of_the_host() -> Vec<Case> {
     vec![
+        kafka!(guests::an_instance_serves_again_where_it_was_asked_for),
         kafka!(guests::traps_are_split_down_to_the_record),
         kafka!(guests::a_trap_in_a_transaction_does_not_leak_it),
         kafka!(guests::headers_are_given_unless_the_trigger_does_without),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use e2e::database::Database;
 use e2e::feed::Feed;
 use e2e::registry::digest;
 use e2e::wait_for;
@@ -27,6 +28,44 @@ fn send(feed: &mut Feed, records: i64, codes: i64, first: i64) {
     feed.flush();
 }
 
+/// What is looked up by code, or page by page, is what the view gives. Take out: the `chunks` or `sorted` of the packed
+/// rows, `first_code` of `exagg_apply`, or the `CONTINUE` of `exagg_live`.
+fn assert_looked_up(database: &Database) {
+    let columns =
+        "window_start, window_end, stream, code, records, min_vol, max_vol, first_vol, last_vol, revision, is_final";
+    let of_one = (0..9)
+        .map(code)
+        .map(|code| {
+            format!(
+                "SELECT {columns} FROM public.exagg_live(NULL, '{}', '-infinity',
+        '-infinity', 'infinity', 1000000)",
+                code.replace('\'', "''")
+            )
+        })
+        .collect::<Vec<_>>()
+        .join(" UNION ALL ");
+    let named = (0..9).map(|number| format!("'{}'", code(number).replace('\'', "''"))).collect::<Vec<_>>().join(", ");
+    let view = |more: &str| format!("SELECT {columns} FROM public.live_aggregates {more}");
+    let first = |count: i64| format!("ORDER BY window_start DESC, code COLLATE \"C\" LIMIT {count}");
+    let live = |count: i64| {
+        format!(
+            "SELECT {columns} FROM public.exagg_live('exchanges', NULL, '-infinity', '-infinity', 'infinity', {count})"
+        )
+    };
+    for (looked_up, wanted) in [
+        (of_one, view(&format!("WHERE code IN ({named})"))),
+        (live(50), view(&first(50))),
+        (live(2_500), view(&first(2_500))),
+        (live(1_000_000), view("")),
+    ] {
+        assert!(database.number(&format!("SELECT count(*) FROM ({wanted}) AS w")) >= 9, "{wanted}");
+        let differing = format!(
+            "SELECT count(*) FROM ((({looked_up}) EXCEPT ({wanted})) UNION ALL (({wanted}) EXCEPT ({looked_up}))) AS d"
+        );
+        assert_eq!(database.number(&differing), 0, "{differing}");
+    }
+}
+
 /// Take out: the `batches` of the closer's statement, or its `least` and `greatest`.
 pub fn windows_of_many_codes_are_packed_folded_once_and_revised(world: &World) {
     let (database, name) = (world.postgres.database(), "packed");
@@ -39,6 +78,7 @@ pub fn windows_of_many_codes_are_packed_folded_once_and_revised(world: &World) {
     assert!(database.number("SELECT count(*) FROM public.window_batches") > 0, "nothing is packed");
     let live = "SELECT count(*) FROM public.live_aggregates WHERE NOT is_final AND stream = 'exchanges'";
     assert_eq!(database.number(live), i64::try_from(feed.oracle.rows()).unwrap());
+    assert_looked_up(&database);
     // Two closers at once.
     let mut closers = [(); 2].map(|()| world.setup(&database, name).components(&["window-closer"]).start());
     wait_until_closed(&database, "exchanges");
@@ -50,6 +90,7 @@ pub fn windows_of_many_codes_are_packed_folded_once_and_revised(world: &World) {
     wait_until_closed(&database, "exchanges");
     feed.oracle.assert_equal(&database, "exchanges");
     assert!(database.number("SELECT max(revision)::int8 FROM public.aggregates") > 0);
+    assert_looked_up(&database);
     host.stop();
     for closer in &mut closers {
         closer.stop();

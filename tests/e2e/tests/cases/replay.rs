@@ -171,7 +171,7 @@ pub fn what_cannot_be_rebuilt_whole_is_listed_and_left(world: &World) {
     });
 }
 
-/// Take out: `held_until` in the aggregator's `FENCE`, or the look for `behind` in `exagg_replay_apply`.
+/// Take out: `held_until` in `exagg_apply`, or the look for `behind` in `exagg_replay_apply`.
 pub fn a_stream_that_is_written_all_the_while_is_replayed_whole(world: &World) {
     let (database, name) = (world.postgres.database(), "replay-busy");
     world.kafka().create_topic(&topic(name), 3, &[]);

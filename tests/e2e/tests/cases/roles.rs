@@ -59,6 +59,8 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
         "dashboard",
         &[
             ("aggregates", "S"),
+            ("window_state", "S"),
+            ("window_batches", "S"),
             ("live_aggregates", "S"),
             ("streams", "S"),
             ("stream_status", "S"),
@@ -73,6 +75,8 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
         "host",
         &[
             ("aggregates", "S"),
+            ("window_state", "S"),
+            ("window_batches", "S"),
             ("live_aggregates", "S"),
             ("streams", "S"),
             ("stream_status", "S"),

@@ -45,7 +45,7 @@ fn message(topic: &str, key: &str, value: &str) -> wit::Message {
 }
 
 fn as_call(account: &Arc<Account>) -> Call {
-    Call { account: Arc::clone(account), waits: Waits::default() }
+    Call { account: Arc::clone(account), waits: Waits::default(), reused: None }
 }
 
 async fn wait_until(what: &str, is: impl Fn() -> bool) {

@@ -104,7 +104,7 @@ impl v4::HostConnection for View<'_> {
     }
 
     async fn drop(&mut self, this: Resource<Connection>) -> wasmtime::Result<()> {
-        self.table.delete(this)?;
+        self.table.delete(this)?.give_back();
         Ok(())
     }
 }
@@ -214,7 +214,7 @@ impl v3::HostConnection for View<'_> {
     }
 
     async fn drop(&mut self, this: Resource<Connection>) -> wasmtime::Result<()> {
-        self.table.delete(this)?;
+        self.table.delete(this)?.give_back();
         Ok(())
     }
 }

@@ -3,12 +3,14 @@
 //! A call that trapped or ran out of time may leave an open transaction, a lock, a setting or a
 //! running statement behind. A connection goes back to the pool only after `DISCARD ALL` has
 //! succeeded on it, which PostgreSQL refuses inside a transaction; else it is closed, and
-//! PostgreSQL rolls back. That happens behind the call's back, not in its time.
+//! PostgreSQL rolls back. That happens behind the call's back, not in its time. Where instances of a component serve
+//! further calls (`reuse` of a trigger), a connection that they gave back does too, as it is, for calls of the same version
+//! alone: whoever keeps its memory from call to call may keep this as well.
 //!
 //! A component has as many connections as its limit says, over all its addresses: they are charged to its account
 //! until they are really closed, and one that is idle makes room for one that is wanted.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -97,16 +99,45 @@ pub struct Pools {
 #[derive(Default)]
 struct State {
     pools: Vec<Arc<Pool>>,
-    idle: Idle<Pool, Client>,
+    idle: Idle<Pool, Left>,
+    /// The address that was asked for last, and its pool: to take one apart costs more than all else of a connection.
+    recent: Option<(String, Option<Authorities>, Weak<Pool>)>,
     /// Whether a task closes what stays idle.
     is_swept: bool,
+}
+
+/// A connection that nobody uses.
+struct Left {
+    client: Client,
+    /// The version of the component that it is as it was left for; none: it is clean.
+    by: Option<u64>,
 }
 
 impl State {
     /// Closes what has been idle for too long; a pool without connections goes.
     fn sweep(&mut self) {
-        self.idle.sweep(Instant::now(), |client| !client.is_closed());
+        self.idle.sweep(Instant::now(), |left| !left.client.is_closed());
         self.pools.retain(|pool| Arc::strong_count(pool) > 1);
+    }
+
+    /// The pool of an address in any of its spellings.
+    fn find(
+        &mut self,
+        address: &str,
+        authorities: Option<Authorities>,
+        allowed: &AllowedHosts,
+    ) -> Result<Arc<Pool>, Failure> {
+        if let Some((text, with, pool)) = &self.recent
+            && text == address
+            && *with == authorities
+            && let Some(pool) = pool.upgrade()
+        {
+            return Ok(pool);
+        }
+        let target = Target::parse(address, authorities.is_some())?;
+        let pool = self.pool(target, authorities.clone(), allowed)?;
+        self.recent = Some((address.to_owned(), authorities, Arc::downgrade(&pool)));
+        Ok(pool)
     }
 
     fn pool(
@@ -142,15 +173,15 @@ impl Pools {
         }
     }
 
-    /// A clean connection: an idle one, or a new one.
+    /// A clean connection, or one that this version left: an idle one, or a new one.
     pub async fn get(
         self: &Arc<Self>,
         address: &str,
         authorities: Option<Authorities>,
         waits: &Waits,
+        version: Option<u64>,
     ) -> Result<PooledClient, Failure> {
-        let target = Target::parse(address, authorities.is_some())?;
-        let pool = self.state().pool(target, authorities, &self.allowed)?;
+        let pool = self.state().find(address, authorities, &self.allowed)?;
         let _wait = waits.begin(format!("a connection to PostgreSQL at {}", pool.place));
         let deadline = tokio::time::Instant::now() + WAIT_MAX;
         let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
@@ -158,8 +189,7 @@ impl Pools {
             .ok()
             .and_then(Result::ok)
             .ok_or_else(|| Failure::Connection(format!("all connections were in use for {} s", WAIT_MAX.as_secs())))?;
-        let idle = self.take_idle(&pool);
-        let client = match idle {
+        let client = match self.idle(&pool, version).await {
             Some(client) => client,
             None => self.open(&pool, self.room(deadline).await?).await?,
         };
@@ -169,14 +199,26 @@ impl Pools {
             pool,
             pools: Arc::clone(self),
             in_flight: AtomicUsize::new(0),
+            version,
+            is_given_back: AtomicBool::new(false),
         })
+    }
+
+    /// One that is idle. Where another version left it, it is cleaned first.
+    async fn idle(&self, pool: &Arc<Pool>, version: Option<u64>) -> Option<Client> {
+        loop {
+            let Left { client, by } = self.take_idle(pool)?;
+            if by.is_none() || by == version || is_cleaned(&client).await {
+                return Some(client);
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_idle(&self, pool: &Arc<Pool>) -> Option<Client> {
+    fn take_idle(&self, pool: &Arc<Pool>) -> Option<Left> {
         let mut state = self.state();
         // The call holds this pool, so sweeping does not drop it.
         state.sweep();
@@ -212,7 +254,7 @@ impl Pools {
                 () = self.returned.notified() => false,
                 () = tokio::time::sleep(SHORT_AFTER) => true,
             };
-            if let Some(client) = self.take_idle(pool) {
+            if let Some(client) = self.idle(pool, None).await {
                 return Ok(client);
             }
             if is_short {
@@ -251,15 +293,25 @@ impl Pools {
         Failure::Connection(format!("{} (component {}): {why}", pool.place, self.allowed.component()))
     }
 
-    fn put_idle(self: &Arc<Self>, pool: Arc<Pool>, client: Client) {
+    fn put_idle(self: &Arc<Self>, pool: Arc<Pool>, left: Left) {
         let mut state = self.state();
         state.sweep();
-        state.idle.put(pool, client, Instant::now());
+        state.idle.put(pool, left, Instant::now());
         self.returned.notify_one();
         if !std::mem::replace(&mut state.is_swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(self)));
+            // A connection may be given back where no runtime is entered: on a guest's thread.
+            let sweep = sweep(Arc::downgrade(self));
+            match &self.runtime {
+                Some(runtime) => drop(runtime.spawn(sweep)),
+                None => drop(tokio::spawn(sweep)),
+            }
         }
     }
+}
+
+/// Leaves nothing of a session; false where that cannot be.
+async fn is_cleaned(client: &Client) -> bool {
+    matches!(tokio::time::timeout(CLEAN_TIMEOUT, client.batch_execute("DISCARD ALL")).await, Ok(Ok(())))
 }
 
 /// Closes what stays idle, as long as anything is.
@@ -310,9 +362,18 @@ pub struct PooledClient {
     pools: Arc<Pools>,
     /// Statements begun and not seen to end: not 0 at the end of a call that was cut off.
     in_flight: AtomicUsize,
+    /// The version whose instances serve further calls, if they do.
+    version: Option<u64>,
+    /// The guest gave it back itself: it did not end by the way.
+    is_given_back: AtomicBool,
 }
 
 impl PooledClient {
+    /// The guest gives it back.
+    pub fn give_back(&self) {
+        self.is_given_back.store(true, Ordering::Relaxed);
+    }
+
     /// Runs one statement and notes whether its end was seen.
     pub async fn run<R>(&self, statement: impl AsyncFnOnce(&Client) -> R) -> Option<R> {
         let client = self.client.as_ref()?;
@@ -344,13 +405,18 @@ impl Drop for PooledClient {
         let (Some(client), permit) = (self.client.take(), self.permit.take()) else { return };
         let cut_off = self.in_flight.load(Ordering::Relaxed) > 0;
         let (pool, pools) = (Arc::clone(&self.pool), Arc::clone(&self.pools));
+        let by = self.version.filter(|_| self.is_given_back.load(Ordering::Relaxed));
+        if by.is_some() && !cut_off {
+            pools.put_idle(pool, Left { client, by });
+            return;
+        }
         let Some(runtime) = self.pools.runtime.clone().or_else(|| Handle::try_current().ok()) else { return };
         runtime.spawn(async move {
             if cut_off {
                 // The statement must not go on holding locks; closing alone does not end it.
                 end(&client, &pool).await;
-            } else if let Ok(Ok(())) = tokio::time::timeout(CLEAN_TIMEOUT, client.batch_execute("DISCARD ALL")).await {
-                pools.put_idle(pool, client);
+            } else if is_cleaned(&client).await {
+                pools.put_idle(pool, Left { client, by: None });
             }
             drop(permit);
         });

@@ -45,6 +45,12 @@ impl OutputLeft {
         Self { bytes: AtomicUsize::new(OUTPUT_BYTES_MAX), call: Arc::clone(call), last: Mutex::default() }
     }
 
+    /// As for a call that begins.
+    pub fn renew(&self) {
+        self.bytes.store(OUTPUT_BYTES_MAX, Ordering::Relaxed);
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Keeps a line of standard error.
     fn keep(&self, line: &str) {
         // What Rust's runtime says below each panic.

@@ -12,6 +12,9 @@ use crate::batch::{BatchBuilder, BatchLimits, Size, Source};
 use crate::bindings::exagg::kafka::types::Batch;
 use crate::log::{FetchError, Queue, ReadTo};
 
+/// Batches that wait at the most: however few records each may have, more would be for nothing.
+const BATCHES_MAX: usize = 32;
+
 /// The batches that wait, in order; the last one fills.
 #[derive(Default)]
 pub struct Ahead {
@@ -57,7 +60,8 @@ impl Ahead {
     fn is_open<Q>(&self, tap: &Tap<'_, Q>) -> bool {
         let bytes: usize = self.batches.iter().map(|waiting| waiting.batch.size().bytes()).sum();
         let last_is_full = self.batches.back().is_none_or(|last| last.batch.is_full());
-        self.error.is_none() && (!last_is_full || bytes < tap.bytes_max)
+        let has_room = bytes < tap.bytes_max && self.batches.len() < BATCHES_MAX;
+        self.error.is_none() && (!last_is_full || has_room)
     }
 
     /// Takes in what is there, without waiting, as long as there is room.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use exagg_clients::kafka::{Offset, OffsetRange, Partition, TopicDescription, TopicId, TopicPartition};
 use exagg_runtime::instance::CallError;
+use exagg_runtime::instance::reuse::Reuse;
 use exagg_runtime::slot::Version;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
@@ -296,7 +297,7 @@ impl Version for Scripted {
 }
 
 impl Function for Scripted {
-    async fn handle_batch(self: Arc<Self>, _: &str, batch: Arc<Batch>) -> Result<Outcome, CallError> {
+    async fn handle_batch(self: Arc<Self>, _: &str, _: Option<Reuse>, batch: Arc<Batch>) -> Result<Outcome, CallError> {
         self.given.lock().unwrap().push(Given {
             version: self.version,
             topic_id: batch.topic_id.clone(),

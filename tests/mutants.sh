@@ -61,6 +61,7 @@ mutants=(
 'host/runtime/src/instance.rs|result.as_ref().is_ok_and(is_good)|result.as_ref().is_ok_and(is_good) \|\| true|an_instance_serves_again'
 'host/runtime/src/instance.rs|kept.calls < reuse.calls_max|reuse.calls_max > 0|an_instance_serves_again'
 'host/runtime/src/factors/outbound_pg/pool.rs|by == version \|\| is_cleaned|true \|\| is_cleaned|an_instance_serves_again'
+'host/runtime/src/factors/outbound_pg/pool.rs|                    self.all.close_one();\n                    tokio|                    tokio|streams_beyond'
 'functions/aggregator/src/columns.rs|window.sorted().chunks(BLOCK_CODES)|window.codes.iter().map(\|(code, partial)\| (code.as_ref(), partial)).collect::<Vec<_>>().chunks(BLOCK_CODES)|windows_of_many_codes'
 'migrations/definitions.sql|b.codes[1], b.codes[cardinality(b.codes)]|b.codes[1], b.codes[1]|windows_of_many_codes'
 'host/triggers/kafka/src/partition.rs|        self.ahead.clear();\n||unit:what_was_read_ahead_is_read_again'

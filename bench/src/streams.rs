@@ -1,13 +1,12 @@
 //! How many streams one host carries, and what one costs at rest: each is a kafka stage with a component and a topic of its
 //! own, in which nothing happens.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use e2e::database::Server;
-use e2e::host::{Setup, function};
+use e2e::host::Setup;
 use e2e::kafka::Kafka;
-use e2e::{topic, wait_for};
+use e2e::{streams, topic, wait_for};
 use serde_json::{Value, json};
 
 use crate::cost::cpu;
@@ -21,37 +20,17 @@ const MEASURED: Duration = Duration::from_secs(30);
 pub fn run(kafka: &Kafka, postgres: &Server) -> Value {
     println!("\n| idle streams | ready after, s | memory, MiB | threads | CPU, % of a core |\n|---|---|---|---|---|");
     (0..STREAMS.into_iter().max().unwrap_or_default())
-        .for_each(|number| kafka.create_topic(&topic(&name(number)), 1, &[]));
+        .for_each(|number| kafka.create_topic(&topic(&streams::name("streams", number)), 1, &[]));
     json!(STREAMS.map(|streams| at(kafka, postgres, streams)))
-}
-
-fn name(number: usize) -> String {
-    format!("streams-{number}")
 }
 
 fn at(kafka: &Kafka, postgres: &Server, streams: usize) -> Value {
     let database = postgres.database();
-    let mut manifest = "spin_manifest_version = 2\n[application]\nname = \"streams\"\n[application.trigger.exagg]\n\
-                        migrations = true\n[variables]\npostgres_url = { required = true, secret = true }\n"
-        .to_owned();
-    for number in 0..streams {
-        let source = function("aggregator");
-        let _ = write!(
-            manifest,
-            "[[trigger.kafka]]\ncomponent = \"stream-{number}\"\ntopics = [\"{}\"]\ngroup = \"streams-{streams}-{number}\"\n\
-             brokers = \"{}\"\nstart = \"earliest\"\nreuse = true\n[component.stream-{number}]\nsource = \"{}\"\n\
-             allowed_outbound_hosts = [\"postgres://{}\"]\n[component.stream-{number}.variables]\nstream = \"s{number}\"\n\
-             key_field = \"code\"\nvalue_field = \"volume\"\ntime_field = \"time\"\ntime_format = \"%Y-%m-%d %H:%M:%S\"\n\
-             time_zone = \"UTC\"\nwindow_seconds = \"60\"\nslide_seconds = \"\"\nallowed_lateness_seconds = \"5\"\n\
-             idle_timeout_seconds = \"20\"\nmax_future_seconds = \"60\"\nlate = \"revise\"\n\
-             postgres_url = \"{{{{ postgres_url }}}}\"\n",
-            topic(&name(number)),
-            kafka.brokers,
-            source.display(),
-            database.host,
-        );
-    }
-    let setup = Setup::new().manifest(&manifest).variable("postgres_url", &database.url);
+    // It migrates.
+    let mut first = Setup::against(&kafka.brokers, &database, "streams-first").components(&["dashboard"]).start();
+    first.wait_until_ready();
+    first.stop();
+    let setup = streams::setup("streams", streams, kafka, &database, &database.url);
     let began = Instant::now();
     let mut host = setup.start();
     wait_for("readiness", READY_MAX, || {

@@ -43,6 +43,7 @@ pub mod outages;
 pub mod pair;
 pub mod pooler;
 pub mod registry;
+pub mod streams;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

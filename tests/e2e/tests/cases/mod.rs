@@ -239,6 +239,7 @@ fn of_starts_and_words() -> Vec<Case> {
         kafka!(neighbours::every_release_that_is_supported_gives_the_same_rows),
         kafka!(neighbours::a_standby_that_is_promoted_goes_on_where_the_primary_was),
         case!(neighbours::a_server_that_cannot_be_used_says_why),
+        kafka!(neighbours::streams_beyond_the_servers_connections_share_them),
         Case { needs: Need::Pooler, ..case!(neighbours::hosts_start_at_once_and_rows_are_right_behind_a_pooler) },
         Case {
             needs: Need::Pooler,

@@ -8,7 +8,7 @@ use e2e::feed::Feed;
 use e2e::host::{Host, Setup};
 use e2e::pair::{self, Pair};
 use e2e::pooler::{Mode, Pooler};
-use e2e::{exchange, now, number, topic, wait_for};
+use e2e::{exchange, now, number, streams, topic, wait_for};
 
 use super::replay::replay;
 use super::{EXCHANGES, World, wait_for_records, wait_until_closed};
@@ -170,6 +170,34 @@ pub fn a_pooler_with_fewer_sessions_than_wanted_is_slow_and_starves_nobody(world
     wait_until_closed(&database, "exchanges");
     feed.oracle.assert_equal(&database, "exchanges");
     println!("three sessions for all components: an answer took {longest:?} at most");
+}
+
+/// More streams than PostgreSQL has connections for: what one keeps and does not use is closed for another. Take out:
+/// `close_one` where the server has none left.
+pub fn streams_beyond_the_servers_connections_share_them(world: &World) {
+    const STREAMS: usize = 12;
+    let (database, of) = (world.postgres.database(), "few-connections");
+    let mut first = world.setup(&database, of).components(&["dashboard"]).start();
+    first.wait_until_ready();
+    first.stop();
+    let (_, database_name) = database.url.rsplit_once('/').unwrap();
+    let user = format!("few_{database_name}");
+    database.execute(&format!(
+        "CREATE ROLE {user} LOGIN PASSWORD 'few' CONNECTION LIMIT 4;
+         GRANT USAGE ON SCHEMA public TO {user}; GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}"
+    ));
+    (0..STREAMS).for_each(|number| world.kafka().create_topic(&topic(&streams::name(of, number)), 1, &[]));
+    let url = format!("postgres://{user}:few@{}/{database_name}", database.host);
+    let host = streams::setup(of, STREAMS, world.kafka(), &database, &url).start();
+    host.wait_until_ready();
+    let sender = world.kafka().producer();
+    for number in 0..STREAMS {
+        let record = exchange("A", 1.0, now());
+        sender.send(&topic(&streams::name(of, number)), 0, None, Some(record.as_bytes()));
+    }
+    sender.flush();
+    let counted = "SELECT count(DISTINCT stream) FROM public.live_aggregates";
+    wait_for("a row of each stream", MINUTE, || (database.number(counted) == STREAMS as i64).then_some(()));
 }
 
 /// From the oldest that is supported to the newest.

@@ -18,3 +18,18 @@ impl From<BadParameter> for Failure {
         Self::BadParameter(error)
     }
 }
+
+/// Why a connection was not opened.
+pub enum Refused {
+    /// The server, or its user, has as many as it may have.
+    Full(Failure),
+    Other(Failure),
+}
+
+impl Refused {
+    /// As the guest is told it.
+    pub fn into_failure(self) -> Failure {
+        let (Self::Full(failure) | Self::Other(failure)) = self;
+        failure
+    }
+}

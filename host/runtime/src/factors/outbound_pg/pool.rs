@@ -18,11 +18,12 @@ use exagg_clients::postgres::{Address, AddressError, Authorities, Target};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::all::AllPools;
-use super::failure::Failure;
+use super::failure::{Failure, Refused};
 use super::idle::{IDLE_MAX, Idle};
 use crate::budget::{Account, Held, Limits, Resource};
 use crate::factors::outbound_networking::{AllowedHosts, Destination};
@@ -39,6 +40,10 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection takes to open until the server is taken for one that has none left: a pooler that lends
 /// sessions lets a client wait.
 const SHORT_AFTER: Duration = Duration::from_millis(500);
+/// How long a call tries where the server has no connection left, and the pause between: one that is closed is the
+/// server's a moment later.
+const FULL_MAX: Duration = Duration::from_secs(2);
+const FULL_PAUSE: Duration = Duration::from_millis(20);
 /// How often a call that waits for room looks, beside being told.
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -191,7 +196,7 @@ impl Pools {
             .ok_or_else(|| Failure::Connection(format!("all connections were in use for {} s", WAIT_MAX.as_secs())))?;
         let client = match self.idle(&pool, version).await {
             Some(client) => client,
-            None => self.open(&pool, self.room(deadline).await?).await?,
+            None => self.open_somehow(&pool, deadline).await?,
         };
         Ok(PooledClient {
             client: Some(client),
@@ -244,9 +249,24 @@ impl Pools {
         }
     }
 
+    /// A connection, where the server may have none left: then those that nobody uses are closed, one by one, of whatever
+    /// component, until it has.
+    async fn open_somehow(&self, pool: &Arc<Pool>, deadline: tokio::time::Instant) -> Result<Client, Failure> {
+        let full_until = deadline.min(tokio::time::Instant::now() + FULL_MAX);
+        loop {
+            match self.open(pool, self.room(deadline).await?).await {
+                Err(Refused::Full(_)) if tokio::time::Instant::now() < full_until => {
+                    self.all.close_one();
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+                opened => return opened.map_err(Refused::into_failure),
+            }
+        }
+    }
+
     /// A new connection, or one that a call gives back meanwhile. While it does not come, connections that nobody uses
     /// are closed, one by one, of whatever component: behind a pooler they may be what is waited for.
-    async fn open(&self, pool: &Arc<Pool>, held: Held) -> Result<Client, Failure> {
+    async fn open(&self, pool: &Arc<Pool>, held: Held) -> Result<Client, Refused> {
         let mut connecting = std::pin::pin!(self.connect(pool, held));
         loop {
             let is_short = tokio::select! {
@@ -268,13 +288,14 @@ impl Pools {
         self.state().idle.take_oldest().is_some()
     }
 
-    async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Failure> {
+    async fn connect(&self, pool: &Pool, held: Held) -> Result<Client, Refused> {
         let Address { config, tls } = pool.address.clone();
         let opening = async move { config.connect(tls).await };
         let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
         let opened = AbortOnDropHandle::new(runtime.spawn(opening)).await;
-        let (client, connection) =
-            opened.map_err(|error| Failure::Other(error.to_string()))?.map_err(|error| self.refused(pool, &error))?;
+        let (client, connection) = opened
+            .map_err(|error| Refused::Other(Failure::Other(error.to_string())))?
+            .map_err(|error| self.refused(pool, &error))?;
         let closed = Arc::clone(&self.closed);
         runtime.spawn(async move {
             if let Err(error) = connection.await {
@@ -288,9 +309,13 @@ impl Pools {
         Ok(client)
     }
 
-    fn refused(&self, pool: &Pool, error: &tokio_postgres::Error) -> Failure {
+    fn refused(&self, pool: &Pool, error: &tokio_postgres::Error) -> Refused {
         let why = exagg_clients::postgres::describe(error);
-        Failure::Connection(format!("{} (component {}): {why}", pool.place, self.allowed.component()))
+        let failure = Failure::Connection(format!("{} (component {}): {why}", pool.place, self.allowed.component()));
+        match error.code() {
+            Some(&SqlState::TOO_MANY_CONNECTIONS) => Refused::Full(failure),
+            _ => Refused::Other(failure),
+        }
     }
 
     fn put_idle(self: &Arc<Self>, pool: Arc<Pool>, left: Left) {

@@ -176,6 +176,7 @@ pub fn a_pooler_with_fewer_sessions_than_wanted_is_slow_and_starves_nobody(world
 /// `close_one` where the server has none left.
 pub fn streams_beyond_the_servers_connections_share_them(world: &World) {
     const STREAMS: usize = 12;
+    let all = i64::try_from(STREAMS).unwrap();
     let (database, of) = (world.postgres.database(), "few-connections");
     let mut first = world.setup(&database, of).components(&["dashboard"]).start();
     first.wait_until_ready();
@@ -197,7 +198,7 @@ pub fn streams_beyond_the_servers_connections_share_them(world: &World) {
     }
     sender.flush();
     let counted = "SELECT count(DISTINCT stream) FROM public.live_aggregates";
-    wait_for("a row of each stream", MINUTE, || (database.number(counted) == STREAMS as i64).then_some(()));
+    wait_for("a row of each stream", MINUTE, || (database.number(counted) == all).then_some(()));
 }
 
 /// From the oldest that is supported to the newest.

@@ -145,7 +145,7 @@ $$;
 -- that is there before it gives the first row.
 CREATE OR REPLACE FUNCTION public.exagg_live(
     of_stream text, of_code text, starts_from timestamp, ends_after timestamp, starts_before timestamp, rows_max bigint)
-RETURNS SETOF public.live_aggregates LANGUAGE plpgsql STABLE ROWS 100 AS $$
+RETURNS SETOF public.live_aggregates LANGUAGE plpgsql STABLE ROWS 100 SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     rows_left bigint := rows_max;
     rows_now bigint;
@@ -240,7 +240,7 @@ CREATE OR REPLACE FUNCTION public.exagg_apply(
     packed_mins text[], packed_maxs text[], packed_firsts text[], packed_lasts text[],
     reject_offsets bigint[], reject_starts bigint[], reject_reasons text[], reject_bytes bigint[], reject_values text[],
     earliest_end bigint, layout integer)
-RETURNS boolean LANGUAGE plpgsql AS $$
+RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     of_topic varchar;
 BEGIN
@@ -321,8 +321,10 @@ END
 $$;
 
 -- What a closer's tick begins with: the clock, the layout of `window_state`, whether rows past their retention are to be
--- looked for, and all streams with their partitions.
-CREATE OR REPLACE FUNCTION public.exagg_closer_look() RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+-- looked for, and all streams with their partitions. Its plan is kept, and may have been made while the tables were empty:
+-- without the first setting it would read all that is pending a minute later. (By that setting costs look so large that
+-- PostgreSQL would compile the plan, for longer than it takes.)
+CREATE OR REPLACE FUNCTION public.exagg_closer_look() RETURNS jsonb LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     RETURN (SELECT jsonb_build_object(
         'now_us', (extract(epoch FROM clock_timestamp()) * 1000000)::int8,
@@ -337,15 +339,18 @@ BEGIN
         'watermark_us', (extract(epoch FROM s.watermark) * 1000000)::int8,
         'held_by', s.watermark_held_by,
         'closed_before_us', (extract(epoch FROM s.closed_before) * 1000000)::int8,
-        'pending_us', (SELECT jsonb_build_array((extract(epoch FROM min(p.first_end)) * 1000000)::int8,
-                                                (extract(epoch FROM max(p.last_end)) * 1000000)::int8)
-                       FROM (SELECT min(w.window_end) AS first_end, max(w.window_end) AS last_end
-                             FROM public.window_state w WHERE w.stream = s.stream
-                             UNION ALL
-                             SELECT min(b.window_end), max(b.window_end)
-                             FROM public.window_batches b WHERE b.stream = s.stream) AS p
-                       HAVING max(p.last_end) IS NOT NULL),
-        'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
+'pending_us', (SELECT jsonb_build_array((extract(epoch FROM least(f.row_end, f.batch_end)) * 1000000)::int8,
+                                                (extract(epoch FROM greatest(l.row_end, l.batch_end)) * 1000000)::int8)
+                       FROM (SELECT (SELECT w.window_end FROM public.window_state w WHERE w.stream = s.stream
+                                     ORDER BY w.stream, w.window_end LIMIT 1) AS row_end,
+                                    (SELECT b.window_end FROM public.window_batches b WHERE b.stream = s.stream
+                                     ORDER BY b.stream, b.window_end LIMIT 1) AS batch_end) AS f,
+                            (SELECT (SELECT w.window_end FROM public.window_state w WHERE w.stream = s.stream
+                                     ORDER BY w.stream DESC, w.window_end DESC LIMIT 1) AS row_end,
+                                    (SELECT b.window_end FROM public.window_batches b WHERE b.stream = s.stream
+                                     ORDER BY b.stream DESC, b.window_end DESC LIMIT 1) AS batch_end) AS l
+                       WHERE greatest(l.row_end, l.batch_end) IS NOT NULL),
+'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
             'time_us', (extract(epoch FROM s.candidate) * 1000000)::int8,
             'age', extract(epoch FROM clock_timestamp() - s.candidate_at)) END,
         'partitions', coalesce((

@@ -63,6 +63,7 @@ mutants=(
 'host/runtime/src/factors/outbound_pg/pool.rs|by == version \|\| is_cleaned|true \|\| is_cleaned|an_instance_serves_again'
 'host/runtime/src/factors/outbound_pg/pool.rs|                    self.all.close_one();\n                    tokio|                    tokio|streams_beyond'
 'functions/aggregator/src/columns.rs|window.sorted().chunks(BLOCK_CODES)|window.codes.iter().map(\|(code, partial)\| (code.as_ref(), partial)).collect::<Vec<_>>().chunks(BLOCK_CODES)|windows_of_many_codes'
+'migrations/definitions.sql|exagg_closer_look() RETURNS jsonb LANGUAGE plpgsql STABLE SET enable_seqscan = off|exagg_closer_look() RETURNS jsonb LANGUAGE plpgsql STABLE SET enable_seqscan = on|a_plan_that_is_kept'
 'migrations/definitions.sql|b.codes[1], b.codes[cardinality(b.codes)]|b.codes[1], b.codes[1]|windows_of_many_codes'
 'host/triggers/kafka/src/partition.rs|        self.ahead.clear();\n||unit:what_was_read_ahead_is_read_again'
 'host/triggers/kafka/src/partition.rs|                turn.give_back();\n||unit:who_is_held_up_gives'

@@ -23,8 +23,9 @@ use crate::settings::{OnSettingsChange, Settings};
 /// what is packed ([`Columns`]), 28 to 32 the rejects, 33 the earliest end of a window, where windows must be open. It
 /// gives one row without columns where it was applied, and none else: their number alone is the answer.
 pub const APPLY: &str = "
-SELECT FROM public.exagg_apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-                               $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, <layout>) AS applied
+SELECT FROM public.exagg_apply(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26,
+    $27, $28, $29, $30, $31, $32, $33, <layout>) AS applied
 WHERE applied";
 
 /// A batch without records moves the progress over holes, and says that the partition is attended.

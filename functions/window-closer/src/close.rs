@@ -129,7 +129,8 @@ pub struct Closing<'a> {
 }
 
 impl<'a> Closing<'a> {
-    /// Moves the stream's watermark; none where it has none, or where nothing is new and nothing to be closed. `now` is the database's clock.
+    /// Moves the stream's watermark; none where it has none, or where nothing is new and nothing to be closed. `now` is the
+    /// database's clock.
     pub async fn begin(store: &impl Database, stream: &'a Stream, now: EventTime) -> Result<Option<Self>, StoreError> {
         let lateness_us = stream.allowed_lateness_seconds * MICROS_PER_SECOND;
         let closes_all = stream.pending_us.map(|(_, last_us)| EventTime(last_us + lateness_us));

@@ -81,8 +81,8 @@ pub struct Closed {
 /// Each method is one statement, and so one transaction.
 #[expect(async_fn_in_trait, reason = "functions run on one thread")]
 pub trait Database {
-    /// Raises the watermark, writes its candidate down, and returns where it is now; none also where the stream was read before a replay took it
-    /// back.
+    /// Raises the watermark, writes its candidate down, and returns where it is now; none also where the stream was read
+    /// before a replay took it back.
     async fn raise_watermark(&self, stream: &Stream, watermark: &Watermark) -> Result<Option<EventTime>, StoreError>;
 
     /// Makes records of windows that end by then late.

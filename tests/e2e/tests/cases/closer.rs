@@ -108,3 +108,40 @@ pub fn a_retention_that_fails_hides_no_stream_and_is_said(world: &World) {
         (database.number("SELECT count(*) FROM public.gaps") == 0).then_some(())
     });
 }
+
+/// A server's session keeps the plan of a tick's first statement, which it may have made while nothing was pending: it must not
+/// read all that is pending ever after. Take out: `enable_seqscan` of `exagg_closer_look`.
+pub fn a_plan_that_is_kept_reads_no_more_when_much_is_pending(world: &World) {
+    const ROWS: i64 = 50_000;
+    let database = world.postgres.database();
+    let mut first = world.setup(&database, "kept-plan").components(&["dashboard"]).start();
+    first.wait_until_ready();
+    first.stop();
+    database.execute(
+        "INSERT INTO public.streams (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds,
+             max_future_seconds, late) VALUES ('s', 60, 60, 5, 20, 60, 'revise')",
+    );
+    // As the server does it after a while, by itself.
+    database.execute("VACUUM ANALYZE public.window_state");
+    let mut session = database.client();
+    let mut look = |times: usize| {
+        (0..times).for_each(|_| drop(session.query_one("SELECT public.exagg_closer_look()", &[]).unwrap()))
+    };
+    // After five times a session may settle for one plan.
+    look(10);
+    database.execute(&format!(
+        "INSERT INTO public.window_state (stream, window_end, window_start, code, topic, partition, records, sum_vol, min_vol,
+             max_vol, first_edge, last_edge)
+         SELECT 's', timestamp '2026-01-01' + number * interval '1 minute', timestamp '2026-01-01' + number * interval '1 minute',
+             'A', 't', 0, 1, 1, 1, 1, 'b0', 'b0' FROM generate_series(1, {ROWS}) AS number"
+    ));
+    look(10);
+    drop(session);
+    let read = |column: &str| {
+        database
+            .number(&format!("SELECT coalesce({column}, 0) FROM pg_stat_user_tables WHERE relname = 'window_state'"))
+    };
+    // What a session has read is told when it ends.
+    wait_for("what was read", MINUTE, || (read("idx_scan") + read("seq_scan") >= 20).then_some(()));
+    assert!(read("seq_tup_read") < ROWS, "{} rows were read one after the other", read("seq_tup_read"));
+}

@@ -104,6 +104,7 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(commands::rejects_are_counted_once_filtered_and_known_when_a_replay_counts_them),
         kafka!(commands::the_default_answers_hold_windows_that_run_whatever_their_length),
         kafka!(closer::a_window_is_closed_as_soon_as_it_can_be),
+        case!(closer::a_plan_that_is_kept_reads_no_more_when_much_is_pending),
         kafka!(closer::a_stream_that_cannot_be_closed_holds_no_other),
         kafka!(closer::a_retention_that_fails_hides_no_stream_and_is_said),
         kafka!(windows::a_day_of_history_after_silence_is_not_late),

@@ -125,7 +125,7 @@ pub fn a_plan_that_is_kept_reads_no_more_when_much_is_pending(world: &World) {
     database.execute("VACUUM ANALYZE public.window_state");
     let mut session = database.client();
     let mut look = |times: usize| {
-        (0..times).for_each(|_| drop(session.query_one("SELECT public.exagg_closer_look()", &[]).unwrap()))
+        (0..times).for_each(|_| drop(session.query_one("SELECT public.exagg_closer_look()", &[]).unwrap()));
     };
     // After five times a session may settle for one plan.
     look(10);

@@ -339,7 +339,7 @@ BEGIN
         'watermark_us', (extract(epoch FROM s.watermark) * 1000000)::int8,
         'held_by', s.watermark_held_by,
         'closed_before_us', (extract(epoch FROM s.closed_before) * 1000000)::int8,
-'pending_us', (SELECT jsonb_build_array((extract(epoch FROM least(f.row_end, f.batch_end)) * 1000000)::int8,
+        'pending_us', (SELECT jsonb_build_array((extract(epoch FROM least(f.row_end, f.batch_end)) * 1000000)::int8,
                                                 (extract(epoch FROM greatest(l.row_end, l.batch_end)) * 1000000)::int8)
                        FROM (SELECT (SELECT w.window_end FROM public.window_state w WHERE w.stream = s.stream
                                      ORDER BY w.stream, w.window_end LIMIT 1) AS row_end,
@@ -350,7 +350,7 @@ BEGIN
                                     (SELECT b.window_end FROM public.window_batches b WHERE b.stream = s.stream
                                      ORDER BY b.stream DESC, b.window_end DESC LIMIT 1) AS batch_end) AS l
                        WHERE greatest(l.row_end, l.batch_end) IS NOT NULL),
-'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
+        'candidate', CASE WHEN s.candidate IS NOT NULL THEN jsonb_build_object(
             'time_us', (extract(epoch FROM s.candidate) * 1000000)::int8,
             'age', extract(epoch FROM clock_timestamp() - s.candidate_at)) END,
         'partitions', coalesce((

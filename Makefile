@@ -108,13 +108,23 @@ series: # Brings a public series for the tests, where Python 3 is there
 		echo "Python 3 with venv is missing: the tests with a public series are skipped"; \
 	fi
 
+.PHONY: web
+web: # Brings what the tests of the page need, where Node 18 is there
+	@if command -v npm >/dev/null; then cd tests/web && \
+		{ [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent --no-audit --no-fund; }; \
+	else echo "Node 18 with npm is missing: the tests of the page are skipped"; fi
+
+.PHONY: page
+page: web ## Checks the types of the page's scripts and runs their units, where Node 18 is there
+	@if command -v npm >/dev/null; then cd tests/web && npm run --silent check && npm run --silent unit; fi
+
 .PHONY: deploycheck
 deploycheck: # Builds what reads deploy/ as kustomize, the operators and Compose do, where Go is there
 	@if command -v go >/dev/null; then cd tests/deploy && go build -o ../../target/deploycheck .; \
 	else echo "Go is missing: the tests with kustomize and Compose are skipped"; fi
 
 .PHONY: test
-test: host functions guests postgres postgres-versions kafka python-example series deploycheck ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
+test: host functions guests postgres postgres-versions kafka python-example series deploycheck page ## Runs every test: units, and end to end with Kafka, PostgreSQL and a browser
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test $(PURE) && \
 	cargo test --release $(HOST) && \
@@ -123,7 +133,7 @@ test: host functions guests postgres postgres-versions kafka python-example seri
 
 CASE ?=
 .PHONY: e2e
-e2e: host functions guests postgres postgres-versions kafka series deploycheck ## Runs the end-to-end cases whose names have CASE in them
+e2e: host functions guests postgres postgres-versions kafka series deploycheck web ## Runs the end-to-end cases whose names have CASE in them
 	@if [ -x $(BROUGHT)/bin/postgres ]; then export PG_BIN=$(BROUGHT)/bin; fi; \
 	cargo test --release -p e2e --test suite -- --test-threads $(TEST_THREADS) $(CASE)
 

@@ -9,7 +9,7 @@
 --     CREATE ROLE aggregator LOGIN PASSWORD '…' IN ROLE exagg_writer;              -- aggregator_postgres_url
 --     CREATE ROLE closer     LOGIN PASSWORD '…' IN ROLE exagg_closer;              -- closer_postgres_url
 --     CREATE ROLE dashboard  LOGIN PASSWORD '…' IN ROLE exagg_reader;              -- dashboard_postgres_url, Grafana
---     CREATE ROLE host       LOGIN PASSWORD '…' IN ROLE exagg_reader, exagg_lease; -- postgres_url
+--     CREATE ROLE host       LOGIN PASSWORD '…' IN ROLE exagg_reader, exagg_host, exagg_lease; -- postgres_url
 --
 -- docs/roles.md says what each may and may not do.
 
@@ -19,7 +19,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['exagg_writer', 'exagg_closer', 'exagg_reader', 'exagg_lease'] LOOP
+    FOREACH name IN ARRAY ARRAY['exagg_writer', 'exagg_closer', 'exagg_reader', 'exagg_values', 'exagg_lease', 'exagg_host'] LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', name);
         END IF;
@@ -32,16 +32,16 @@ $$;
 
 -- PostgreSQL 14 and databases that come from it let everybody create in this schema.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA public TO exagg_writer, exagg_closer, exagg_reader, exagg_lease;
+GRANT USAGE ON SCHEMA public TO exagg_writer, exagg_closer, exagg_reader, exagg_values, exagg_lease, exagg_host;
 
 -- What was granted before goes first: this file is the whole of it.
 REVOKE ALL ON
     public.aggregates, public.window_state, public.window_batches, public.progress, public.streams,
     public.rejected_records, public.gaps, public.replays, public.window_state_layout,
     public.exagg_cron_leases, public.exagg_claims, public.exagg_migrations, public.retention,
-    public.operations,
+    public.operations, public.exagg_hosts,
     public.pending_parts, public.live_aggregates, public.stream_status, public.exagg_metrics
-FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
+FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_values, exagg_lease, exagg_host;
 
 -- What operators do (`exagg reset`, `forget`, `replay`, `drop`) is for who owns the tables, or was granted it by
 -- name. The pure functions of edges stay everybody's.
@@ -49,9 +49,17 @@ REVOKE ALL ON FUNCTION
     public.exagg_apply,
     public.exagg_closer_look,
     public.exagg_live,
+    public.exagg_live_page,
     public.exagg_pending_of_code,
-    public.exagg_pending_of_first,
+    public.exagg_pending_page,
     public.exagg_pending_windows,
+    public.exagg_newest_windows,
+    public.exagg_series,
+    public.exagg_codes,
+    public.exagg_window,
+    public.exagg_windows,
+    public.exagg_overview,
+    public.exagg_reject_counts,
     public.exagg_retire(varchar, varchar, varchar, text),
     public.exagg_note(varchar, varchar, text),
     public.exagg_stream_rows(varchar),
@@ -63,7 +71,7 @@ REVOKE ALL ON FUNCTION
     public.exagg_replay_diff(varchar, varchar, timestamp, timestamp, timestamp),
     public.exagg_replay_apply(varchar, varchar, timestamp, timestamp, timestamp),
     public.exagg_replay_forget(varchar)
-FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_lease;
+FROM PUBLIC, exagg_writer, exagg_closer, exagg_reader, exagg_values, exagg_lease, exagg_host;
 GRANT EXECUTE ON FUNCTION public.exagg_edge_value(text) TO exagg_closer, exagg_reader;
 
 -- The aggregators: what is pending, behind the fence. No final rows, and nothing that was written can be
@@ -104,17 +112,25 @@ GRANT SELECT, UPDATE (next_at) ON public.retention TO exagg_closer;
 GRANT SELECT (ctid, rejected_at), DELETE ON public.rejected_records TO exagg_closer;
 GRANT SELECT (ctid, seen_at), DELETE ON public.gaps TO exagg_closer;
 
--- The dashboard, Grafana, and the host's /metrics, readiness and `exagg status`. The bytes of rejected records
--- are not shown by any of them.
+-- The dashboard, Grafana, and the host's /metrics, readiness and `exagg status`. Not the bytes of rejected records.
 GRANT EXECUTE ON FUNCTION
-    public.exagg_live, public.exagg_pending_windows, public.exagg_pending_of_code, public.exagg_pending_of_first
+    public.exagg_live, public.exagg_live_page, public.exagg_pending_windows, public.exagg_pending_of_code,
+    public.exagg_pending_page, public.exagg_newest_windows, public.exagg_series, public.exagg_codes, public.exagg_window,
+    public.exagg_windows, public.exagg_overview, public.exagg_reject_counts
     TO exagg_reader;
-GRANT SELECT ON public.aggregates, public.window_state, public.window_batches, public.live_aggregates, public.streams,
-                public.stream_status, public.exagg_metrics, public.gaps, public.exagg_migrations, public.operations
+GRANT SELECT ON public.aggregates, public.window_state, public.window_batches, public.live_aggregates, public.pending_parts,
+                public.progress, public.streams, public.stream_status, public.exagg_metrics, public.gaps,
+                public.exagg_hosts, public.exagg_migrations, public.operations
       TO exagg_reader;
 GRANT SELECT (rejected_at, stream, topic, topic_id, partition, record_offset, window_start, reason, value_bytes,
               counted_at)
       ON public.rejected_records TO exagg_reader;
+
+-- Who may look into rejected records, which hold whatever somebody sent.
+GRANT SELECT (value, keeps_value) ON public.rejected_records TO exagg_values;
+
+-- What a host says of itself.
+GRANT SELECT, INSERT, UPDATE (state, seen_at), DELETE ON public.exagg_hosts TO exagg_host;
 
 -- Hosts whose cron stages share ticks ([exagg.cron] lease).
 GRANT SELECT, INSERT, DELETE ON public.exagg_cron_leases TO exagg_lease;

@@ -102,6 +102,14 @@ mutants=(
 'host/app/src/oci.rs|(Err(error), Some(before)) if is_away(&error) => {|(Err(error), Some(before)) if false => {|pods_start_again_while'
 'deploy/compose.yaml|    volumes:\n      - kafka:/var/lib/kafka/data\n||down_and_up_goes_on'
 'host/triggers/cron/src/stage.rs|context.clock.now().max(next)|context.clock.now()|unit:a_clock_that_is_set_back'
+'functions/dashboard/src/overview/health/reading.rs|    unattended(facts, streams, findings);\n||each_fault_is_told'
+'functions/dashboard/src/overview/health/reading.rs|    closer(facts, findings);\n||each_fault_is_told'
+'functions/dashboard/src/overview/health/results.rs|        held(facts, stream, shown, findings);\n||each_fault_is_told'
+'migrations/dashboard.sql|                                  AND a.code > coalesce(behind, '"''"') COLLATE "C"\n||pages_of_rows_give'
+'host/exagg/src/heartbeat.rs|const EVERY: Duration = Duration::from_secs(2);|const EVERY: Duration = Duration::from_secs(2_000);|each_fault_is_told'
+'host/triggers/http/src/shared.rs|.filter(\|flight\| flight.has_changed().is_ok())||unit:a_call_that_comes_to_nothing'
+'host/triggers/http/src/shared.rs|if is_private \|\| varies \|\| headers.contains_key(header::SET_COOKIE) {|if is_private {|unit:an_answer_is_shared_only'
+'host/triggers/http/src/shared.rs|answers.shares.get(&key.route) == Some(&false)|false|unit:an_answer_is_shared_only'
 )
 
 restore() { if [ -n "${file:-}" ] && [ -f "$file.kept" ]; then mv "$file.kept" "$file"; touch "$file"; fi; }

@@ -9,7 +9,7 @@
 //! - [`cases`]: what is measured. [`load`]: seeded records in a topic. [`throughput`]: the topic read to its end, by
 //!   the host and by [`native`], the baseline, a program of its own.
 //! - [`beside`]: a live stream's final rows while others catch up. [`closing`]: how soon rows are final. [`many`]: looking
-//!   at 100,000 codes. [`scale`]: a topic read by more and more hosts. [`streams`]: many idle streams. [`live`]: starts,
+//!   at 100,000 codes. [`rows`]: the dashboard's routes over 10,000,000 rows. [`pages`]: 500 pages that are open. [`scale`]: a topic read by more and more hosts. [`streams`]: many idle streams. [`live`]: starts,
 //!   latency, swaps, memory. [`cost`]: CPU time and memory of processes.
 //! - [`report`]: the table, the same as JSON, and a plot of the last runs.
 #![allow(
@@ -29,7 +29,9 @@ mod load;
 mod look;
 mod many;
 mod native;
+mod pages;
 mod report;
+mod rows;
 mod scale;
 mod streams;
 mod throughput;
@@ -68,6 +70,12 @@ fn main() {
     }
     if is_wanted("many") {
         report.many = Some(many::run(&kafka, &postgres));
+    }
+    if is_wanted("rows") {
+        report.rows = Some(rows::run(&postgres));
+    }
+    if is_wanted("pages") {
+        report.pages = Some(pages::run(&kafka, &postgres));
     }
     if is_wanted("scale") {
         report.scale = Some(scale::run(&kafka, &postgres, &SCALE, number("RECORDS", SCALE.records)));

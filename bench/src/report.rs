@@ -18,6 +18,10 @@ pub struct Report {
     pub closing: Option<Value>,
     /// What looking costs with many codes.
     pub many: Option<Value>,
+    /// What each route of the dashboard takes over many rows.
+    pub rows: Option<Value>,
+    /// What many pages cost that are open.
+    pub pages: Option<Value>,
     /// What a record costs with more and more hosts.
     pub scale: Option<Value>,
     /// What idle streams cost.
@@ -70,7 +74,7 @@ impl Report {
         std::fs::write(
             &file,
             json!({ "cases": cases, "live": self.live, "beside": self.beside, "closing": self.closing, "many": self.many,
-                    "scale": self.scale, "streams": self.streams })
+                    "rows": self.rows, "pages": self.pages, "scale": self.scale, "streams": self.streams })
                 .to_string(),
         )
         .unwrap();

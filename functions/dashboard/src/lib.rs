@@ -1,110 +1,123 @@
-//! The dashboard: a read-only page and JSON over the aggregates.
+//! The dashboard: a page and an API over the aggregates and the pipeline that makes them. It only reads.
 //!
 //! # Layout
 //! - [`routes`]: a request to a [`routes::Route`], or why not (pure).
-//! - [`view`]: the page (pure).
+//! - [`overview`]: what is so of the pipeline, and what is wrong with it (pure).
+//! - [`rejects`]: records that are not counted, as they are shown (pure).
+//! - [`plain`]: the tables of the first screen without a script (pure).
+//! - [`answer`]: headers, problems, CSV (pure).
+//! - [`assets`]: the files of the page, which stand in `page/`.
 //! - [`store`]: the only SQL.
 
+pub mod answer;
 pub mod assets;
+pub mod overview;
+pub mod plain;
+pub mod rejects;
 pub mod routes;
 pub mod store;
 
-use bytes::Bytes;
-use exagg_sdk::postgres::Address;
-use http::{HeaderValue, Response, header};
-use spin_sdk::http::{FullBody, IntoResponse, Request};
+use exagg_sdk::postgres::{Address, Failure};
+use http::header;
+use spin_sdk::http::{IntoResponse, Request};
 
-use crate::routes::{Refusal, Route};
+use crate::answer::{Answer, JSON, json, ok, problem};
+use crate::overview::Overview;
+use crate::routes::query::{Aggregates, Format};
+use crate::routes::{Refusal, Route, cursor};
 use crate::store::Store;
 
-type Page = Response<FullBody<Bytes>>;
+/// The API as a document.
+const OPENAPI: &str = include_str!("openapi.json");
 
-/// What the page uses: its own script, style and JSON. No inline script and no other origin, so that a code
-/// that looks like HTML stays text; no other page may hold it in a frame, and no form of it goes anywhere.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The path behind the route that the trigger has.
+const PATH_INFO: &str = "spin-path-info";
 
 /// Answers one request. The export's symbols only link in a component.
 #[cfg_attr(target_family = "wasm", spin_sdk::http_service)]
 pub async fn handle(request: Request) -> impl IntoResponse {
-    let route = Route::parse(request.method(), request.uri().path(), request.uri().query());
-    match route {
-        Ok(Route::Page) => page(200, "text/html; charset=utf-8", assets::PAGE.into()),
-        Ok(Route::Script) => page(200, "text/javascript; charset=utf-8", assets::SCRIPT.into()),
-        Ok(Route::Style) => page(200, "text/css; charset=utf-8", assets::STYLE.into()),
-        Ok(Route::Aggregates(query)) => json(read(async |store| store.aggregates(&query).await).await),
-        Ok(Route::Streams) => json(read(async |store| store.streams().await).await),
-        Err(Refusal { status, reason }) => error(status, &reason),
-    }
-}
-
-async fn read(query: impl AsyncFnOnce(Store) -> Result<Vec<u8>, String>) -> Result<Vec<u8>, String> {
-    query(Store::open(&Address::load().await?).await?).await
-}
-
-fn json(result: Result<Vec<u8>, String>) -> Page {
-    match result {
-        Ok(body) => page(200, "application/json", body.into()),
-        Err(reason) => {
-            eprintln!("{reason}");
-            error(503, "the database cannot be read now")
-        }
-    }
-}
-
-fn error(status: u16, reason: &str) -> Page {
-    page(status, "application/json", serde_json::json!({ "error": reason }).to_string().into())
-}
-
-fn page(status: u16, content_type: &'static str, body: Bytes) -> Page {
-    let mut response = Response::new(FullBody::new(body));
-    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
-    response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every answer is made by [`page`], by way of `json` or `error` or at once.
-    #[test]
-    fn every_answer_says_what_a_browser_may_do_with_it() {
-        let answers = [
-            page(200, "text/html; charset=utf-8", assets::PAGE.into()),
-            page(200, "text/javascript; charset=utf-8", assets::SCRIPT.into()),
-            json(Ok(b"[]".to_vec())),
-            json(Err("PostgreSQL is away".to_owned())),
-            error(404, "there is nothing here"),
-        ];
-        for answer in answers {
-            let header = |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap();
-            let policy = header(header::CONTENT_SECURITY_POLICY);
-            for rule in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"] {
-                assert!(policy.split("; ").any(|part| part == rule), "no {rule} in {policy}");
+    let path = request.uri().path();
+    let below = request.headers().get(PATH_INFO).and_then(|path| path.to_str().ok()).unwrap_or(path);
+    // Addresses of the page are relative to its folder.
+    let below = match below {
+        "" if path.ends_with('/') => "/",
+        "" => return answer::redirect(&format!("{}/", path.rsplit('/').next().unwrap_or_default())),
+        below => below,
+    };
+    match Route::parse(request.method(), below, request.uri().query()) {
+        Ok(route) => match answered(&route, &request).await {
+            Ok(answer) => answer,
+            Err(failure) => {
+                eprintln!("{failure}");
+                answer::unreadable(&failure)
             }
-            assert!(!policy.contains("unsafe"), "{policy}");
-            assert_eq!(header(header::X_CONTENT_TYPE_OPTIONS), "nosniff");
-            assert_eq!(header(header::REFERRER_POLICY), "no-referrer");
-        }
+        },
+        Err(Refusal { status, reason }) => problem(status, &reason),
     }
+}
 
-    /// What the policy refuses must not be in the page: it would do nothing, and nobody would notice.
-    #[test]
-    fn the_page_needs_no_more_than_its_policy_allows() {
-        let page = assets::PAGE.to_ascii_lowercase();
-        assert_eq!(page.matches("<script").count(), page.matches("<script src=\"/").count(), "scripts are files");
-        for inline in ["<style", " style=", "<img", "<base", "<iframe", " onclick=", " oninput=", "javascript:"] {
-            assert!(!page.contains(inline), "{inline}");
+async fn answered(route: &Route, request: &Request) -> Result<Answer, Failure> {
+    let asked = request.headers();
+    let route = match route {
+        Route::Asset(asset) => return Ok(ok(asked, asset.content_type, asset.body)),
+        Route::OpenApi => return Ok(ok(asked, JSON, OPENAPI)),
+        route => route,
+    };
+    let address = Address::load().await.map_err(|reason| Failure { sqlstate: None, reason })?;
+    let store = Store::open(&address).await?;
+    let overview = async || Ok::<_, Failure>(Overview::new(&store.overview().await?));
+    Ok(match route {
+        Route::Asset(_) | Route::OpenApi => problem(500, "a file is answered above"),
+        Route::Plain => ok(asked, "text/html; charset=utf-8", plain::page(&overview().await?)),
+        Route::Overview => json(asked, &overview().await?),
+        Route::Health => json(asked, &overview().await?.health),
+        Route::Streams => json(asked, &overview().await?.streams),
+        Route::Stages => json(asked, &overview().await?.stages),
+        Route::Hosts => json(asked, &overview().await?.hosts),
+        Route::Aggregates(query) => aggregates(&store, query, request).await?,
+        Route::Series(query) => match store.series(query).await? {
+            Some(body) => ok(asked, JSON, body),
+            None => problem(404, &format!("there is no stream {:?}: api/streams has all", query.stream)),
+        },
+        Route::Codes(query) => ok(asked, JSON, store.codes(query).await?),
+        Route::Windows(query) => ok(asked, JSON, store.windows(query).await?),
+        Route::Window(query) => ok(asked, JSON, store.window(query).await?),
+        Route::Rejects(query) => {
+            let (rows, shows_values) = store.rejects(query).await?;
+            let is_full = i64::try_from(rows.len()).is_ok_and(|count| count >= query.limit);
+            let next = rows.last().filter(|_| is_full).map(rejects::cursor);
+            let shown: Vec<_> = rows.iter().map(|row| rejects::Reject::new(row, shows_values)).collect();
+            paged(json(asked, &shown), request, next)
         }
-        assert!(!assets::STYLE.contains("url(") && !assets::STYLE.contains("@import"));
-        for inline in ["innerHTML", "setAttribute(\"style\"", ".style.", "eval("] {
-            assert!(!assets::SCRIPT.contains(inline), "{inline}");
+        Route::RejectSummary(stream) => json(asked, &rejects::summary(&store.reject_counts(stream).await?, stream)),
+    })
+}
+
+async fn aggregates(store: &Store, query: &Aggregates, request: &Request) -> Result<Answer, Failure> {
+    let page = store.aggregates(query).await?;
+    let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let is_csv = query.format.map_or(accept.starts_with("text/csv"), |format| format == Format::Csv);
+    let answer = if is_csv {
+        match answer::csv(&page.json) {
+            Ok(body) => {
+                let answer = ok(request.headers(), "text/csv; charset=utf-8", body);
+                answer::with(answer, header::CONTENT_DISPOSITION, "attachment; filename=\"aggregates.csv\"")
+            }
+            Err(error) => problem(500, &format!("the rows cannot be written as CSV: {error}")),
         }
+    } else {
+        ok(request.headers(), JSON, page.json)
+    };
+    Ok(paged(answer, request, page.next))
+}
+
+/// With where the next page is.
+fn paged(answer: Answer, request: &Request, next: Option<String>) -> Answer {
+    match next {
+        Some(next) => {
+            let uri = request.uri();
+            answer::with(answer, header::LINK, &cursor::next(uri.path(), uri.query().unwrap_or_default(), &next))
+        }
+        None => answer,
     }
 }

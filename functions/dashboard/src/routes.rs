@@ -1,30 +1,38 @@
 //! A request to a route, or why not. Pure.
+//!
+//! # Layout
+//! - here: paths.
+//! - [`query`]: what stands behind the question mark.
+//! - [`cursor`]: where a page of rows ended.
+
+pub mod cursor;
+pub mod query;
 
 use http::Method;
-use jiff::civil::DateTime;
 
-/// Rows of one answer unless `limit` says otherwise, and at the most.
-const LIMIT_DEFAULT: i64 = 1_000;
-const LIMIT_MAX: i64 = 10_000;
+use self::query::{Aggregates, Codes, OneWindow, Query, Rejects, Series, Windows};
+use crate::assets::{self, Asset};
 
 #[derive(Debug, PartialEq)]
 pub enum Route {
-    Page,
-    Script,
-    Style,
-    Aggregates(Query),
+    /// A file of the page.
+    Asset(&'static Asset),
+    /// The tables of the first screen, for who runs no script.
+    Plain,
+    OpenApi,
+    Overview,
+    Health,
     Streams,
-}
-
-/// Which aggregates are wanted: windows that start in `[from, to)`, UTC. Without `from`, those that start before `to`, or
-/// now, and end no earlier than an hour before it: so a window of a day is there while it runs.
-#[derive(Debug, Default, PartialEq)]
-pub struct Query {
-    pub stream: Option<String>,
-    pub code: Option<String>,
-    pub from: Option<DateTime>,
-    pub to: Option<DateTime>,
-    pub limit: i64,
+    Stages,
+    Hosts,
+    Aggregates(Aggregates),
+    Series(Series),
+    Codes(Codes),
+    Windows(Windows),
+    Window(OneWindow),
+    Rejects(Rejects),
+    /// Of this stream.
+    RejectSummary(String),
 }
 
 /// A request that has no route.
@@ -35,6 +43,8 @@ pub struct Refusal {
 }
 
 impl Route {
+    /// `path` is that behind the route's own: empty, or with a stroke at its beginning.
+    ///
     /// # Errors
     /// 404 for an unknown path, 405 for a method that would change something, 400 for a query
     /// that cannot be understood.
@@ -42,74 +52,36 @@ impl Route {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(Refusal { status: 405, reason: format!("{method} is not allowed: this is read-only") });
         }
-        match path {
-            "/" => Ok(Self::Page),
-            "/dashboard.js" => Ok(Self::Script),
-            "/dashboard.css" => Ok(Self::Style),
-            "/api/streams" => Ok(Self::Streams),
-            "/api/aggregates" => Query::parse(query.unwrap_or_default()).map(Self::Aggregates),
-            _ => Err(Refusal { status: 404, reason: "there is nothing here".to_owned() }),
+        if let Some(asset) = assets::find(path) {
+            return Ok(Self::Asset(asset));
         }
-    }
-}
-
-impl Query {
-    fn parse(text: &str) -> Result<Self, Refusal> {
-        let mut query = Self { limit: LIMIT_DEFAULT, ..Self::default() };
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decode(value).ok_or_else(|| bad(format!("{name} is not percent-encoded UTF-8")))?;
-            match name {
-                // An empty field of a form is no condition.
-                _ if value.is_empty() => {}
-                "stream" => query.stream = Some(value),
-                "code" => query.code = Some(value),
-                "from" => query.from = Some(time(name, &value)?),
-                "to" => query.to = Some(time(name, &value)?),
-                "limit" => query.limit = limit(&value)?,
-                _ => return Err(bad(format!("{name} is not known: use stream, code, from, to, limit"))),
+        let query = Query::parse(query.unwrap_or_default())?;
+        let route = match path {
+            "/plain" => Self::Plain,
+            "/api/openapi.json" => Self::OpenApi,
+            "/api/overview" => Self::Overview,
+            "/api/health" => Self::Health,
+            "/api/streams" => Self::Streams,
+            "/api/stages" => Self::Stages,
+            "/api/hosts" => Self::Hosts,
+            "/api/aggregates" => Self::Aggregates(Aggregates::parse(query)?),
+            "/api/series" => Self::Series(Series::parse(query)?),
+            "/api/codes" => Self::Codes(Codes::parse(query)?),
+            "/api/windows" => Self::Windows(Windows::parse(query)?),
+            "/api/window" => Self::Window(OneWindow::parse(query)?),
+            "/api/rejects" => Self::Rejects(Rejects::parse(query)?),
+            "/api/rejects/summary" => Self::RejectSummary(query.only_stream()?),
+            _ => {
+                let reason = "there is nothing here: api/openapi.json has all that there is".to_owned();
+                return Err(Refusal { status: 404, reason });
             }
-        }
-        Ok(query)
+        };
+        Ok(route)
     }
 }
 
 fn bad(reason: String) -> Refusal {
     Refusal { status: 400, reason }
-}
-
-fn limit(text: &str) -> Result<i64, Refusal> {
-    text.parse()
-        .ok()
-        .filter(|limit| (1..=LIMIT_MAX).contains(limit))
-        .ok_or_else(|| bad(format!("limit is a number from 1 to {LIMIT_MAX}")))
-}
-
-/// An RFC 3339 time, or one without a zone, which is UTC.
-fn time(name: &str, text: &str) -> Result<DateTime, Refusal> {
-    if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
-        return Ok(timestamp.to_zoned(jiff::tz::TimeZone::UTC).datetime());
-    }
-    text.parse().map_err(|_| bad(format!("{name} is a time like 2023-11-19T20:31:00Z")))
-}
-
-/// Percent-decoding of a form's value; none for what is not UTF-8 or holds U+0000.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        rest = tail;
-        bytes.push(match first {
-            b'+' => b' ',
-            b'%' => {
-                let (hex, tail) = rest.split_at_checked(2)?;
-                rest = tail;
-                u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?
-            }
-            byte => *byte,
-        });
-    }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
 }
 
 #[cfg(test)]
@@ -120,19 +92,23 @@ mod tests {
         Route::parse(&Method::GET, path, Some(query))
     }
 
+    fn aggregates(query: &str) -> Aggregates {
+        match get("/api/aggregates", query) {
+            Ok(Route::Aggregates(query)) => query,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_query_names_stream_code_and_time() {
-        let Ok(Route::Aggregates(query)) = get(
-            "/api/aggregates",
-            "stream=a%20b&code=%C3%A9+x&from=2023-11-19T20:00:00Z&to=2023-11-19%2021:00:00&limit=5",
-        ) else {
-            panic!("no query")
-        };
+        let query = aggregates(
+            "stream=a%20b&code=%C3%A9+x&from=2023-11-19T20:00:00Z&to=2023-11-19%2021:00:00&limit=5&format=csv",
+        );
         assert_eq!(query.stream.as_deref(), Some("a b"));
         assert_eq!(query.code.as_deref(), Some("é x"));
         assert_eq!(query.from.unwrap().to_string(), "2023-11-19T20:00:00");
         assert_eq!(query.to.unwrap().to_string(), "2023-11-19T21:00:00");
-        assert_eq!(query.limit, 5);
+        assert_eq!((query.limit, query.format), (5, Some(query::Format::Csv)));
     }
 
     #[test]
@@ -147,16 +123,26 @@ mod tests {
             "code=%ff",
             "code=%00",
             "code=%4",
+            "format=xml",
+            "cursor=1",
+            "search=a",
         ] {
             assert_eq!(get("/api/aggregates", query).unwrap_err().status, 400, "{query}");
         }
+        let needed = get("/api/series", "stream=s").unwrap_err();
+        assert_eq!((needed.status, needed.reason.as_str()), (400, "code is needed"));
         assert_eq!(get("/api", "").unwrap_err().status, 404);
         assert_eq!(Route::parse(&Method::POST, "/", None).unwrap_err().status, 405);
+        let close = get("/api/aggregates", "sream=a").unwrap_err().reason;
+        assert_eq!(
+            close,
+            "sream is not known: did you mean stream? There are stream, code, from, to, limit, cursor, format"
+        );
     }
 
     #[test]
     fn empty_fields_are_no_conditions() {
-        let Ok(Route::Aggregates(query)) = get("/api/aggregates", "stream=&code=&from=") else { panic!("no query") };
-        assert_eq!(query, Query { limit: LIMIT_DEFAULT, ..Query::default() });
+        let query = aggregates("stream=&code=&from=");
+        assert_eq!((query.stream, query.code, query.from, query.limit), (None, None, None, 1_000));
     }
 }

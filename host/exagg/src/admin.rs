@@ -5,6 +5,7 @@
 pub mod budget;
 mod origin;
 mod prometheus;
+mod used;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -182,6 +183,15 @@ impl Admin {
     /// 200 when every stage can do its work, else 503 with the reasons. Where requests are served, a scheduled
     /// function that fails (whose external API is away, say) does not turn them away; it is told all the same.
     pub fn ready(&self) -> Response<WasiBody> {
+        let (reasons, failures) = self.reasons();
+        let (status, head) =
+            if reasons.is_empty() { (StatusCode::OK, "OK\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "") };
+        let lines = reasons.iter().chain(&failures).map(|text| format!("{}\n", printable(text)));
+        plain(status, &lines.fold(head.to_owned(), |body, line| body + &line))
+    }
+
+    /// What keeps the host from being ready, and what fails beside that.
+    pub fn reasons(&self) -> (Vec<String>, Vec<String>) {
         let (mut reasons, mut failures) = (self.health.reasons(), Vec::new());
         for StageStatus { stage, not_ready, failing, .. } in self.triggers.status() {
             reasons.extend(not_ready.map(|reason| format!("{stage}: {reason}")));
@@ -190,15 +200,13 @@ impl Admin {
         if !self.triggers.serve_requests() {
             reasons.append(&mut failures);
         }
-        let (status, head) =
-            if reasons.is_empty() { (StatusCode::OK, "OK\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "") };
-        let lines = reasons.iter().chain(&failures).map(|text| format!("{}\n", printable(text)));
-        plain(status, &lines.fold(head.to_owned(), |body, line| body + &line))
+        (reasons, failures)
     }
 
     /// The host's own metrics, then what the database's view of metrics says.
     async fn metrics(&self) -> String {
-        let mut text = self.metrics.text() + &self.components() + &budget::metrics(&self.app);
+        let mut text =
+            self.metrics.text() + &self.components() + &budget::metrics(&self.app) + &used::metrics(&self.app);
         let Some(database) = &self.database else { return text };
         let samples = self.one_of_few(exagg_pipeline::status::metrics(database));
         let samples = match tokio::time::timeout(DATABASE_TIMEOUT, samples).await {
@@ -249,7 +257,8 @@ impl Admin {
         response
     }
 
-    fn stages(&self) -> Vec<Value> {
+    /// The stages with their versions, partitions and troubles.
+    pub fn stages(&self) -> Vec<Value> {
         let statuses: BTreeMap<String, StageStatus> =
             self.triggers.status().into_iter().map(|status| (status.stage.clone(), status)).collect();
         let stage = |trigger: &TriggerSpec| {

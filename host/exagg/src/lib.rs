@@ -8,6 +8,7 @@
 //! - [`run`]: a run from its start to its end, in steps; [`plugin`]: the same as a trigger of `spin up`.
 //! - [`triggers`]: the one list of the types of triggers.
 //! - [`server`], [`admin`], [`swap`]: the listeners, and what the admin interface answers and does.
+//! - [`heartbeat`]: what the host says of itself in the pipeline's database.
 //! - [`commands`]: the commands beside `exagg up`; [`admin_client`]: how they reach a running host.
 //! - [`embedded`]: a broker and a PostgreSQL for trying out.
 //! - [`telemetry`], [`shutdown`]: log lines and spans; when to stop.
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod embedded;
+pub mod heartbeat;
 pub mod plugin;
 pub mod run;
 pub mod server;

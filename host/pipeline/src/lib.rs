@@ -2,6 +2,7 @@
 //!
 //! - [`claim`]: what one process at a time may do.
 //! - [`drop`]: a stream that is not wanted any more.
+//! - [`hosts`]: what a host says of itself.
 //! - [`migrate`]: brings a database to this layout.
 //! - [`requirements`]: what a server and its database have to be.
 //! - [`status`]: what the views say of streams, for status and metrics.
@@ -16,6 +17,7 @@
 pub mod alarm;
 pub mod claim;
 pub mod drop;
+pub mod hosts;
 pub mod lease;
 pub mod migrate;
 pub mod rejects;

@@ -8,20 +8,28 @@ use exagg_app::Resolved;
 /// The variable of an aggregator that names its stream.
 const STREAM: &str = "stream";
 
+/// The stream of each component that reads Kafka and writes one.
+///
+/// # Errors
+/// When a variable cannot be expanded.
+pub fn of_components(resolved: &Resolved) -> Result<BTreeMap<String, String>> {
+    let Resolved { app, variables } = resolved;
+    let readers = app.components.iter().filter(|(id, _)| app.kinds(id).contains("kafka"));
+    readers
+        .filter_map(|(id, component)| Some((id, component.variables.get(STREAM)?)))
+        .map(|(id, template)| Ok((id.clone(), variables.expand(template)?)))
+        .collect()
+}
+
 /// Refuses an app in which two components that read Kafka write the same stream: each would write its own settings
 /// over the other's.
 ///
 /// # Errors
 /// When there are two, with their ids; or when a variable cannot be expanded.
 pub fn check(resolved: &Resolved) -> Result<()> {
-    let Resolved { app, variables } = resolved;
     let mut writers = BTreeMap::new();
-    for (id, component) in &app.components {
-        let Some(template) = component.variables.get(STREAM).filter(|_| app.kinds(id).contains("kafka")) else {
-            continue;
-        };
-        let stream = variables.expand(template)?;
-        if let Some(other) = writers.insert(stream.clone(), id) {
+    for (id, stream) in of_components(resolved)? {
+        if let Some(other) = writers.insert(stream.clone(), id.clone()) {
             bail!(
                 "the components {other} and {id} both write the stream {stream:?}: give each a stream of its own \
                  (variable {STREAM}), or one of them all topics"

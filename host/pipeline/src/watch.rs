@@ -81,6 +81,20 @@ impl Watch {
         Ok(Look { missing, clock_ahead_seconds })
     }
 
+    /// Runs short statements, which name the schema `public`, over the connection of the last look; nothing where that failed.
+    ///
+    /// # Errors
+    /// When the database refuses, or does not answer within 3 seconds.
+    pub async fn run(&mut self, statements: &str) -> Result<()> {
+        // Taken, so that a connection that did not answer is not asked again.
+        let Some(client) = self.client.take() else { return Ok(()) };
+        let statements = self.database.sql(statements);
+        let answer = tokio::time::timeout(LOOK_MAX, client.batch_execute(&statements)).await;
+        let answer = answer.with_context(|| format!("no answer within {LOOK_MAX:?}"))?;
+        self.client = Some(client);
+        answer.map_err(|error| anyhow!("{}", exagg_clients::postgres::describe(&error)))
+    }
+
     async fn ask(&self, client: &Client, is_due: bool) -> Result<(Option<String>, f64), tokio_postgres::Error> {
         let asked_at = self.clock.now();
         let answer = client.simple_query("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8").await?;

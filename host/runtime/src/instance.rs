@@ -1,10 +1,12 @@
 //! A component, and the instance that each call gets: a fresh one, unless its trigger asked for [`reuse`].
 //!
 //! # Layout
+//! - [`error`]: why a call has no answer, and why a component cannot be used.
 //! - [`memory`]: how much memory an instance may have.
 //! - [`reuse`]: instances that wait for their next call.
 //! - [`trap`]: what a trap says of where it happened.
 
+mod error;
 mod memory;
 pub mod reuse;
 mod trap;
@@ -29,6 +31,7 @@ use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
+pub use self::error::{CallError, Unusable};
 use self::memory::MemoryLimit;
 use self::reuse::{Kept, Reuse, Waiting};
 use self::trap::{one_line, trapped};
@@ -42,6 +45,7 @@ use crate::factors::outbound_kafka::InstanceKafka;
 use crate::factors::outbound_pg::InstancePg;
 use crate::factors::waits::Waits;
 use crate::factors::{Call, ComponentFactors, Factors, Holds, InstanceFactors};
+use crate::meter::{Meter, Used};
 
 /// How much later than its own end a call that waits is given up.
 const WAIT_GRACE: Duration = Duration::from_millis(500);
@@ -122,6 +126,8 @@ struct Shared {
     account: Arc<Account>,
     /// Whether its last call ran for long: then the next one is expected to.
     ran_long: AtomicBool,
+    /// What its calls have used.
+    meter: Arc<Meter>,
 }
 
 /// How many instances of a component there may be at a time, for each type of trigger that calls it, and
@@ -131,37 +137,6 @@ pub struct Share {
     pub instances: Vec<(Arc<dyn World>, u32)>,
     /// The component's account, which each call gets one below.
     pub account: Arc<Account>,
-}
-
-/// Why a call has no answer of the function's.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// It was still computing at the end of its time, which is given, and was interrupted.
-    #[error("the function ran longer than {0:?} ([exagg] call_seconds_max)")]
-    TimedOut(Duration),
-    /// Its time went by waiting for something outside, a database mostly.
-    #[error("the function waited longer than {0:?} ([exagg] call_seconds_max) for {1}")]
-    Stalled(Duration, String),
-    /// The guest trapped, or the host could not go on with it; the causes are given on one line.
-    #[error("the function trapped: {0}")]
-    Trapped(String),
-    /// The host could not make an instance: its pool is full, or the component cannot start.
-    #[error("no instance could be made: {0}")]
-    NoInstance(String),
-    /// Others hold what it would have needed.
-    #[error("there was no room: {0}")]
-    NoRoom(String),
-}
-
-/// Why a component cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Unusable {
-    /// No instance of it can be made, or its check has no answer.
-    #[error("it does not start: {0}")]
-    DoesNotStart(#[from] CallError),
-    /// Its own check refuses its settings, for this reason.
-    #[error("its settings are refused: {0}")]
-    Refused(String),
 }
 
 /// The export by which a component says whether its settings are right: `exagg:check/checked`.
@@ -205,7 +180,13 @@ impl Component {
             limits: engine.limits,
             code: Arc::clone(&engine.code),
             lanes: Arc::clone(&engine.lanes),
-            shared: Arc::new(Shared { permits, waiting, account: share.account, ran_long: AtomicBool::new(false) }),
+            shared: Arc::new(Shared {
+                permits,
+                waiting,
+                account: share.account,
+                ran_long: AtomicBool::new(false),
+                meter: Arc::default(),
+            }),
             config,
             factors: Arc::clone(factors),
             pre,
@@ -278,6 +259,11 @@ impl Component {
         &self.shared.account
     }
 
+    /// What the calls of all its versions have used.
+    pub fn used(&self) -> Used {
+        self.shared.meter.read()
+    }
+
     /// Runs a call where it disturbs nobody, should it be a long one.
     pub async fn run<F>(&self, call: F) -> F::Output
     where
@@ -302,7 +288,7 @@ impl Component {
     /// A store for one call, or for further ones of the version that is `reused`.
     fn store_of(&self, reused: Option<u64>) -> Store<State> {
         let account = self.shared.account.below("the call", call_limits());
-        let call = Call { account, waits: Waits::default(), reused };
+        let call = Call { account, waits: Waits::new(Arc::clone(&self.shared.meter)), reused };
         let mut table = ResourceTable::new();
         table.set_max_capacity(TABLE_ENTRIES_MAX);
         let state = State {
@@ -312,6 +298,7 @@ impl Component {
             waits: call.waits,
             deadline: Instant::now() + self.limits.call_time_max,
         };
+        self.shared.meter.instance();
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
@@ -413,9 +400,12 @@ impl Component {
             waits.latest().unwrap_or_else(|| "a timer or a stream of its own".to_owned())
         };
         let result = tokio::select! {
-            result = run => result,
+            result = self.shared.meter.cpu(run) => result,
             what = give_up => Err(CallError::Stalled(time_max, what)),
         };
+        if matches!(result, Err(CallError::TimedOut(_) | CallError::Stalled(..))) {
+            self.shared.meter.timeout();
+        }
         match (result, &store.data().memory.exceeded) {
             // What others hold is not the function's fault.
             (Err(CallError::Trapped(_)), Some(exceeded)) => Err(CallError::NoRoom(exceeded.clone())),

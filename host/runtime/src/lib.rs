@@ -8,7 +8,7 @@
 //! - [`app`]: the app, ready to run.
 //! - [`trigger`]: what starts calls.
 //! - [`budget`]: what guests may make the host hold, and the account of it.
-//! - [`metrics`], [`health`]: what the host says of itself.
+//! - [`meter`], [`metrics`], [`health`]: what the host says of itself.
 #![warn(missing_docs)]
 
 pub mod app;
@@ -17,6 +17,7 @@ pub mod engine;
 pub mod factors;
 pub mod health;
 pub mod instance;
+pub mod meter;
 pub mod metrics;
 pub mod slot;
 pub mod trigger;

@@ -1,7 +1,10 @@
 //! The host's own metrics, and the spans of calls. Names carry their units.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prometheus::core::Collector;
+use prometheus::proto::{Bucket, Metric, MetricFamily};
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -102,6 +105,32 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// What the stages have done since the host started, by their ids; one that had no call is not there.
+    pub fn stages(&self) -> BTreeMap<String, StageNumbers> {
+        let mut stages: BTreeMap<String, StageNumbers> = BTreeMap::new();
+        let mut each = |families: Vec<MetricFamily>, note: &dyn Fn(&mut StageNumbers, &Metric)| {
+            for metric in families.iter().flat_map(MetricFamily::get_metric) {
+                note(stages.entry(label(metric, "stage").to_owned()).or_default(), metric);
+            }
+        };
+        each(self.calls.collect(), &|stage, metric| {
+            let histogram = metric.get_histogram();
+            let bound = |bucket: &Bucket| (bucket.upper_bound(), bucket.cumulative_count());
+            stage.calls = histogram.get_sample_count();
+            stage.within = histogram.get_bucket().iter().map(bound).collect();
+        });
+        each(self.batches.collect(), &|stage, metric| {
+            stage.errors += count(metric, !matches!(label(metric, "outcome"), "applied" | "resume-at"));
+        });
+        each(self.ticks.collect(), &|stage, metric| stage.errors += count(metric, label(metric, "result") == "failed"));
+        each(self.requests.collect(), &|stage, metric| {
+            stage.errors += count(metric, label(metric, "status").starts_with('5'));
+        });
+        each(self.records.collect(), &|stage, metric| stage.records += count(metric, true));
+        each(self.dead_letters.collect(), &|stage, metric| stage.dead_letters += count(metric, true));
+        stages
+    }
+
     /// A batch is given to the function, until the guard goes.
     pub fn in_flight(&self, stage: &str) -> InFlight {
         let gauge = self.in_flight.with_label_values(&[stage]);
@@ -167,6 +196,11 @@ impl Metrics {
         self.calls.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
 
+    /// A request was answered by what another call of the stage had answered.
+    pub fn shared_request(&self, stage: &str, status: u16) {
+        self.requests.with_label_values(&[stage, &status.to_string()]).inc();
+    }
+
     /// A component was swapped (`swapped`, `refused`, `back`).
     pub fn swap(&self, component: &str, result: &str) {
         self.swaps.with_label_values(&[component, result]).inc();
@@ -182,11 +216,63 @@ impl Metrics {
     }
 }
 
+/// What a stage has done since the host started.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StageNumbers {
+    /// Calls that ended, however they did.
+    pub calls: u64,
+    /// How many of them took so many seconds at the most, for each bound of the histogram.
+    pub within: Vec<(f64, u64)>,
+    /// Batches that were not applied, ticks that failed, requests with a status of 500 and above.
+    pub errors: u64,
+    /// Records in batches that were applied.
+    pub records: u64,
+    /// Records that went to the dead letters.
+    pub dead_letters: u64,
+}
+
+/// The value of a label; empty without it.
+fn label<'a>(metric: &'a Metric, name: &str) -> &'a str {
+    metric.get_label().iter().find(|label| label.name() == name).map_or("", |label| label.value())
+}
+
+/// A counter's value where it is of those that count.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a counter of whole things, far below 2^53"
+)]
+fn count(metric: &Metric, is: bool) -> u64 {
+    if is { metric.get_counter().get_value() as u64 } else { 0 }
+}
+
 /// One batch in flight.
 pub struct InFlight(IntGauge);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_told_by_its_numbers() {
+        let metrics = Metrics::new().unwrap();
+        metrics.batch("k", "applied", 7, Duration::from_millis(2));
+        metrics.batch("k", "retry-later", 7, Duration::from_millis(2));
+        metrics.dead_letter("k");
+        metrics.tick("c", false, Duration::from_secs(2));
+        metrics.ticks_skipped("c", 3);
+        metrics.request("h", 503, Duration::ZERO);
+        metrics.request("h", 404, Duration::ZERO);
+        let stages = metrics.stages();
+        let told = |id: &str| (stages[id].calls, stages[id].errors, stages[id].records, stages[id].dead_letters);
+        assert_eq!((told("k"), told("c"), told("h")), ((2, 1, 7, 1), (1, 1, 0, 0), (2, 1, 0, 0)));
+        let within = |seconds: f64| stages["k"].within.iter().find(|(bound, _)| *bound >= seconds).unwrap().1;
+        assert_eq!((within(0.001), within(0.0025)), (0, 2));
     }
 }

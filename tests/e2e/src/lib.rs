@@ -28,6 +28,7 @@
 )]
 
 pub mod bomb;
+pub mod browser;
 pub mod certificates;
 pub mod cluster;
 pub mod database;

@@ -1,5 +1,6 @@
 //! The app, checked, with everything it needs, and its addresses taken.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use exagg_common::clock::SystemClock;
 use exagg_common::template::{Secret, Variables};
 use exagg_pipeline::alarm::Notifications;
 use exagg_pipeline::lease::Leases;
+use exagg_pipeline::streams;
 use exagg_runtime::app::Compiled;
 use exagg_runtime::health::Health;
 use exagg_runtime::metrics::Metrics;
@@ -32,6 +34,7 @@ use super::stages::Stages;
 use crate::admin::{ASKING_MAX, Admin};
 use crate::config::HostConfig;
 use crate::embedded::postgres::Postgres;
+use crate::heartbeat::Heartbeat;
 use crate::server::{AdminSocket, Guests, serve_admin, serve_admin_socket, serve_app};
 use crate::shutdown::Shutdown;
 use crate::swap::Swaps;
@@ -53,6 +56,8 @@ pub struct SetUp {
     token: Option<Secret>,
     database: Option<Database>,
     leases: Option<Database>,
+    /// The stream of each component that writes one.
+    streams: BTreeMap<String, String>,
     local: Option<Local>,
 }
 
@@ -117,7 +122,8 @@ impl SetUp {
         triggers.add(&compiled.app)?;
         let token = config.admin_token.as_ref().map(|token| variables.expand(token.expose())).transpose()?;
         let token = token.filter(|token| !token.is_empty()).map(Secret::new);
-        Ok(Self { config, compiled, context, triggers: Arc::new(triggers), token, database, leases, local })
+        let streams = streams::of_components(resolved)?;
+        Ok(Self { config, compiled, context, triggers: Arc::new(triggers), token, database, leases, streams, local })
     }
 
     /// Takes the addresses.
@@ -155,11 +161,12 @@ impl Bound {
         self.banner()?;
         let closing = CancellationToken::new();
         let Self { set_up, health, admin, listeners } = self;
-        let SetUp { config, compiled, context, triggers, database, leases, local, .. } = set_up;
+        let SetUp { config, compiled, context, triggers, database, leases, streams, local, .. } = set_up;
         let servers = serve(listeners, &triggers, &admin, &config, &compiled, &closing);
         let stages = Stages {
             triggers,
             told: Told { health, metrics: context.metrics },
+            heartbeat: Some(Heartbeat::new(Arc::clone(&admin), streams, shutdown.drain.clone())),
             clock: context.clock,
             database,
             leases,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use exagg_clients::database::{Database, is_transient};
+use exagg_common::clock::Clock;
 use exagg_pipeline::migrate::migrate;
 use exagg_pipeline::topics::retire_forgotten;
 use exagg_pipeline::watch::{Look, Watch};
@@ -12,6 +13,7 @@ use exagg_runtime::health::Health;
 use exagg_runtime::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::heartbeat::Heartbeat;
 use crate::shutdown::Shutdown;
 
 /// How often a database is looked at, for readiness.
@@ -84,16 +86,37 @@ pub async fn make_ready(
     Ok(true)
 }
 
-/// Keeps readiness as a database is, and says when the clocks differ.
-pub async fn watch(name: &'static str, mut watch: Watch, told: Told, stop: CancellationToken) {
-    let mut differ = false;
+/// Keeps readiness as a database is, and says when the clocks differ. Writes the host's row where it has one.
+pub async fn watch(
+    name: &'static str,
+    mut watch: Watch,
+    told: Told,
+    mut heartbeat: Option<Heartbeat>,
+    clock: Arc<dyn Clock>,
+    ended: CancellationToken,
+) {
+    let (mut differ, mut is_refused) = (false, false);
     loop {
         let look = watch.look().await;
         let missing = match &look {
             Ok(look) => look.missing.clone(),
             Err(error) => Some(format!("{error:#}")),
         };
-        told.health.note(name, missing);
+        told.health.note(name, missing.clone());
+        if let (Ok(look), None, Some(heartbeat)) = (&look, missing, &mut heartbeat)
+            && let Some(row) = heartbeat.beat(look.clock_ahead_seconds, clock.now())
+        {
+            let written = watch.run(&row).await;
+            if let Err(error) = &written {
+                heartbeat.was_not_written();
+                if !is_refused {
+                    tracing::warn!(
+                        "the dashboard does not show this host, whose row in exagg_hosts is not written: {error:#}"
+                    );
+                }
+            }
+            is_refused = written.is_err();
+        }
         if let Ok(Look { clock_ahead_seconds: ahead, .. }) = look {
             told.metrics.clock_ahead(name, ahead);
             // Some way apart, so that a clock at the edge is not told again and again.
@@ -104,9 +127,14 @@ pub async fn watch(name: &'static str, mut watch: Watch, told: Told, stop: Cance
             }
         }
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = ended.cancelled() => break,
             () = tokio::time::sleep(LOOK) => {}
         }
+    }
+    if let Some(heartbeat) = heartbeat
+        && let Err(error) = watch.run(&heartbeat.end()).await
+    {
+        tracing::debug!("that this host has stopped is not written into exagg_hosts: {error:#}");
     }
 }
 

@@ -1,10 +1,17 @@
 //! What a call waits for outside of its own code, for the message when its time is over.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::meter::Meter;
 
 /// The requests of one call that have no answer yet.
 #[derive(Clone, Default)]
-pub struct Waits(Arc<Mutex<Begun>>);
+pub struct Waits {
+    begun: Arc<Mutex<Begun>>,
+    /// Of the component.
+    meter: Arc<Meter>,
+}
 
 #[derive(Default)]
 struct Begun {
@@ -19,9 +26,25 @@ pub struct Wait {
     number: u64,
 }
 
+/// A wait for PostgreSQL, whose time is counted.
+pub struct PostgresWait {
+    wait: Wait,
+    began: Instant,
+}
+
 impl Waits {
+    /// Of a call of the component that has this meter.
+    pub fn new(meter: Arc<Meter>) -> Self {
+        Self { begun: Arc::default(), meter }
+    }
+
     fn with<R>(&self, work: impl FnOnce(&mut Begun) -> R) -> R {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.begun.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same as [`Self::begin`], for PostgreSQL.
+    pub fn begin_postgres(&self, what: String) -> PostgresWait {
+        PostgresWait { wait: self.begin(what), began: Instant::now() }
     }
 
     /// From now on the call waits for this, in words that go on after "for": where it is, and no secret.
@@ -43,6 +66,12 @@ impl Waits {
 impl Drop for Wait {
     fn drop(&mut self) {
         self.waits.with(|begun| begun.open.retain(|(number, _)| *number != self.number));
+    }
+}
+
+impl Drop for PostgresWait {
+    fn drop(&mut self) {
+        self.wait.waits.meter.postgres(self.began.elapsed());
     }
 }
 

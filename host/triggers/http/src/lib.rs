@@ -1,13 +1,18 @@
 //! The http trigger: routes to functions, `wasi:http` 0.2 and 0.3, a fresh instance a request.
+//!
+//! # Layout
+//! - here: the trigger, and one request.
+//! - [`route`]: which route a path takes.
+//! - [`call`]: a request's instance.
+//! - [`shared`]: answers that many requests share.
 #![warn(missing_docs)]
 
+mod call;
 mod route;
+mod shared;
 
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, ready};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,8 +21,8 @@ use bytes::Bytes;
 use exagg_app::TriggerSpec;
 use exagg_runtime::budget::plan::CallMemory;
 use exagg_runtime::call_span;
-use exagg_runtime::instance::{Component, State, World};
-use exagg_runtime::slot::{CallResult, Slot};
+use exagg_runtime::instance::{State, World};
+use exagg_runtime::slot::Slot;
 use exagg_runtime::trigger::{Context, StageStatus, Stop, Trigger};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -25,16 +30,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
-use tokio::time::Sleep;
 use tracing::Instrument;
+use wasmtime::Store;
 use wasmtime::component::InstancePre;
-use wasmtime::{Store, StoreContextMut};
-use wasmtime_wasi_http::handler::{
-    HandlerState, Instance, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
-};
-use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
+use wasmtime_wasi_http::handler::{ProxyHandler, ProxyPre};
+use wasmtime_wasi_http::{Error, WasiBody};
 
+use self::call::{Handler, Permit, Progress, Whole};
 use self::route::{Matched, Table};
+use self::shared::{Key, Look, Shared};
 
 /// The settings as they are written.
 #[derive(Deserialize)]
@@ -94,6 +98,7 @@ pub struct HttpTrigger {
     table: Table,
     /// By the table's numbers.
     routes: Vec<Route>,
+    shared: Shared,
 }
 
 #[async_trait]
@@ -132,13 +137,6 @@ struct Route {
 /// The type of this trigger.
 const TYPE: &str = "http";
 
-/// Leave to make an instance, held as long as the instance is there.
-type Permit = tokio::sync::OwnedSemaphorePermit;
-
-/// How long a response's body may take beyond the call itself.
-const BODY_TIME: Duration = Duration::from_secs(30);
-/// How much later than its own end a call that has not answered is given up.
-const ANSWER_GRACE: Duration = Duration::from_millis(500);
 /// Requests of one route that wait for an instance at one time.
 const WAITING_MAX: usize = 256;
 /// How long a request waits for an instance.
@@ -147,7 +145,7 @@ const WAITING_TIME_MAX: Duration = Duration::from_secs(10);
 impl HttpTrigger {
     /// A trigger without routes yet.
     pub fn new(context: Context) -> Self {
-        Self { context, table: Table::default(), routes: Vec::new() }
+        Self { context, table: Table::default(), routes: Vec::new(), shared: Shared::default() }
     }
 
     fn add_route(&mut self, trigger: &TriggerSpec, slot: Arc<Slot>) -> Result<()> {
@@ -183,14 +181,47 @@ impl HttpTrigger {
             let Some((route, matched)) = found else {
                 return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
             };
-            let started = Instant::now();
-            let response = match prepare(request, client, &matched) {
-                Ok(request) => route.answer(request).instrument(call_span!(&*route.stage, "http request")).await,
+            match prepare(request, client, &matched) {
+                Ok(request) => self.answer(matched.number, route, request).await,
                 Err(error) => plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
-            };
-            self.context.metrics.request(&route.stage, response.status().as_u16(), started.elapsed());
-            response
+            }
         })
+    }
+
+    /// By what is kept for many, or by a call.
+    async fn answer(&self, number: usize, route: &Route, request: Request<WasiBody>) -> Response<WasiBody> {
+        let (mut asked, body) = request.into_parts();
+        let component = route.slot.current();
+        let Some(key) = Key::of(number, &component.digest, &asked) else {
+            return self.call(route, Request::from_parts(asked, body)).await;
+        };
+        let as_it_was = asked.clone();
+        let flight = loop {
+            let answer = match self.shared.look(&key, &asked) {
+                Look::Call => break None,
+                Look::Lead(flight) => break Some(flight),
+                Look::Answer(answer) => Some(answer),
+                Look::Wait(waiting) => waiting.answer(&asked).await,
+            };
+            if let Some(answer) = answer {
+                self.context.metrics.shared_request(&route.stage, answer.status().as_u16());
+                return answer;
+            }
+        };
+        if flight.is_some() {
+            for name in [http::header::IF_NONE_MATCH, http::header::IF_MODIFIED_SINCE] {
+                asked.headers.remove(name);
+            }
+        }
+        let answer = self.call(route, Request::from_parts(asked, body)).await;
+        self.shared.landed(number, &as_it_was, answer, flight, component.account()).await
+    }
+
+    async fn call(&self, route: &Route, request: Request<WasiBody>) -> Response<WasiBody> {
+        let started = Instant::now();
+        let response = route.answer(request).instrument(call_span!(&*route.stage, "http request")).await;
+        self.context.metrics.request(&route.stage, response.status().as_u16(), started.elapsed());
+        response
     }
 }
 
@@ -200,12 +231,11 @@ impl Route {
             return busy("all instances are in use\n");
         };
         let progress = Arc::new(Progress::default());
-        let state =
-            Handler { slot: Arc::clone(&self.slot), permit: Mutex::new(Some(permit)), progress: Arc::clone(&progress) };
+        let state = Handler::new(Arc::clone(&self.slot), permit, Arc::clone(&progress));
         match ProxyHandler::new(state).handle((), request).await {
             Ok(response) => {
-                progress.answered.store(true, Ordering::Release);
-                response.map(|body| Whole { body, progress }.boxed_unsync())
+                progress.answered();
+                response.map(|body| Whole::new(body, progress).boxed_unsync())
             }
             Err(error) => {
                 tracing::error!(stage = %self.stage, "request failed: {error:#}");
@@ -289,156 +319,6 @@ fn spin_headers(headers: &mut HeaderMap, full_url: &str, client: SocketAddr, mat
     Ok(())
 }
 
-/// How far a request has come, for its instance and for the body of its response.
-#[derive(Default)]
-struct Progress {
-    /// The response has its head.
-    answered: AtomicBool,
-    /// The instance was ended because its time was over while it waited: for its client, mostly.
-    expired: AtomicBool,
-    /// The instance did not come to its own end.
-    failed: AtomicBool,
-}
-
-/// A body that ends with an error when the function did not end it: cut off, it must not look whole.
-struct Whole {
-    body: WasiBody,
-    progress: Arc<Progress>,
-}
-
-impl http_body::Body for Whole {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() && self.progress.failed.load(Ordering::Acquire) {
-            return Poll::Ready(Some(Err(Error::ConnectionTerminated)));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Makes the instance for one request.
-struct Handler {
-    slot: Arc<Slot>,
-    permit: Mutex<Option<Permit>>,
-    progress: Arc<Progress>,
-}
-
-impl HandlerState for Handler {
-    type StoreData = State;
-    type WorkerExpiration = Deadline;
-    type WorkerState = OneRequest;
-
-    async fn instantiate(&self) -> wasmtime::Result<Instance<State, Deadline, OneRequest>> {
-        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let permit = permit.ok_or_else(|| wasmtime::format_err!("a request has one instance"))?;
-        let component = self.slot.current();
-        let time_max = component.limits().call_time_max;
-        let mut store = component.store();
-        let proxy = proxy(component.pre().clone())?.instantiate_async(&mut store).await.inspect_err(|_| {
-            self.slot.record(&component, CallResult::Bad("no instance could be made"));
-        })?;
-        let progress = Arc::clone(&self.progress);
-        let expiration = Deadline::new(time_max, Arc::clone(&progress));
-        let state = OneRequest { slot: Arc::clone(&self.slot), component, time_max, progress, _permit: permit };
-        Ok(Instance { store, proxy, view: <State as WasiHttpView>::http, expiration, state })
-    }
-}
-
-/// An instance takes one request.
-struct OneRequest {
-    slot: Arc<Slot>,
-    component: Arc<Component>,
-    time_max: Duration,
-    progress: Arc<Progress>,
-    _permit: Permit,
-}
-
-impl WorkerState for OneRequest {
-    type StoreData = State;
-    type RequestData = ();
-
-    fn should_accept_request(&self, _: usize, total: usize) -> ShouldAccept {
-        if total == 0 { ShouldAccept::Yes } else { ShouldAccept::Never }
-    }
-
-    fn on_request_start(
-        &self,
-        _: StoreContextMut<'_, State>,
-        (): (),
-        _: wasmtime::component::GuestTaskId,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
-        Box::pin(tokio::time::sleep(self.time_max))
-    }
-
-    fn drop(&self, store: Store<State>, result: Result<(), wasmtime::Error>) {
-        let expired = self.progress.expired.load(Ordering::Acquire);
-        let call = match result {
-            Ok(()) => CallResult::Good,
-            Err(_) if store.data().lacked_room() => {
-                tracing::warn!(component = %self.slot.id, "a request failed for want of memory that others hold");
-                CallResult::Neutral
-            }
-            // A client that sends or reads slowly says nothing of the component.
-            Err(_) if expired => {
-                let at = if self.progress.answered.load(Ordering::Acquire) { "its response" } else { "a request" };
-                tracing::warn!(component = %self.slot.id, "the function waited too long over {at}: it is given up");
-                CallResult::Neutral
-            }
-            Err(error) => {
-                tracing::error!(component = %self.slot.id, "the function failed: {error:#}");
-                CallResult::Bad("a request failed")
-            }
-        };
-        // Before the store goes, and with it the other end of the body.
-        self.progress.failed.store(!matches!(call, CallResult::Good), Ordering::Release);
-        self.slot.record(&self.component, call);
-        drop(store);
-    }
-}
-
-/// Ends an instance that lives too long, whatever it does: soon where it has not answered by its time, and
-/// later where its response is still read.
-struct Deadline {
-    answer: Pin<Box<Sleep>>,
-    body: Pin<Box<Sleep>>,
-    progress: Arc<Progress>,
-}
-
-impl Deadline {
-    fn new(time_max: Duration, progress: Arc<Progress>) -> Self {
-        let sleep = |time| Box::pin(tokio::time::sleep(time));
-        Self { answer: sleep(time_max + ANSWER_GRACE), body: sleep(time_max + BODY_TIME), progress }
-    }
-
-    fn poll_over(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        let answered = self.progress.answered.load(Ordering::Acquire);
-        // Either wakes the worker at its time, which then looks which of them counts.
-        ready!(if answered { &mut self.body } else { &mut self.answer }.as_mut().poll(cx));
-        self.progress.expired.store(true, Ordering::Release);
-        Poll::Ready(())
-    }
-}
-
-impl WorkerExpiration for Deadline {
-    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, _: WorkerStatus, _: Instant) -> Poll<()> {
-        self.poll_over(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -453,30 +333,5 @@ mod tests {
         let (first, second) = tokio::join!(first, second);
         assert_eq!((first, second), (None, Ok(None)));
         assert_eq!(within_bounds(&places, long, async { 7 }).await, Some(7), "the place is free again");
-    }
-
-    #[tokio::test]
-    async fn a_body_that_was_cut_off_does_not_look_whole() {
-        for failed in [false, true] {
-            let progress = Arc::new(Progress { failed: failed.into(), ..Progress::default() });
-            let body = Full::new(Bytes::from_static(b"half")).map_err(Error::from).boxed_unsync();
-            let mut whole = Whole { body, progress };
-            assert_eq!(whole.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
-            assert_eq!(whole.frame().await.is_some_and(|end| end.is_err()), failed);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_request_has_less_time_than_its_response() {
-        let over = async |answered: bool| {
-            let progress = Arc::new(Progress { answered: answered.into(), ..Progress::default() });
-            let mut deadline = Deadline::new(Duration::ZERO, Arc::clone(&progress));
-            let over = std::future::poll_fn(|cx| deadline.poll_over(cx));
-            let over = tokio::time::timeout(ANSWER_GRACE * 4, over).await.is_ok();
-            assert_eq!(progress.expired.load(Ordering::Acquire), over);
-            over
-        };
-        assert!(over(false).await, "nothing was answered");
-        assert!(!over(true).await, "the response is still read");
     }
 }

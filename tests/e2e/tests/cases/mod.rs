@@ -23,6 +23,7 @@ mod logs;
 mod neighbours;
 mod newcomer;
 mod packed;
+mod page;
 mod plugin;
 mod records;
 mod registry;
@@ -82,7 +83,18 @@ macro_rules! registry {
 }
 
 pub fn all() -> Vec<Case> {
-    [of_the_pipeline(), of_the_host(), of_starts_and_words()].concat()
+    [of_the_pipeline(), of_the_host(), of_the_page(), of_starts_and_words()].concat()
+}
+
+/// What people look at, in a browser.
+fn of_the_page() -> Vec<Case> {
+    vec![
+        case!(page::pages_of_rows_give_each_row_once),
+        case!(page::the_page_works_behind_a_prefix),
+        kafka!(page::the_page_shows_what_runs_by_itself),
+        kafka!(page::the_api_answers_as_its_document_says),
+        kafka!(page::each_fault_is_told_with_its_cause_and_command),
+    ]
 }
 
 /// What the rows come to, whatever happens.
@@ -154,7 +166,6 @@ fn of_the_pipeline() -> Vec<Case> {
         case!(dashboard::pages_json_and_probes_answer),
         case!(dashboard::calls_are_spans_for_a_collector),
         case!(dashboard::every_grafana_statement_runs),
-        case!(dashboard::a_browser_shows_the_rows),
     ]
 }
 

@@ -22,7 +22,7 @@ const USERS: [(&str, &str); 4] = [
     ("aggregator", "exagg_writer"),
     ("closer", "exagg_closer"),
     ("dashboard", "exagg_reader"),
-    ("host", "exagg_reader, exagg_lease"),
+    ("host", "exagg_reader, exagg_host, exagg_lease"),
 ];
 
 /// What each may do with the tables and views of the schema, of SELECT, INSERT, UPDATE and DELETE, on some
@@ -69,6 +69,9 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
             ("rejected_records", "S"),
             ("gaps", "S"),
             ("operations", "S"),
+            ("pending_parts", "S"),
+            ("progress", "S"),
+            ("exagg_hosts", "S"),
         ],
     ),
     (
@@ -85,6 +88,9 @@ const ALLOWED: [(&str, &[(&str, &str)]); 4] = [
             ("rejected_records", "S"),
             ("gaps", "S"),
             ("operations", "S"),
+            ("pending_parts", "S"),
+            ("progress", "S"),
+            ("exagg_hosts", "SIUD"),
             ("exagg_cron_leases", "SID"),
         ],
     ),
@@ -117,7 +123,14 @@ const REFUSED: [(&str, &[&str]); 4] = [
         ],
     ),
     ("dashboard", &["SELECT value FROM public.rejected_records", "SELECT 1 FROM public.streams FOR SHARE"]),
-    ("host", &["SELECT value FROM public.rejected_records", "UPDATE public.exagg_cron_leases SET stage = 'x'"]),
+    (
+        "host",
+        &[
+            "SELECT value FROM public.rejected_records",
+            "UPDATE public.exagg_cron_leases SET stage = 'x'",
+            "UPDATE public.exagg_hosts SET host = 'x'",
+        ],
+    ),
 ];
 
 /// What nobody of them may do.
@@ -206,7 +219,7 @@ pub fn each_stage_runs_with_its_own_role(world: &World) {
             for statement in statements.iter().chain(&REFUSED_TO_ALL) {
                 assert!(is_refused(&mut client, statement), "{user} may: {statement}");
             }
-            for group in ["exagg_writer", "exagg_closer", "exagg_reader", "exagg_lease"] {
+            for group in ["exagg_writer", "exagg_closer", "exagg_reader", "exagg_values", "exagg_lease", "exagg_host"] {
                 let (_, own) = USERS.into_iter().find(|(known, _)| *known == user).unwrap();
                 assert_eq!(
                     is_refused(&mut client, &format!("SET ROLE {group}")),
@@ -282,6 +295,15 @@ fn runs(world: &World, users: &Users<'_>) {
     let rows = host.get("/api/aggregates?stream=exchanges&code=A").json();
     assert!(!rows.as_array().unwrap().is_empty(), "{rows}");
     assert_eq!(host.get("/api/streams").json()[0]["stream"], "exchanges");
+    let hosts = host.get("/api/hosts").json();
+    let is_told = hosts.as_array().unwrap().iter().any(|told| told["state"] == "ready");
+    assert!(is_told, "the host's role writes what it says of itself: {hosts}");
+    let rejects = || host.get("/api/rejects?stream=exchanges&reason=not_json").json()[0].clone();
+    assert!(rejects()["value_hidden"].as_str().unwrap().contains("exagg_values") && rejects()["value"].is_null());
+    database.execute(&format!("GRANT exagg_values TO {}", users.name("dashboard")));
+    // The same question within a second has the same answer.
+    wait_for("the value", MINUTE, || (rejects()["value"] == "nonsense").then_some(()));
+    database.execute(&format!("REVOKE exagg_values FROM {}", users.name("dashboard")));
     assert!(host.admin("/metrics").body.contains("exagg_stream_open_windows{stream=\"exchanges\"} 0"));
     assert_eq!(host.admin("/status").json()["streams"][0]["stream"], "exchanges");
     let who = "SELECT DISTINCT usename::text FROM pg_stat_activity

@@ -187,7 +187,7 @@ impl Pools {
         version: Option<u64>,
     ) -> Result<PooledClient, Failure> {
         let pool = self.state().find(address, authorities, &self.allowed)?;
-        let _wait = waits.begin(format!("a connection to PostgreSQL at {}", pool.place));
+        let _wait = waits.begin_postgres(format!("a connection to PostgreSQL at {}", pool.place));
         let deadline = tokio::time::Instant::now() + WAIT_MAX;
         let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
             .await

@@ -62,7 +62,7 @@ async fn run(
 ) -> Result<u64, Failure> {
     let _held = hold(&connection.call, statement, params)?;
     let params = params.iter().map(parameter).collect::<Result<Vec<_>, _>>()?;
-    let _wait = connection.waits.begin(format!("an answer of PostgreSQL at {}", connection.client.place()));
+    let _wait = connection.waits.begin_postgres(format!("an answer of PostgreSQL at {}", connection.client.place()));
     let result = connection
         .client
         .run(async |client| {

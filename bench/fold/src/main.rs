@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use window::event::Schema;
-use window::fields::FieldNames;
+use window::event::{Record, Schema};
+use window::fields::{FieldNames, Places};
 use window::fold::Fold;
 use window::time::{EventTime, TimeFormat};
 use window::windows::Windows;
@@ -41,7 +41,7 @@ fn least(mut run: impl FnMut()) -> Duration {
 fn core(records: &[String], schema: &Schema, windows: Windows) {
     let (mut reader, mut fold) = (schema.reader(), Fold::default());
     for (record, offset) in records.iter().zip(0..) {
-        if let Ok(event) = reader.read(Some(record.as_bytes()), EventTime(i64::MAX)) {
+        if let Ok(event) = reader.read(Record::from(record.as_bytes()), EventTime(i64::MAX)) {
             fold.add(event, offset, windows, |_| true);
         }
     }
@@ -70,6 +70,8 @@ fn main() {
     let Ok(time_format) = TimeFormat::new("%Y-%m-%d %H:%M:%S", "UTC") else { return };
     let schema = Schema {
         names: FieldNames { key: "code".to_owned(), value: "volume".to_owned(), time: "time".to_owned() },
+        places: Places::default(),
+        numbers_in_text: false,
         time_format,
         max_future_seconds: 60,
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use exagg_sdk::kafka::{Batch, Message};
-use window::event::Schema;
+use window::event::{Record, Schema};
 use window::fold::Fold;
 use window::reject::Reject;
 use window::time::{EventTime, MICROS_PER_SECOND};
@@ -86,7 +86,9 @@ pub fn aggregate<'a>(
             result.rejected.push(Rejected { value_bytes: cut.value_bytes, ..whole });
             continue;
         }
-        match reader.read(message.value, now) {
+        let record =
+            Record { value: message.value, key: message.key, timestamp: message.timestamp, partition: batch.partition };
+        match reader.read(record, now) {
             Ok(event) => {
                 let late = result.fold.add(event, message.offset, windows, open);
                 result.rejected.extend(late.into_iter().enumerate().map(|(index, start)| Rejected {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use exagg_sdk::postgres::Address;
 use window::event::Schema;
-use window::fields::FieldNames;
+use window::fields::{PlaceError, Places};
 use window::late::Late;
 use window::time::{FormatError, TimeFormat};
 use window::windows::{Windows, WindowsError};
@@ -79,8 +79,10 @@ pub enum SettingsError {
     Late(String),
     OnSettingsChange(String),
     Stream(String),
+    NumbersInText(String),
     Windows(WindowsError),
     Format(FormatError),
+    Place(PlaceError),
 }
 
 impl fmt::Display for SettingsError {
@@ -96,11 +98,32 @@ impl fmt::Display for SettingsError {
             Self::Stream(value) => {
                 write!(f, "the variable stream is {value:?}: 1 to 256 bytes without U+0000 are wanted")
             }
+            Self::NumbersInText(value) => {
+                write!(f, "the variable numbers_in_text is {value:?}: use \"true\" or \"false\"")
+            }
             Self::Windows(error) => error.fmt(f),
             Self::Format(error) => error.fmt(f),
+            Self::Place(error) => write!(f, "the variable {error}"),
         }
     }
 }
+
+/// The variables that have a default, each with it. They are described in docs/streams.md.
+pub const DEFAULTS: [(&str, &str); 13] = [
+    ("key_field", "kafka:key"),
+    ("value_field", "value"),
+    ("time_field", "kafka:timestamp"),
+    ("time_format", "auto"),
+    ("time_zone", "UTC"),
+    ("numbers_in_text", "false"),
+    ("window_seconds", "60"),
+    ("slide_seconds", ""),
+    ("allowed_lateness_seconds", "5"),
+    ("idle_timeout_seconds", "20"),
+    ("max_future_seconds", "60"),
+    ("late", "revise"),
+    ("on_settings_change", "replay"),
+];
 
 /// Texts of all variables, as the host resolved them.
 pub struct Texts {
@@ -110,13 +133,13 @@ pub struct Texts {
     pub time_field: String,
     pub time_format: String,
     pub time_zone: String,
+    pub numbers_in_text: String,
     pub window_seconds: String,
     pub slide_seconds: String,
     pub allowed_lateness_seconds: String,
     pub idle_timeout_seconds: String,
     pub max_future_seconds: String,
     pub late: String,
-    /// Empty: as `replay`.
     pub on_settings_change: String,
     pub address: Address,
 }
@@ -125,22 +148,20 @@ impl Settings {
     /// Reads the component's variables.
     pub async fn load() -> Result<Self, SettingsError> {
         Self::new(Texts {
-            stream: get("stream").await?,
-            key_field: get("key_field").await?,
-            value_field: get("value_field").await?,
-            time_field: get("time_field").await?,
-            time_format: get("time_format").await?,
-            time_zone: get("time_zone").await?,
-            window_seconds: get("window_seconds").await?,
-            slide_seconds: get("slide_seconds").await?,
-            allowed_lateness_seconds: get("allowed_lateness_seconds").await?,
-            idle_timeout_seconds: get("idle_timeout_seconds").await?,
-            max_future_seconds: get("max_future_seconds").await?,
-            late: get("late").await?,
-            on_settings_change: exagg_sdk::variables::get_if_defined("on_settings_change")
-                .await
-                .map_err(SettingsError::Missing)?
-                .unwrap_or_default(),
+            stream: exagg_sdk::variables::get("stream").await.map_err(SettingsError::Missing)?,
+            key_field: or_default("key_field").await?,
+            value_field: or_default("value_field").await?,
+            time_field: or_default("time_field").await?,
+            time_format: or_default("time_format").await?,
+            time_zone: or_default("time_zone").await?,
+            numbers_in_text: or_default("numbers_in_text").await?,
+            window_seconds: or_default("window_seconds").await?,
+            slide_seconds: or_default("slide_seconds").await?,
+            allowed_lateness_seconds: or_default("allowed_lateness_seconds").await?,
+            idle_timeout_seconds: or_default("idle_timeout_seconds").await?,
+            max_future_seconds: or_default("max_future_seconds").await?,
+            late: or_default("late").await?,
+            on_settings_change: or_default("on_settings_change").await?,
             address: Address::load().await.map_err(SettingsError::Missing)?,
         })
     }
@@ -155,11 +176,15 @@ impl Settings {
             "" => window_seconds,
             text => number("slide_seconds", text)?,
         };
-        let on_settings_change = match texts.on_settings_change.as_str() {
-            "" => OnSettingsChange::Replay,
-            text => OnSettingsChange::parse(text)
-                .ok_or_else(|| SettingsError::OnSettingsChange(texts.on_settings_change.clone()))?,
+        let on_settings_change = OnSettingsChange::parse(&texts.on_settings_change)
+            .ok_or_else(|| SettingsError::OnSettingsChange(texts.on_settings_change.clone()))?;
+        let numbers_in_text = match texts.numbers_in_text.as_str() {
+            "true" => true,
+            "false" => false,
+            _ => return Err(SettingsError::NumbersInText(texts.numbers_in_text)),
         };
+        let (names, places) =
+            Places::parse(&texts.key_field, &texts.value_field, &texts.time_field).map_err(SettingsError::Place)?;
         let made_with = [
             ("key_field", texts.key_field.as_str().into()),
             ("value_field", texts.value_field.as_str().into()),
@@ -169,14 +194,19 @@ impl Settings {
             ("window_seconds", window_seconds.into()),
             ("slide_seconds", slide_seconds.into()),
         ];
+        // Rows of before this variable were made without it.
+        let numbers = numbers_in_text.then(|| ("numbers_in_text", true.into()));
+        let made_with = made_with.into_iter().chain(numbers).map(|(name, value)| (name.to_owned(), value));
         Ok(Self {
             windows: Windows::new(window_seconds, slide_seconds).map_err(SettingsError::Windows)?,
             on_settings_change,
-            made_with: MadeWith(made_with.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()),
+            made_with: MadeWith(made_with.collect()),
             schema: Schema {
                 time_format: TimeFormat::new(&texts.time_format, &texts.time_zone).map_err(SettingsError::Format)?,
                 max_future_seconds: seconds("max_future_seconds", &texts.max_future_seconds)?,
-                names: FieldNames { key: texts.key_field, value: texts.value_field, time: texts.time_field },
+                names,
+                places,
+                numbers_in_text,
             },
             allowed_lateness_seconds: seconds("allowed_lateness_seconds", &texts.allowed_lateness_seconds)?,
             idle_timeout_seconds: seconds("idle_timeout_seconds", &texts.idle_timeout_seconds)?,
@@ -187,8 +217,11 @@ impl Settings {
     }
 }
 
-async fn get(name: &str) -> Result<String, SettingsError> {
-    exagg_sdk::variables::get(name).await.map_err(SettingsError::Missing)
+/// A variable that is empty, or that the manifest does not have, has its default.
+async fn or_default(name: &str) -> Result<String, SettingsError> {
+    let said = exagg_sdk::variables::get_if_defined(name).await.map_err(SettingsError::Missing)?;
+    let default = || DEFAULTS.iter().find(|(known, _)| *known == name).map_or("", |(_, default)| default);
+    Ok(said.filter(|said| !said.is_empty()).unwrap_or_else(|| default().to_owned()))
 }
 
 fn number(name: &'static str, text: &str) -> Result<i64, SettingsError> {
@@ -214,13 +247,14 @@ pub(crate) mod tests {
             time_field: "time".into(),
             time_format: "%Y-%m-%d %H:%M:%S".into(),
             time_zone: "UTC".into(),
+            numbers_in_text: "false".into(),
             window_seconds: "60".into(),
             slide_seconds: String::new(),
             allowed_lateness_seconds: "5".into(),
             idle_timeout_seconds: "20".into(),
             max_future_seconds: "60".into(),
             late: "revise".into(),
-            on_settings_change: String::new(),
+            on_settings_change: "replay".into(),
             address: Address::new("postgres://user:secret@db/app".into(), "").unwrap(),
         }
     }
@@ -256,5 +290,40 @@ pub(crate) mod tests {
         assert!(error(Texts { time_zone: "Nowhere".into(), ..texts() }).contains("Nowhere"));
         assert!(error(Texts { idle_timeout_seconds: "-1".into(), ..texts() }).contains("idle_timeout_seconds"));
         assert!(error(Texts { stream: String::new(), ..texts() }).contains("stream"));
+        assert!(error(Texts { numbers_in_text: "yes".into(), ..texts() }).contains("numbers_in_text"));
+        let place = error(Texts { time_field: "kafka:time".into(), ..texts() });
+        assert!(place.contains("time_field") && place.contains("kafka:timestamp"), "{place}");
+    }
+
+    #[test]
+    fn every_default_is_one_that_can_be_used_and_is_written_down() {
+        let of = |name: &str| DEFAULTS.iter().find(|(known, _)| *known == name).unwrap().1.to_owned();
+        let defaults = Texts {
+            key_field: of("key_field"),
+            value_field: of("value_field"),
+            time_field: of("time_field"),
+            time_format: of("time_format"),
+            time_zone: of("time_zone"),
+            numbers_in_text: of("numbers_in_text"),
+            window_seconds: of("window_seconds"),
+            slide_seconds: of("slide_seconds"),
+            allowed_lateness_seconds: of("allowed_lateness_seconds"),
+            idle_timeout_seconds: of("idle_timeout_seconds"),
+            max_future_seconds: of("max_future_seconds"),
+            late: of("late"),
+            on_settings_change: of("on_settings_change"),
+            ..texts()
+        };
+        Settings::new(defaults).unwrap();
+        let page = std::fs::read_to_string("../../docs/streams.md").unwrap();
+        for (name, default) in DEFAULTS {
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/streams.md has no row of {name}"));
+            let told = row.split(" | ").nth(1).unwrap().trim_matches('`');
+            assert_eq!(told, if default.is_empty() { "none" } else { default }, "{name}");
+        }
+        for name in ["stream", "postgres_url", "postgres_schema", "own_postgres_url"] {
+            assert!(page.contains(&format!("| `{name}` |")), "docs/streams.md has no row of {name}");
+        }
     }
 }

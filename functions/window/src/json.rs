@@ -20,10 +20,14 @@ pub(crate) fn parse<'a>(names: &FieldNames, bytes: &'a [u8]) -> Result<Fields<'a
     match found {
         Ok(Some(fields)) => Ok(fields),
         Ok(None) => Err(Reject::NotAnObject),
-        // serde_json tells a number beyond f64 only by its text.
-        Err(error) if error.to_string().starts_with("number out of range") => Err(Reject::ValueNotFinite),
-        Err(_) => Err(Reject::NotJson),
+        Err(error) => Err(reject(&error)),
     }
+}
+
+/// Why a text is not read.
+pub(crate) fn reject(error: &serde_json::Error) -> Reject {
+    // It tells a number beyond f64 only by its text.
+    if error.to_string().starts_with("number out of range") { Reject::ValueNotFinite } else { Reject::NotJson }
 }
 
 /// Picks the named fields out of an object and ignores all others; the last of a repeated name
@@ -133,9 +137,12 @@ impl<'de> Visitor<'de> for ScalarSeed {
         Ok(Scalar::Integer(number))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "beyond i64 only the double is of use")]
     fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(i64::try_from(number).map_or(Scalar::Float(number as f64), Scalar::Integer))
+        Ok(i64::try_from(number).map_or(Scalar::Unsigned(number), Scalar::Integer))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Scalar::Bool(value))
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
@@ -151,5 +158,5 @@ impl<'de> Visitor<'de> for ScalarSeed {
         Ok(Scalar::Other)
     }
 
-    visit_others!('de, Scalar::Other => visit_bool(bool));
+    visit_others!('de, Scalar::Other =>);
 }

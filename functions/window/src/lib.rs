@@ -5,7 +5,7 @@
 //! - [`windows`]: half-open windows `[start, end)` aligned to the Unix epoch.
 //! - [`fields`]: the three fields of a record that are read.
 //! - [`event`]: a record's bytes to an [`event::Event`], or the reason why not. The usual record takes a
-//!   short way (`shape`, `scan`, `decimal`, `words`), any other a general parser (`json`).
+//!   short way (`shape`, `scan`, `decimal`, `words`), any other a general parser (`json`, and `path` for deeper fields).
 //! - [`late`]: what becomes of a record whose window is closed.
 //! - [`reject`]: why a record is not counted.
 //! - [`fold`]: events to partial aggregates, one a window and code.
@@ -23,6 +23,7 @@ pub mod fold;
 mod json;
 pub mod late;
 pub mod layout;
+mod path;
 pub mod reject;
 mod scan;
 mod shape;

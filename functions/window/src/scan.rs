@@ -16,7 +16,8 @@ pub(crate) fn scalar(value: &[u8]) -> Option<Scalar<'_>> {
     Some(match value {
         [b'"', text @ .., b'"'] => Scalar::Text(Cow::Borrowed(text)),
         b"null" => Scalar::Null,
-        b"true" | b"false" => Scalar::Other,
+        b"true" => Scalar::Bool(true),
+        b"false" => Scalar::Bool(false),
         // The integer -0, which JSON readers take for a double.
         b"-0" => return None,
         number if run(unsigned(number), ends_digits) == unsigned(number).len() => {
@@ -86,7 +87,7 @@ pub(crate) fn short_number(bytes: &[u8]) -> Option<usize> {
 }
 
 #[inline]
-fn number(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn number(bytes: &[u8]) -> Option<usize> {
     let unsigned = unsigned(bytes);
     let mut rest = digits(unsigned)?;
     if unsigned.first() == Some(&b'0') && unsigned.len() - rest.len() > 1 {

@@ -40,6 +40,15 @@ pub enum TimeFormat {
     UnixSeconds,
     /// A number of milliseconds since the Unix epoch; a fraction is rounded down to microseconds.
     UnixMillis,
+    /// A number of microseconds since the Unix epoch.
+    UnixMicros,
+    /// A number of nanoseconds since the Unix epoch, rounded down to microseconds.
+    UnixNanos,
+    /// A number since the Unix epoch whose size tells the unit: seconds below 10^11, milliseconds below 10^14,
+    /// microseconds below 10^17, nanoseconds.
+    Unix,
+    /// Such a number; or a text of RFC 3339, or the same without an offset, in this zone.
+    Auto(TimeZone),
 }
 
 /// Why a format cannot be used.
@@ -49,7 +58,10 @@ pub enum FormatError {
     #[error("time_zone {0:?} is not a known IANA time zone")]
     UnknownZone(String),
     /// The setting `time_format`, which does not read back a date and a time that it wrote, and the reason.
-    #[error("time_format {0:?} is neither rfc3339, unix_seconds, unix_millis nor a strftime pattern: {1}")]
+    #[error(
+        "time_format {0:?} is neither auto, rfc3339, unix, unix_seconds, unix_millis, unix_micros, unix_nanos nor a strftime \
+         pattern: {1}"
+    )]
     BadPattern(String, String),
 }
 
@@ -75,6 +87,10 @@ impl TimeFormat {
             "rfc3339" => Self::Rfc3339,
             "unix_seconds" => Self::UnixSeconds,
             "unix_millis" => Self::UnixMillis,
+            "unix_micros" => Self::UnixMicros,
+            "unix_nanos" => Self::UnixNanos,
+            "unix" => Self::Unix,
+            "auto" => Self::Auto(time_zone()?),
             REFERENCE_PATTERN => Self::DateTime(Some(time_zone()?).filter(|zone| *zone != TimeZone::UTC)),
             pattern => {
                 check_pattern(pattern)?;
@@ -83,9 +99,37 @@ impl TimeFormat {
         })
     }
 
-    /// True when the field holds a JSON number.
-    pub fn is_numeric(&self) -> bool {
-        matches!(self, Self::UnixSeconds | Self::UnixMillis)
+    /// Whether the field may hold a JSON number.
+    pub fn reads_numbers(&self) -> bool {
+        match self {
+            Self::DateTime(_) | Self::Strftime(..) | Self::Rfc3339 => false,
+            Self::UnixSeconds | Self::UnixMillis | Self::UnixMicros | Self::UnixNanos | Self::Unix | Self::Auto(_) => {
+                true
+            }
+        }
+    }
+
+    /// Whether the field may hold a JSON string that is no number.
+    pub fn reads_texts(&self) -> bool {
+        !self.reads_numbers() || matches!(self, Self::Auto(_))
+    }
+
+    /// How many microseconds a number of this size stands for, as a fraction: those that it is multiplied and divided by.
+    fn unit(&self, size: f64) -> Option<(i64, i64)> {
+        const SECONDS: (i64, i64) = (MICROS_PER_SECOND, 1);
+        const MILLIS: (i64, i64) = (1_000, 1);
+        const MICROS: (i64, i64) = (1, 1);
+        const NANOS: (i64, i64) = (1, 1_000);
+        Some(match self {
+            Self::UnixSeconds => SECONDS,
+            Self::UnixMillis => MILLIS,
+            Self::UnixMicros => MICROS,
+            Self::Unix | Self::Auto(_) if size < 1e11 => SECONDS,
+            Self::Unix | Self::Auto(_) if size < 1e14 => MILLIS,
+            Self::Unix | Self::Auto(_) if size < 1e17 => MICROS,
+            Self::UnixNanos | Self::Unix | Self::Auto(_) => NANOS,
+            Self::DateTime(_) | Self::Strftime(..) | Self::Rfc3339 => return None,
+        })
     }
 
     /// Reads a time that stands in a JSON string.
@@ -106,7 +150,20 @@ impl TimeFormat {
                 let timestamp: jiff::Timestamp = utf8(text)?.parse().map_err(|_| TimeError::Unreadable)?;
                 checked(i128::from(timestamp.as_microsecond()))
             }
-            Self::UnixSeconds | Self::UnixMillis => Err(TimeError::Unreadable),
+            Self::Auto(zone) => match text.try_into().ok().and_then(Civil::read) {
+                Some(civil) if *zone == TimeZone::UTC => checked(i128::from(civil.utc_seconds() * MICROS_PER_SECOND)),
+                Some(civil) => in_zone(civil.date_time().ok_or(TimeError::Unreadable)?, zone),
+                None => {
+                    let text = utf8(text)?;
+                    if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
+                        return checked(i128::from(timestamp.as_microsecond()));
+                    }
+                    in_zone(text.parse().map_err(|_| TimeError::Unreadable)?, zone)
+                }
+            },
+            Self::UnixSeconds | Self::UnixMillis | Self::UnixMicros | Self::UnixNanos | Self::Unix => {
+                Err(TimeError::Unreadable)
+            }
         }
     }
 
@@ -114,25 +171,24 @@ impl TimeFormat {
     ///
     /// # Errors
     /// When the format is not numeric or the time is out of range.
+    #[expect(clippy::cast_precision_loss, reason = "only the size is looked at")]
     pub fn parse_integer(&self, number: i64) -> Result<EventTime, TimeError> {
-        match self {
-            Self::UnixSeconds => checked(i128::from(number) * i128::from(MICROS_PER_SECOND)),
-            Self::UnixMillis => checked(i128::from(number) * 1_000),
-            _ => Err(TimeError::Unreadable),
-        }
+        let (times, by) = self.unit((number as f64).abs()).ok_or(TimeError::Unreadable)?;
+        checked((i128::from(number) * i128::from(times)).div_euclid(i128::from(by)))
     }
 
     /// Reads a time that stands in a JSON number with a fraction.
     ///
     /// # Errors
     /// When the format is not numeric or the time is out of range.
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked first")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "the range is checked first, and units are small"
+    )]
     pub fn parse_float(&self, number: f64) -> Result<EventTime, TimeError> {
-        let micros = match self {
-            Self::UnixSeconds => number * 1e6,
-            Self::UnixMillis => number * 1e3,
-            _ => return Err(TimeError::Unreadable),
-        };
+        let (times, by) = self.unit(number.abs()).ok_or(TimeError::Unreadable)?;
+        let micros = number * times as f64 / by as f64;
         if micros.is_finite() && micros.abs() < 1e18 {
             checked(micros.floor() as i128)
         } else {
@@ -235,6 +291,28 @@ mod tests {
         assert_eq!(format("unix_seconds", "UTC").parse_float(1_700_425_875.0), expected);
         assert_eq!(format("%d/%m/%Y %H.%M.%S", "UTC").parse_text(b"19/11/2023 20.31.15"), expected);
         assert_eq!(format("%Y-%m-%dT%H:%M:%S%z", "UTC").parse_text(b"2023-11-20T00:01:15+0330"), expected);
+    }
+
+    #[test]
+    fn the_size_of_a_number_tells_its_unit_and_a_text_its_form() {
+        let expected = Ok(EventTime(REFERENCE_TIME));
+        for name in ["unix", "auto"] {
+            let format = format(name, "UTC");
+            for number in [1_700_425_875, 1_700_425_875_000, 1_700_425_875_000_000, 1_700_425_875_000_000_999] {
+                assert_eq!(format.parse_integer(number), expected, "{name} {number}");
+            }
+            assert_eq!(format.parse_float(1_700_425_875.25), Ok(EventTime(REFERENCE_TIME + 250_000)));
+        }
+        assert_eq!(format("unix_micros", "UTC").parse_integer(REFERENCE_TIME), expected);
+        assert_eq!(format("unix_nanos", "UTC").parse_integer(-1), Ok(EventTime(-1)), "rounded down");
+        let tehran = format("auto", "Asia/Tehran");
+        for text in ["2023-11-20 00:01:15", "2023-11-20T00:01:15", "2023-11-19T20:31:15Z", "2023-11-19 21:31:15+01:00"]
+        {
+            assert_eq!(tehran.parse_text(text.as_bytes()), expected, "{text}");
+        }
+        assert_eq!(format("auto", "UTC").parse_text(b"2023-11-19 20:31:15.5"), Ok(EventTime(REFERENCE_TIME + 500_000)));
+        assert_eq!(tehran.parse_text(b"soon"), Err(TimeError::Unreadable));
+        assert!(tehran.reads_texts() && tehran.reads_numbers() && !format("unix", "UTC").reads_texts());
     }
 
     #[test]

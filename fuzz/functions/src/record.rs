@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use jiff::tz::TimeZone;
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use window::event::{CODE_BYTES_MAX, Event, Schema, VALUE_MAX, VALUE_MIN};
-use window::fields::FieldNames;
+use window::event::{CODE_BYTES_MAX, Event, Record, Schema, VALUE_MAX, VALUE_MIN};
+use window::fields::{FieldNames, Places};
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
 
 const NOW: EventTime = EventTime(1_700_425_875 * MICROS_PER_SECOND);
@@ -20,6 +20,8 @@ const REFERENCE: &str = "%Y-%m-%d %H:%M:%S";
 static SCHEMAS: LazyLock<[Schema; 6]> = LazyLock::new(|| {
     let schema = |key: &str, value: &str, time: &str, format, zone| Schema {
         names: FieldNames { key: key.to_owned(), value: value.to_owned(), time: time.to_owned() },
+        places: Places::default(),
+        numbers_in_text: false,
         time_format: TimeFormat::new(format, zone).unwrap(),
         max_future_seconds: MAX_FUTURE_SECONDS,
     };
@@ -38,7 +40,7 @@ pub fn check(bytes: &[u8]) {
     let schema = &SCHEMAS[usize::from(*choice) % SCHEMAS.len()];
     let mut reader = schema.reader();
     for record in records.split(|byte| *byte == SEPARATOR) {
-        let event = reader.read(Some(record), NOW);
+        let event = reader.read(Record::from(record), NOW);
         let general = schema.read_generally(Some(record), NOW);
         let text = || String::from_utf8_lossy(record).into_owned();
         assert_eq!(event, general, "{}", text());

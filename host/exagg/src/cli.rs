@@ -36,6 +36,9 @@ pub enum Command {
     Drop(Drop),
     /// Lists a stream's rejected and late records
     Rejects(Rejects),
+    /// Streams of an app: topics of your own
+    #[command(subcommand)]
+    Stream(Stream),
     /// Apps in OCI registries
     #[command(subcommand)]
     Registry(Registry),
@@ -279,6 +282,80 @@ pub struct Forget {
     /// Also while somebody reads the topic for the stream
     #[arg(long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Stream {
+    /// Adds a stage to spin.toml that averages a topic; all but the topic has a default
+    Add(StreamAdd),
+    /// Looks at the end of a topic, guesses its fields, and says what would come of it; writes nothing anywhere
+    Preview(StreamPreview),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StreamPreview {
+    #[command(flatten)]
+    pub app: AppArgs,
+    /// Topic that is looked at
+    #[arg(long)]
+    pub topic: String,
+    /// Brokers, host:port with commas between [default: those of the app's first kafka trigger]
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// Records that are looked at: the last ones, of all partitions together
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub records: u32,
+    /// Where the key is, if not where it is guessed
+    #[arg(long, value_name = "PLACE")]
+    pub key: Option<String>,
+    /// Where the number is, if not where it is guessed
+    #[arg(long, value_name = "PLACE")]
+    pub value: Option<String>,
+    /// Where the time is, if not where it is guessed
+    #[arg(long, value_name = "PLACE")]
+    pub time: Option<String>,
+    /// How the time is written, if not as it is guessed
+    #[arg(long, value_name = "FORMAT")]
+    pub time_format: Option<String>,
+    /// Length of a window
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=31_622_400))]
+    pub window_seconds: u32,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StreamAdd {
+    /// Name of the stream: small letters, digits and -
+    pub name: String,
+    /// Topic that it reads; may be given several times
+    #[arg(long = "topic", required = true, value_name = "TOPIC")]
+    pub topics: Vec<String>,
+    /// Where the key is: a name, a path (/a/b, $.a.b) or kafka:key, kafka:partition [default: kafka:key]
+    #[arg(long, value_name = "PLACE")]
+    pub key: Option<String>,
+    /// Where the number is: a name or a path [default: value]
+    #[arg(long, value_name = "PLACE")]
+    pub value: Option<String>,
+    /// Where the time is: a name, a path or kafka:timestamp [default: kafka:timestamp]
+    #[arg(long, value_name = "PLACE")]
+    pub time: Option<String>,
+    /// How the time is written: auto, rfc3339, unix, … (docs/streams.md) or a strftime pattern [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    pub time_format: Option<String>,
+    /// Numbers may stand in quotes
+    #[arg(long)]
+    pub numbers_in_text: bool,
+    /// Length of a window [default: 60]
+    #[arg(long, value_name = "N")]
+    pub window_seconds: Option<u32>,
+    /// Where reading begins: earliest or latest
+    #[arg(long, default_value = "earliest", value_parser = ["earliest", "latest"])]
+    pub start: String,
+    /// A spin.toml, or the folder of one
+    #[arg(short = 'f', long, value_name = "FILE|DIR", default_value = ".")]
+    pub from: PathBuf,
+    /// Prints what would be added, and adds nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Args, Debug)]

@@ -2,14 +2,16 @@
 //!
 //! - [`migrate`], [`topics`], [`replay`], [`rejects`], [`drop`]: what is done with the pipeline's tables.
 //! - [`status`], [`swap`]: what a running host is asked.
-//! - [`push`]: an app to a registry.
+//! - [`push`]: an app to a registry. [`stream`], [`preview`]: a topic of one's own.
 
 pub mod drop;
 pub mod migrate;
+pub mod preview;
 pub mod push;
 pub mod rejects;
 pub mod replay;
 pub mod status;
+pub mod stream;
 pub mod swap;
 pub mod topics;
 
@@ -18,7 +20,7 @@ use exagg_app::Resolved;
 use exagg_clients::database::Database;
 use futures::future::LocalBoxFuture;
 
-use crate::cli::{AppArgs, Command, Registry};
+use crate::cli::{AppArgs, Command, Registry, Stream};
 use crate::config::{AppSettings, Environment};
 use crate::{plugin, run};
 
@@ -35,6 +37,8 @@ pub fn run(command: Command, environment: &Environment) -> LocalBoxFuture<'_, Re
             Command::Replay(args) => replay::run(&args, environment).await,
             Command::Drop(args) => drop::run(&args, environment).await,
             Command::Rejects(args) => rejects::run(&args, environment).await,
+            Command::Stream(Stream::Add(args)) => stream::add(&args),
+            Command::Stream(Stream::Preview(args)) => preview::run(&args, environment).await,
             Command::Registry(Registry::Push(args)) => push::run(&args).await,
             // It runs without threads, before there is a runtime.
             Command::Compile(_) => Ok(()),

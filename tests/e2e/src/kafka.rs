@@ -357,6 +357,13 @@ impl Kafka {
     }
 
     /// Forgets a group and all its offsets, as a broker does when they expire; waits until nobody is in it any more.
+    /// The names of all groups.
+    pub fn groups(&self) -> Vec<String> {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        let list = consumer.fetch_group_list(None, REQUEST).unwrap();
+        list.groups().iter().map(|group| group.name().to_owned()).collect()
+    }
+
     pub fn delete_group(&self, group: &str) {
         wait_for("the group's end", Duration::from_secs(60), || self.try_delete_group(group).then_some(()));
     }
@@ -414,6 +421,9 @@ impl Kafka {
                     }));
                 }
                 stored.push(Stored {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    timestamp: message.timestamp().to_millis().unwrap_or(-1),
                     key: message.key().map(<[u8]>::to_vec),
                     value: message.payload().map(<[u8]>::to_vec),
                     headers,
@@ -467,6 +477,10 @@ fn create_acl(user: &str, operation: Operation, resource: Resource<'_>) -> Vec<u
 /// A record as it is stored.
 #[derive(Debug)]
 pub struct Stored {
+    pub partition: i32,
+    pub offset: i64,
+    /// Unix milliseconds; -1 where there is none.
+    pub timestamp: i64,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Vec<(String, String)>,

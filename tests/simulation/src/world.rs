@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use aggregator::settings::{MadeWith, OnSettingsChange, Settings};
 use exagg_sdk::postgres::Address;
 use window::event::Schema;
-use window::fields::FieldNames;
+use window::fields::{FieldNames, Places};
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
 use window::windows::Windows;
 
@@ -82,6 +82,8 @@ impl World {
         let windows = Windows::new(WINDOW_SECONDS, WINDOW_SECONDS).unwrap();
         let schema = Schema {
             names: FieldNames { key: "code".into(), value: "volume".into(), time: "time".into() },
+            places: Places::default(),
+            numbers_in_text: false,
             time_format: TimeFormat::new("unix_millis", "UTC").unwrap(),
             max_future_seconds: MAX_FUTURE_SECONDS,
         };

@@ -31,6 +31,7 @@ mod replay;
 mod roles;
 mod spinkube;
 mod starts;
+mod streams;
 mod swap;
 mod templates;
 mod truth;
@@ -108,6 +109,8 @@ fn of_the_pipeline() -> Vec<Case> {
         kafka!(equal::two_million_records_without_keys_and_a_kill_in_the_middle),
         kafka!(records::each_bad_record_is_rejected_once_and_its_neighbours_count),
         kafka!(windows::any_field_names_formats_and_hopping_windows),
+        kafka!(streams::a_topic_of_ones_own_is_averaged_after_two_commands),
+        case!(streams::a_place_or_a_format_that_is_none_is_refused_at_the_start),
         kafka!(windows::late_records_revise_or_are_rejected),
         kafka!(windows::an_idle_partition_does_not_hold_and_a_lagging_one_does),
         kafka!(windows::a_silent_source_is_closed_by_the_clock),

@@ -61,7 +61,6 @@ pub fn the_page_shows_what_runs_by_itself(world: &World) {
     assert_eq!(browser.text("#health-command"), "exagg rejects --stream exchanges");
     assert!(browser.count("#picture svg text") > 0, "the pipeline is drawn");
     browser.is_well("overview");
-    browser.screenshot("overview-light");
 
     // The chart draws, and its code is found.
     browser.run("goto", &json!({ "url": format!("{url}#/chart?stream=exchanges&code=A") }));
@@ -73,10 +72,11 @@ pub fn the_page_shows_what_runs_by_itself(world: &World) {
     browser.run("fill", &json!({ "selector": "#code", "value": "SCRIPT" }));
     browser.wait("#codes [role=option]", Some("<script>alert(1)</script>"));
     browser.is_well("chart");
-    browser.screenshot("chart-light");
 
     other_views(&mut browser, &url);
     other_screens(&mut browser, &url);
+    browser.open(&url);
+    hostile_names(&mut browser, &database, &url);
 }
 
 /// Rows, rejects, windows and functions; what is hostile in them is text.
@@ -102,22 +102,41 @@ fn other_views(browser: &mut Browser, url: &str) {
 
 /// On a phone, in the dark, and without a script.
 fn other_screens(browser: &mut Browser, url: &str) {
-    for view in ["", "#/chart?stream=exchanges&code=A", "#/rows?stream=exchanges"] {
-        browser.run("open", &json!({ "url": format!("{url}{view}"), "width": 390, "height": 844, "scheme": "dark" }));
-        browser.wait("main :is(#streams tr[data-stream], #plot canvas, #rows th)", None);
-        let wider = "document.documentElement.scrollWidth > innerWidth";
-        assert_eq!(
-            browser.run("evaluate", &json!({ "script": wider })),
-            false,
-            "{view}: the page is wider than a phone"
-        );
-        browser.is_well(view);
-        let name = view.split(['/', '?']).nth(1).unwrap_or("overview");
-        browser.screenshot(&format!("{name}-phone-dark"));
+    for (device, width, height) in [("phone", 390, 844), ("desktop", 1280, 900)] {
+        for scheme in ["light", "dark"] {
+            for view in ["", "#/chart?stream=exchanges&code=A", "#/rows?stream=exchanges"] {
+                let window =
+                    json!({ "url": format!("{url}{view}"), "width": width, "height": height, "scheme": scheme });
+                browser.run("open", &window);
+                browser.wait("main :is(#streams tr[data-stream], #plot canvas, #rows th)", None);
+                let name = format!("{}-{device}-{scheme}", view.split(['/', '?']).nth(1).unwrap_or("overview"));
+                let wider = json!({ "script": "document.documentElement.scrollWidth > innerWidth" });
+                assert_eq!(browser.run("evaluate", &wider), false, "{name}: the page is wider than its window");
+                browser.is_well(&name);
+                browser.screenshot(&name);
+            }
+        }
     }
     browser.run("open", &json!({ "url": url, "scripts": false }));
     browser.click("noscript a");
     browser.wait("td", Some("exchanges"));
+}
+
+/// Streams and topics of any name are text.
+fn hostile_names(browser: &mut Browser, database: &Database, url: &str) {
+    database.execute(
+        "INSERT INTO public.streams (stream, window_seconds, slide_seconds, allowed_lateness_seconds, idle_timeout_seconds,
+             max_future_seconds, late) VALUES ('<script>alert(3)</script>', 60, 60, 5, 20, 60, 'revise');
+         INSERT INTO public.progress (stream, topic_id, partition, topic, next_offset, end_offset, partition_count,
+             consumer_group) VALUES ('<script>alert(3)</script>', 'id', 0, '<script>alert(5)</script>', 0, 0, 1, 'g')",
+    );
+    browser.run("goto", &json!({ "url": format!("{url}#/") }));
+    browser.wait("#streams tr", Some("<script>alert(3)</script>"));
+    // The window-closer says what holds its watermark.
+    browser.wait("#streams tr", Some("topic <script>alert(5)</script> partition 0"));
+    browser.wait("#partitions td", Some("<script>alert(5)</script>"));
+    browser.wait("#picture", Some("<script>alert(5)</script>"));
+    browser.is_well("names that are scripts");
 }
 
 /// The page finds its files and its answers below a prefix. Take out: the redirect, or an address that is relative.

@@ -20,7 +20,7 @@ fn bad_records(time: i64) -> Vec<(&'static str, Option<Vec<u8>>)> {
         ("not_an_object", Some(b"[1]".to_vec())),
         ("key_missing", Some(format!(r#"{{"volume":1,"time":{good_time}}}"#).into_bytes())),
         ("key_null", Some(with("null", "1", &good_time))),
-        ("key_wrong_type", Some(with("5", "1", &good_time))),
+        ("key_wrong_type", Some(with("[5]", "1", &good_time))),
         ("key_empty", Some(with("\"\"", "1", &good_time))),
         ("key_has_nul", Some(with("\"a\\u0000b\"", "1", &good_time))),
         ("key_too_long", Some(with(&long_code, "1", &good_time))),

@@ -59,6 +59,8 @@ impl MadeWith {
             Some(there) => format!("{name} {there}, here {here}"),
             None => format!("no {name}, here {here}"),
         });
+        let more = other.iter().filter(|(name, _)| !self.0.contains_key(*name));
+        let told = told.chain(more.map(|(name, there)| format!("{name} {there}, here none")));
         told.collect::<Vec<_>>().join("; ")
     }
 }
@@ -274,6 +276,10 @@ pub(crate) mod tests {
         assert_eq!(now, same.made_with);
         assert_eq!(now.differences(&now.to_string()), "");
         let told = now.differences(&before.to_string());
+        let texts_are_numbers = Settings::new(Texts { numbers_in_text: "true".into(), ..texts() }).unwrap().made_with;
+        let plain = Settings::new(texts()).unwrap().made_with;
+        assert_eq!(plain.differences(&texts_are_numbers.to_string()), "numbers_in_text true, here none");
+        assert_eq!(texts_are_numbers.differences(&plain.to_string()), "no numbers_in_text, here true");
         assert_eq!(
             told,
             "slide_seconds 60, here 30; value_field \"depth\", here \"volume\"; window_seconds 60, here 30"

@@ -130,13 +130,16 @@ fn path(text: &str) -> Result<Option<Vec<String>>, &'static str> {
     let Some(dotted) = text.strip_prefix("$.") else { return Ok(None) };
     let mut steps = Vec::new();
     for part in dotted.split('.') {
-        let (name, indexes) = part.split_once('[').map_or((part, ""), |(name, rest)| (name, rest));
+        let mut pieces = part.split('[');
+        let name = pieces.next().unwrap_or_default();
         if name.is_empty() {
             return Err("a name is empty");
         }
         steps.push(name.to_owned());
-        for index in indexes.split('[').filter(|index| !index.is_empty()) {
-            let index = index.strip_suffix(']').filter(|index| index.parse::<u32>().is_ok());
+        for piece in pieces {
+            // As an index is written: 0, 1, 2.
+            let index =
+                piece.strip_suffix(']').filter(|index| index.parse::<u32>().is_ok_and(|n| n.to_string() == *index));
             steps.push(index.ok_or("an index is a number in brackets")?.to_owned());
         }
     }
@@ -202,6 +205,10 @@ mod tests {
             ("k", "v", "kafka:key"),
             ("$.", "v", "t"),
             ("$.a[x]", "v", "t"),
+            ("$.a[", "v", "t"),
+            ("$.a[[0]", "v", "t"),
+            ("$.a[00]", "v", "t"),
+            ("$.a[+1]", "v", "t"),
         ] {
             assert!(Places::parse(key, value, time).is_err(), "{key} {value} {time}");
         }

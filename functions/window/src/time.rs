@@ -158,6 +158,10 @@ impl TimeFormat {
                     if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
                         return checked(i128::from(timestamp.as_microsecond()));
                     }
+                    // A zone of its own would not be heeded.
+                    if text.contains('[') {
+                        return Err(TimeError::Unreadable);
+                    }
                     in_zone(text.parse().map_err(|_| TimeError::Unreadable)?, zone)
                 }
             },
@@ -311,7 +315,9 @@ mod tests {
             assert_eq!(tehran.parse_text(text.as_bytes()), expected, "{text}");
         }
         assert_eq!(format("auto", "UTC").parse_text(b"2023-11-19 20:31:15.5"), Ok(EventTime(REFERENCE_TIME + 500_000)));
-        assert_eq!(tehran.parse_text(b"soon"), Err(TimeError::Unreadable));
+        for text in ["soon", "2023-11-19T20:31:15[America/New_York]"] {
+            assert_eq!(tehran.parse_text(text.as_bytes()), Err(TimeError::Unreadable), "{text}");
+        }
         assert!(tehran.reads_texts() && tehran.reads_numbers() && !format("unix", "UTC").reads_texts());
     }
 

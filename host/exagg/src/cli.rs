@@ -317,6 +317,9 @@ pub struct StreamPreview {
     /// How the time is written, if not as it is guessed
     #[arg(long, value_name = "FORMAT")]
     pub time_format: Option<String>,
+    /// Numbers may stand in quotes, also where that is not guessed
+    #[arg(long)]
+    pub numbers_in_text: bool,
     /// Length of a window
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=31_622_400))]
     pub window_seconds: u32,

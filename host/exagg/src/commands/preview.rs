@@ -62,7 +62,12 @@ fn told(args: &StreamPreview, sample: &Sample, now_us: i64) -> Result<String> {
         sample.records.len()
     );
     if sample.records.is_empty() {
-        return Ok(text + "there is nothing to guess at: send some records first\n");
+        let why = if sample.stored == 0 {
+            "send some records first"
+        } else {
+            "the records did not come within 2 s; try again"
+        };
+        return Ok(format!("{text}there is nothing to guess at: {why}\n"));
     }
     let given = args.key.is_some() && args.value.is_some() && args.time.is_some();
     let Some(guessed) = guess(&sample.records, now_us).or_else(|| given.then(Guess::default)) else {
@@ -70,17 +75,19 @@ fn told(args: &StreamPreview, sample: &Sample, now_us: i64) -> Result<String> {
     };
     let key = args.key.clone().or(guessed.key).unwrap_or_else(|| "kafka:key".to_owned());
     let time = args.time.clone().or(guessed.time).unwrap_or_else(|| "kafka:timestamp".to_owned());
-    let format = args.time_format.clone().or(guessed.time_format).unwrap_or_else(|| "auto".to_owned());
+    let guessed_format = guessed.time_format.filter(|_| args.time.is_none());
+    let format = args.time_format.clone().or(guessed_format).unwrap_or_else(|| "auto".to_owned());
     let Some(value) = args.value.clone().or(guessed.value) else {
         return Ok(text + "no field is a number in most records: name one with --value\n");
     };
+    let numbers_in_text = args.numbers_in_text || [&value, &time].iter().any(|place| guessed.in_text.contains(*place));
     text += &format!("key {key}, value {value}, time {time} ({format})");
-    text += if guessed.numbers_in_text { ", numbers in quotes\n" } else { "\n" };
+    text += if numbers_in_text { ", numbers in quotes\n" } else { "\n" };
     let (names, places) = Places::parse(&key, &value, &time)?;
     let schema = Schema {
         names,
         places,
-        numbers_in_text: guessed.numbers_in_text,
+        numbers_in_text,
         time_format: TimeFormat::new(&format, "UTC")?,
         max_future_seconds: 60,
     };
@@ -96,7 +103,7 @@ fn told(args: &StreamPreview, sample: &Sample, now_us: i64) -> Result<String> {
     for (flag, said, _) in defaults.into_iter().filter(|(_, said, default)| said.as_str() != *default) {
         command.extend([flag.to_owned(), word(said)]);
     }
-    command.extend(guessed.numbers_in_text.then(|| "--numbers-in-text".to_owned()));
+    command.extend(numbers_in_text.then(|| "--numbers-in-text".to_owned()));
     if args.window_seconds != 60 {
         command.extend(["--window-seconds".to_owned(), args.window_seconds.to_string()]);
     }
@@ -167,9 +174,17 @@ fn no_json(records: &[Sampled]) -> String {
 fn name(topic: &str) -> String {
     let plain = |each: char| if each.is_ascii_alphanumeric() { each.to_ascii_lowercase() } else { '-' };
     let text: String = topic.chars().map(plain).collect();
-    let parts: Vec<&str> = text.split('-').filter(|part| !part.is_empty()).collect();
-    let name = parts.join("-");
-    if name.starts_with(|first: char| first.is_ascii_lowercase()) { name } else { format!("topic-{name}") }
+    // Each word of a component's name begins with a letter.
+    let mut name = String::new();
+    for part in text.split('-').filter(|part| !part.is_empty()) {
+        if name.is_empty() && part.starts_with(|first: char| first.is_ascii_digit()) {
+            name.push_str("topic");
+        } else if !name.is_empty() && part.starts_with(|first: char| first.is_ascii_lowercase()) {
+            name.push('-');
+        }
+        name.push_str(part);
+    }
+    if name.is_empty() { "topic".to_owned() } else { name }
 }
 
 /// A text as one word of a shell.
@@ -204,7 +219,7 @@ mod tests {
             key: Some(b"K".to_vec()),
             value: Some(value.as_bytes().to_vec()),
         };
-        Sample { partitions: 1, stored: 9, records: values.iter().map(record).collect() }
+        Sample { partitions: 1, stored: values.len().try_into().unwrap(), records: values.iter().map(record).collect() }
     }
 
     #[test]
@@ -220,6 +235,26 @@ mod tests {
         let command =
             "exagg stream add my-trades --topic 'my.Trades'\\''' --key s --value p --time T --numbers-in-text\n";
         assert!(told.ends_with(command), "{told}");
+    }
+
+    #[test]
+    fn a_topic_gives_a_name_that_a_component_may_have() {
+        for (topic, wanted) in [
+            ("my.Trades'", "my-trades"),
+            ("metrics_1m", "metrics1m"),
+            ("2024", "topic2024"),
+            ("___", "topic"),
+            ("a.2b.c", "a2b-c"),
+        ] {
+            assert_eq!(name(topic), wanted, "{topic}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_counts_more_than_what_is_guessed() {
+        let values = [r#"{"price":1.5,"qty":"2.5"}"#; 3];
+        let told = told(&args(&["--value", "qty"]), &sample(&values), 1_700_000_100_000_000).unwrap();
+        assert!(told.contains("3 records would count") && told.contains("--value qty --numbers-in-text"), "{told}");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! `exagg stream add`: a stage more in a manifest, which averages a topic.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use exagg_app::manifest;
 use toml::{Table, Value};
+use window::fields::Places;
+use window::time::TimeFormat;
+use window::windows::Windows;
 
 use crate::cli::StreamAdd;
 
@@ -13,22 +17,50 @@ const SOURCE: &str = "target/wasm32-wasip2/function/aggregator.wasm";
 
 /// Adds the stage at the end of the manifest: what stands there stays as it is, comments and all.
 pub fn add(args: &StreamAdd) -> Result<()> {
+    // Where it is a link, what it leads to is written.
     let file = file(&args.from);
+    let file = file.canonicalize().with_context(|| format!("cannot find {}", file.display()))?;
     let shown = file.display();
     let before = std::fs::read_to_string(&file).with_context(|| format!("cannot read {shown}"))?;
     let addition = addition(&before, args).with_context(|| shown.to_string())?;
     let after = format!("{}\n\n{addition}", before.trim_end());
-    // As a run reads it: what cannot run is not written.
+    // As a run reads it.
     manifest::parse(&after, file.parent().unwrap_or(&file)).with_context(|| format!("{shown} would not be valid"))?;
     if args.dry_run {
         print!("{addition}");
         return Ok(());
     }
-    let aside = file.with_extension("toml.new");
-    std::fs::write(&aside, after).with_context(|| format!("cannot write {}", aside.display()))?;
-    std::fs::rename(&aside, &file).with_context(|| format!("cannot replace {shown}"))?;
+    let aside = file.with_extension(format!("toml.{}", std::process::id()));
+    let write = || {
+        std::fs::File::create_new(&aside)?.write_all(after.as_bytes())?;
+        std::fs::set_permissions(&aside, std::fs::metadata(&file)?.permissions())?;
+        std::fs::rename(&aside, &file)
+    };
+    write().with_context(|| format!("cannot replace {shown} by way of {}", aside.display()))?;
     println!("{shown} has the stage aggregator-{0}; exagg up runs it, exagg up --check checks it", args.name);
     Ok(())
+}
+
+/// What the function would refuse at its start is refused here.
+fn check(args: &StreamAdd) -> Result<()> {
+    let of = |said: &Option<String>, default: &str| said.clone().unwrap_or_else(|| default.to_owned());
+    let said = [&args.key, &args.value, &args.time, &args.time_format];
+    let is_template = said.iter().filter_map(|said| said.as_ref()).any(|said| said.contains("{{"));
+    ensure!(!is_template, "a field or a format has {{{{, which a manifest takes for a variable's value");
+    Places::parse(&of(&args.key, "kafka:key"), &of(&args.value, "value"), &of(&args.time, "kafka:timestamp"))?;
+    TimeFormat::new(&of(&args.time_format, "auto"), "UTC")?;
+    let window = i64::from(args.window_seconds.unwrap_or(60));
+    Windows::new(window, window)?;
+    Ok(())
+}
+
+/// Variables that the text names and the app does not have.
+fn missing(text: &str, variables: Option<&Table>) -> Vec<String> {
+    let named = text.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0.trim().to_owned()));
+    let mut missing: Vec<String> = named.filter(|name| variables.is_none_or(|all| !all.contains_key(name))).collect();
+    missing.sort();
+    missing.dedup();
+    missing
 }
 
 fn file(from: &std::path::Path) -> PathBuf {
@@ -37,11 +69,17 @@ fn file(from: &std::path::Path) -> PathBuf {
 
 /// What is written for the stage, in the way of the aggregators that are there.
 fn addition(manifest: &str, args: &StreamAdd) -> Result<String> {
-    let is_name = args.name.starts_with(|first: char| first.is_ascii_lowercase())
-        && args.name.chars().all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || each == '-')
-        && !args.name.ends_with('-')
-        && !args.name.contains("--");
-    ensure!(is_name, "the name {:?} is none for a component: small letters and digits, with - between", args.name);
+    // As Spin has it.
+    let is_word = |word: &str| {
+        word.starts_with(|first: char| first.is_ascii_lowercase())
+            && word.chars().all(|each| each.is_ascii_lowercase() || each.is_ascii_digit())
+    };
+    ensure!(
+        args.name.split('-').all(is_word),
+        "the name {:?} is none for a component: words of small letters and digits that begin with a letter, with - between",
+        args.name
+    );
+    check(args)?;
     let manifest: Table = manifest.parse().context("it is no TOML")?;
     let components = manifest.get("component").and_then(Value::as_table);
     let id = format!("aggregator-{}", args.name);
@@ -70,7 +108,7 @@ fn addition(manifest: &str, args: &StreamAdd) -> Result<String> {
     variables.extend(addresses(like.map(|(_, component)| component)));
     let variables: String = variables.iter().map(|(name, value)| format!("{name} = {}\n", text(value))).collect();
     let hosts = like.and_then(|(_, component)| component.get("allowed_outbound_hosts")).map(ToString::to_string);
-    Ok(format!(
+    let addition = format!(
         "# The stream {name}, added by exagg stream add; docs/streams.md has all variables.\n\n\
          [[trigger.kafka]]\ncomponent = {id}\ntopics = {topics}\ngroup = {group}\nbrokers = {brokers}\n\
          start = {start}\nheaders = false\non_oversized = \"give\"\nreuse = true\n\n\
@@ -84,7 +122,10 @@ fn addition(manifest: &str, args: &StreamAdd) -> Result<String> {
         plain = id,
         source = text(&of("source").unwrap_or_else(|| SOURCE.to_owned())),
         hosts = hosts.unwrap_or_else(|| "[\"postgres://{{ postgres_host }}\"]".to_owned()),
-    ))
+    );
+    let missing = missing(&addition, manifest.get("variables").and_then(Value::as_table));
+    ensure!(missing.is_empty(), "it has no variable {}: add it under [variables]", missing.join(", "));
+    Ok(addition)
 }
 
 /// The first trigger of Kafka's whose component writes a stream, with that component.
@@ -149,7 +190,14 @@ mod tests {
             (Some("{{ kafka_brokers }}"), Some("earliest"))
         );
         // A manifest without an aggregator.
-        let bare = "spin_manifest_version = 2\n[application]\nname = \"x\"\n";
+        let bare = "spin_manifest_version = 2\n[application]\nname = \"x\"\n[variables]\n";
+        let error = super::addition(bare, &args(&["a", "--topic", "t"])).unwrap_err().to_string();
+        assert!(error.contains("no variable kafka_brokers, postgres_host, postgres_url"), "{error}");
+        let bare = format!(
+            "{bare}kafka_brokers = {{ default = \"b:1\" }}\npostgres_url = {{ required = true }}\n\
+                            postgres_host = {{ default = \"d:1\" }}\n"
+        );
+        let bare = bare.as_str();
         let addition =
             super::addition(bare, &args(&["a", "--topic", "t", "--key", "/k", "--numbers-in-text"])).unwrap();
         assert!(addition.contains("key_field = \"/k\"\nnumbers_in_text = \"true\"\npostgres_url ="), "{addition}");
@@ -159,10 +207,20 @@ mod tests {
     #[test]
     fn what_cannot_be_added_is_refused() {
         let refused = |name: &str| addition(&own(), &args(&[name, "--topic", "t"])).unwrap_err().to_string();
-        for name in ["Trades", "1a", "a--b", "a-", "a_b", "a\"]", "é"] {
+        for name in ["Trades", "1a", "a--b", "a-", "a-1", "a_b", "a\"]", "é"] {
             assert!(refused(name).contains("small letters"), "{name}");
         }
         assert!(refused("exchanges").contains("aggregator-exchanges"));
+        for (flag, value, told) in [
+            ("--key", "kafka:offset", "kafka:partition"),
+            ("--value", "$.a[x]", "an index"),
+            ("--time-format", "unix_milis", "unix_millis"),
+            ("--window-seconds", "0", "window_seconds"),
+            ("--key", "{{ postgres_url }}", "variable's value"),
+        ] {
+            let error = addition(&own(), &args(&["a", "--topic", "t", flag, value])).unwrap_err().to_string();
+            assert!(error.contains(told), "{flag} {value}: {error}");
+        }
         let other = own().replace("stream = \"weather\"", "stream = \"other\"");
         let error = addition(&other, &args(&["other", "--topic", "t"])).unwrap_err().to_string();
         assert!(error.contains("aggregator-weather writes"), "{error}");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use exagg_common::printable::printable;
 use serde_json::Value;
 use window::time::TimeFormat;
 
@@ -12,6 +13,9 @@ const DEPTH_MAX: usize = 6;
 const ITEMS_MAX: usize = 3;
 /// Different values of a field that are counted.
 const DISTINCT_MAX: usize = 1_000;
+/// Fields that are looked at, and characters of a value that tell it from others.
+const LEAVES_MAX: usize = 2_000;
+const VALUE_CHARS: usize = 64;
 /// The part of the records that a field has to be in.
 const MOST: f64 = 0.9;
 /// Formats that are tried where `auto` reads nothing.
@@ -88,7 +92,8 @@ pub struct Guess {
     pub time: Option<String>,
     /// None: as `auto` reads it.
     pub time_format: Option<String>,
-    pub numbers_in_text: bool,
+    /// Places where numbers stand in quotes.
+    pub in_text: BTreeSet<String>,
 }
 
 /// What a field was in the records.
@@ -121,7 +126,15 @@ pub fn guess(records: &[Sampled], now_us: i64) -> Option<Guess> {
         PATTERNS.iter().filter_map(|pattern| TimeFormat::new(pattern, "UTC").ok()).collect();
     for value in &parsed {
         walk(value, &mut Vec::new(), &mut |path, value| {
-            let leaf = leaves.entry(place(path)).or_default();
+            let place = place(path);
+            // A name that a terminal would obey, or that a manifest would take for a variable, is nobody's field.
+            if printable(&place) != place
+                || place.contains("{{")
+                || (leaves.len() >= LEAVES_MAX && !leaves.contains_key(&place))
+            {
+                return;
+            }
+            let leaf = leaves.entry(place).or_default();
             leaf.depth = path.len();
             leaf.name = path.last().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
             leaf.add(value, &auto, &patterns, now_us);
@@ -140,13 +153,14 @@ pub fn guess(records: &[Sampled], now_us: i64) -> Option<Guess> {
         guess.time = Some(place.clone());
         let pattern = leaf.patterns.iter().zip(PATTERNS).max_by_key(|(count, _)| **count);
         guess.time_format = pattern.filter(|_| is_less(leaf.times, leaf.seen)).map(|(_, pattern)| pattern.to_owned());
-        guess.numbers_in_text |= leaf.numbers_in_text > 0;
     }
-    if let Some((_, place, leaf)) = best(&Leaf::as_value, &taken) {
+    if let Some((_, place, _)) = best(&Leaf::as_value, &taken) {
         taken.push(place);
         guess.value = Some(place.clone());
-        guess.numbers_in_text |= leaf.numbers_in_text > 0;
     }
+    let in_text =
+        leaves.iter().filter(|(_, leaf)| leaf.numbers_in_text > 0 && !is_less(leaf.numbers_in_text, leaf.texts));
+    guess.in_text = in_text.map(|(place, _)| (*place).clone()).collect();
     let key = best(&Leaf::as_key, &taken).filter(|(score, ..)| *score >= RECORD_KEY || !have_keys(records));
     guess.key = key.map(|(_, place, _)| place.clone());
     Some(guess)
@@ -191,7 +205,9 @@ fn walk<'v>(value: &'v Value, path: &mut Vec<String>, told: &mut dyn FnMut(&[Str
 /// As the settings write it.
 fn place(path: &[String]) -> String {
     match path {
-        [name] if !["/", "$.", "kafka:"].iter().any(|begin| name.starts_with(begin)) => name.clone(),
+        [name] if !name.is_empty() && !["/", "$.", "kafka:"].iter().any(|begin| name.starts_with(begin)) => {
+            name.clone()
+        }
         path => path.iter().map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1"))).collect(),
     }
 }
@@ -235,7 +251,7 @@ impl Leaf {
         }
         self.seen += 1;
         if self.distinct.len() < DISTINCT_MAX {
-            self.distinct.insert(value.to_string());
+            self.distinct.insert(value.to_string().chars().take(VALUE_CHARS).collect());
         }
     }
 
@@ -297,7 +313,8 @@ mod tests {
 
     fn wanted(key: &str, value: &str, time: &str, numbers_in_text: bool) -> Guess {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        Guess { key: some(key), value: some(value), time: some(time), time_format: None, numbers_in_text }
+        let in_text = if numbers_in_text { ["p", "q"].map(str::to_owned).into() } else { BTreeSet::new() };
+        Guess { key: some(key), value: some(value), time: some(time), time_format: None, in_text }
     }
 
     #[test]
@@ -329,7 +346,7 @@ mod tests {
         let bare = |n: i64| format!(r#"{{"value":{n}.5,"unit":"K"}}"#);
         assert_eq!(guessed(bare).value.as_deref(), Some("value"));
         assert_eq!((guessed(bare).key, guessed(bare).time), (None, None));
-        let mut keyed = sample(|n| format!(r#"{{"value":{n}.5,"kind":"{}"}}"#, n % 2));
+        let mut keyed = sample(|n| format!(r#"{{"value":{n}.5,"kind":"k{}"}}"#, n % 2));
         assert_eq!(guess(&keyed, NOW_US).unwrap().key.as_deref(), Some("kind"));
         for (number, record) in (0..).zip(&mut keyed) {
             record.key = Some(format!("sensor {}", number % 5).into_bytes());
@@ -350,5 +367,12 @@ mod tests {
     fn a_name_that_reads_as_a_path_is_written_as_one() {
         assert_eq!(place(&["/a~".to_owned()]), "/~1a~0");
         assert_eq!(place(&["a.b".to_owned()]), "a.b");
+        assert_eq!(place(&[String::new()]), "/");
+    }
+
+    #[test]
+    fn a_name_that_would_do_something_is_nobodys_field() {
+        let hostile = |n: i64| format!(r#"{{"{{{{ postgres_url }}}}":{n}.5,"price\u001b[2J":{n}.5,"plain":{n}.5}}"#);
+        assert_eq!(guessed(hostile).value.as_deref(), Some("plain"));
     }
 }

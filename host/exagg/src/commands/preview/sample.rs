@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use exagg_clients::kafka::{LogContext, Properties, client_config, create};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use exagg_clients::kafka::{LogContext, Properties, addresses, client_config, create};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -15,6 +15,8 @@ const REQUEST_MAX: Duration = Duration::from_secs(10);
 const READ_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a value that are looked at: larger ones are not what is averaged.
 const FETCH_BYTES: &str = "4194304";
+/// Bytes of all of them.
+const BYTES_MAX: usize = 64 << 20;
 
 /// A record.
 #[derive(Clone, Debug)]
@@ -38,6 +40,9 @@ type Client = BaseConsumer<LogContext>;
 
 /// Reads about so many of the last records, as many of each partition. Blocks.
 pub fn read(brokers: &str, properties: &Properties, topic: &str, records: u32) -> Result<Sample> {
+    // What stands there besides hosts and ports would be shown below.
+    let hosts = addresses(brokers).map_err(|error| anyhow!("the brokers: {error}"))?;
+    let hosts = hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>().join(", ");
     let mut config = client_config(brokers, properties);
     config
         // A consumer has to have one; without subscribing and committing it is no member.
@@ -49,7 +54,7 @@ pub fn read(brokers: &str, properties: &Properties, topic: &str, records: u32) -
     let client: Client =
         create(&config, LogContext { who: "preview".to_owned() }).context("cannot set a Kafka client up")?;
     let metadata = client.fetch_metadata(Some(topic), REQUEST_MAX);
-    let metadata = metadata.with_context(|| format!("no Kafka broker of {brokers} answers"))?;
+    let metadata = metadata.with_context(|| format!("no Kafka broker of {hosts} answers"))?;
     let found = metadata.topics().first().context("the cluster says nothing of the topic")?;
     if let Some(error) = found.error() {
         bail!("the topic {topic} cannot be read: {}", RDKafkaErrorCode::from(error));
@@ -72,8 +77,8 @@ pub fn read(brokers: &str, properties: &Properties, topic: &str, records: u32) -
 /// Until each partition has come to its end, there are enough, or it takes too long.
 fn poll(client: &Client, list: &TopicPartitionList, enough: usize) -> Result<Vec<Sampled>> {
     client.assign(list)?;
-    let (deadline, mut records, mut open) = (Instant::now() + READ_MAX, Vec::new(), list.count());
-    while open > 0 && records.len() < enough {
+    let (deadline, mut records, mut open, mut bytes) = (Instant::now() + READ_MAX, Vec::new(), list.count(), 0);
+    while open > 0 && records.len() < enough && bytes < BYTES_MAX {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
@@ -81,13 +86,23 @@ fn poll(client: &Client, list: &TopicPartitionList, enough: usize) -> Result<Vec
         match client.poll(left) {
             None => break,
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            // A broker that another one stands in for; and a group is of no use here, whoever may be in it.
+            Some(Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ))) => {}
             Some(Err(error)) => bail!("the records cannot be read: {error}"),
-            Some(Ok(message)) => records.push(Sampled {
-                partition: message.partition(),
-                timestamp: message.timestamp().to_millis().filter(|time| *time >= 0),
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-            }),
+            Some(Ok(message)) => {
+                bytes += message.payload_len() + message.key_len();
+                records.push(Sampled {
+                    partition: message.partition(),
+                    timestamp: message.timestamp().to_millis().filter(|time| *time >= 0),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                });
+            }
         }
     }
     Ok(records)

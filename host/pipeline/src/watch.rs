@@ -16,6 +16,10 @@ use crate::requirements::{Usage, objection};
 /// How long a look may take: a database that is frozen or held up is no use to the stages either.
 const LOOK_MAX: Duration = Duration::from_secs(3);
 
+/// How long statements beside a look may take. The next look waits for them, and readiness for it: together they have to
+/// stay within the seconds in which a held database is noticed.
+const RUN_MAX: Duration = Duration::from_millis(1_500);
+
 /// What was there is looked for again after so long: a database is emptied rarely, and what uses it notices.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -84,13 +88,13 @@ impl Watch {
     /// Runs short statements, which name the schema `public`, over the connection of the last look; nothing where that failed.
     ///
     /// # Errors
-    /// When the database refuses, or does not answer within 3 seconds.
+    /// When the database refuses, or does not answer within 1.5 seconds; then a look is due at once.
     pub async fn run(&mut self, statements: &str) -> Result<()> {
         // Taken, so that a connection that did not answer is not asked again.
         let Some(client) = self.client.take() else { return Ok(()) };
         let statements = self.database.sql(statements);
-        let answer = tokio::time::timeout(LOOK_MAX, client.batch_execute(&statements)).await;
-        let answer = answer.with_context(|| format!("no answer within {LOOK_MAX:?}"))?;
+        let answer = tokio::time::timeout(RUN_MAX, client.batch_execute(&statements)).await;
+        let answer = answer.with_context(|| format!("no answer within {RUN_MAX:?}"))?;
         self.client = Some(client);
         answer.map_err(|error| anyhow!("{}", exagg_clients::postgres::describe(&error)))
     }

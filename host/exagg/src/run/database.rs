@@ -97,6 +97,7 @@ pub async fn watch(
 ) {
     let (mut differ, mut is_refused) = (false, false);
     loop {
+        let mut pause = LOOK;
         let look = watch.look().await;
         let missing = match &look {
             Ok(look) => look.missing.clone(),
@@ -109,7 +110,9 @@ pub async fn watch(
             let written = watch.run(&row).await;
             if let Err(error) = &written {
                 heartbeat.was_not_written();
+                // The first time it may be the database that has gone: readiness does not wait to say so.
                 if !is_refused {
+                    pause = Duration::ZERO;
                     tracing::warn!(
                         "the dashboard does not show this host, whose row in exagg_hosts is not written: {error:#}"
                     );
@@ -128,7 +131,7 @@ pub async fn watch(
         }
         tokio::select! {
             () = ended.cancelled() => break,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     if let Some(heartbeat) = heartbeat

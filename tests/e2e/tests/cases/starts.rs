@@ -114,8 +114,8 @@ fn wrong_settings() -> Vec<Refused> {
         ),
         (
             "a variable that is not there",
-            dead(Setup::new().replace("late = \"{{ late }}\"\n", "")),
-            vec!["aggregator-", "the variable late is not defined"],
+            dead(Setup::new().replace("stream = \"exchanges\"\n", "")),
+            vec!["aggregator-exchanges", "the variable stream is not defined"],
         ),
         ("a source that is none", with("exchanges_source", "guess"), vec!["fetcher-exchanges", "source", "guess"]),
         ("days that are none", with("retention_days", "-1"), vec!["window-closer", "retention_days"]),

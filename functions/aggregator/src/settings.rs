@@ -3,6 +3,7 @@
 use std::fmt;
 
 use exagg_sdk::postgres::Address;
+use window::defaults;
 use window::event::Schema;
 use window::fields::{PlaceError, Places};
 use window::late::Late;
@@ -112,17 +113,17 @@ impl fmt::Display for SettingsError {
 
 /// The variables that have a default, each with it. They are described in docs/streams.md.
 pub const DEFAULTS: [(&str, &str); 13] = [
-    ("key_field", "kafka:key"),
-    ("value_field", "value"),
-    ("time_field", "kafka:timestamp"),
-    ("time_format", "auto"),
-    ("time_zone", "UTC"),
+    ("key_field", defaults::KEY_FIELD),
+    ("value_field", defaults::VALUE_FIELD),
+    ("time_field", defaults::TIME_FIELD),
+    ("time_format", defaults::TIME_FORMAT),
+    ("time_zone", defaults::TIME_ZONE),
     ("numbers_in_text", "false"),
-    ("window_seconds", "60"),
+    ("window_seconds", defaults::WINDOW_SECONDS),
     ("slide_seconds", ""),
     ("allowed_lateness_seconds", "5"),
     ("idle_timeout_seconds", "20"),
-    ("max_future_seconds", "60"),
+    ("max_future_seconds", defaults::MAX_FUTURE_SECONDS),
     ("late", "revise"),
     ("on_settings_change", "replay"),
 ];

@@ -8,6 +8,7 @@
 //!   short way (`shape`, `scan`, `decimal`, `words`), any other a general parser (`json`, and `path` for deeper fields).
 //! - [`late`]: what becomes of a record whose window is closed.
 //! - [`reject`]: why a record is not counted.
+//! - [`defaults`]: what is read where a manifest does not say.
 //! - [`fold`]: events to partial aggregates, one a window and code.
 //! - [`fence`]: what an offset interval means beside the progress already made.
 //! - [`layout`]: how what is pending is kept in PostgreSQL.
@@ -16,6 +17,7 @@
 
 mod civil;
 mod decimal;
+pub mod defaults;
 pub mod event;
 pub mod fence;
 pub mod fields;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
+use window::defaults;
 
 /// Where the admin interface listens unless told otherwise.
 pub const ADMIN_DEFAULT: &str = "127.0.0.1:9464";
@@ -292,6 +293,26 @@ pub enum Stream {
     Preview(StreamPreview),
 }
 
+/// Where the fields of a topic's records are.
+#[derive(Args, Clone, Debug)]
+pub struct FieldArgs {
+    /// Where the key is: a name, a path (/a/b, $.a.b), kafka:key or kafka:partition [preview guesses; add: kafka:key]
+    #[arg(long, value_name = "PLACE")]
+    pub key: Option<String>,
+    /// Where the number is: a name or a path [preview guesses; add: value]
+    #[arg(long, value_name = "PLACE")]
+    pub value: Option<String>,
+    /// Where the time is: a name, a path or kafka:timestamp [preview guesses; add: kafka:timestamp]
+    #[arg(long, value_name = "PLACE")]
+    pub time: Option<String>,
+    /// How the time is written: auto, rfc3339, unix, … (docs/streams.md) or a strftime pattern [preview guesses; add: auto]
+    #[arg(long, value_name = "FORMAT")]
+    pub time_format: Option<String>,
+    /// Numbers may stand in quotes
+    #[arg(long)]
+    pub numbers_in_text: bool,
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct StreamPreview {
     #[command(flatten)]
@@ -305,23 +326,15 @@ pub struct StreamPreview {
     /// Records that are looked at: the last ones, of all partitions together
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub records: u32,
-    /// Where the key is, if not where it is guessed
-    #[arg(long, value_name = "PLACE")]
-    pub key: Option<String>,
-    /// Where the number is, if not where it is guessed
-    #[arg(long, value_name = "PLACE")]
-    pub value: Option<String>,
-    /// Where the time is, if not where it is guessed
-    #[arg(long, value_name = "PLACE")]
-    pub time: Option<String>,
-    /// How the time is written, if not as it is guessed
-    #[arg(long, value_name = "FORMAT")]
-    pub time_format: Option<String>,
-    /// Numbers may stand in quotes, also where that is not guessed
-    #[arg(long)]
-    pub numbers_in_text: bool,
+    #[command(flatten)]
+    pub fields: FieldArgs,
     /// Length of a window
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=31_622_400))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = defaults::WINDOW_SECONDS,
+        value_parser = clap::value_parser!(u32).range(1..=31_622_400)
+    )]
     pub window_seconds: u32,
 }
 
@@ -332,21 +345,8 @@ pub struct StreamAdd {
     /// Topic that it reads; may be given several times
     #[arg(long = "topic", required = true, value_name = "TOPIC")]
     pub topics: Vec<String>,
-    /// Where the key is: a name, a path (/a/b, $.a.b) or kafka:key, kafka:partition [default: kafka:key]
-    #[arg(long, value_name = "PLACE")]
-    pub key: Option<String>,
-    /// Where the number is: a name or a path [default: value]
-    #[arg(long, value_name = "PLACE")]
-    pub value: Option<String>,
-    /// Where the time is: a name, a path or kafka:timestamp [default: kafka:timestamp]
-    #[arg(long, value_name = "PLACE")]
-    pub time: Option<String>,
-    /// How the time is written: auto, rfc3339, unix, … (docs/streams.md) or a strftime pattern [default: auto]
-    #[arg(long, value_name = "FORMAT")]
-    pub time_format: Option<String>,
-    /// Numbers may stand in quotes
-    #[arg(long)]
-    pub numbers_in_text: bool,
+    #[command(flatten)]
+    pub fields: FieldArgs,
     /// Length of a window [default: 60]
     #[arg(long, value_name = "N")]
     pub window_seconds: Option<u32>,

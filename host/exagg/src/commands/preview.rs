@@ -13,6 +13,7 @@ use exagg_clients::kafka;
 use exagg_common::clock::{Clock as _, SystemClock};
 use exagg_common::printable::printable;
 use serde_json::Value;
+use window::defaults;
 use window::event::{Record, Schema};
 use window::fields::Places;
 use window::time::{EventTime, MICROS_PER_SECOND, TimeFormat};
@@ -69,18 +70,19 @@ fn told(args: &StreamPreview, sample: &Sample, now_us: i64) -> Result<String> {
         };
         return Ok(format!("{text}there is nothing to guess at: {why}\n"));
     }
-    let given = args.key.is_some() && args.value.is_some() && args.time.is_some();
+    let said = &args.fields;
+    let given = said.key.is_some() && said.value.is_some() && said.time.is_some();
     let Some(guessed) = guess(&sample.records, now_us).or_else(|| given.then(Guess::default)) else {
         return Ok(text + &no_json(&sample.records));
     };
-    let key = args.key.clone().or(guessed.key).unwrap_or_else(|| "kafka:key".to_owned());
-    let time = args.time.clone().or(guessed.time).unwrap_or_else(|| "kafka:timestamp".to_owned());
-    let guessed_format = guessed.time_format.filter(|_| args.time.is_none());
-    let format = args.time_format.clone().or(guessed_format).unwrap_or_else(|| "auto".to_owned());
-    let Some(value) = args.value.clone().or(guessed.value) else {
+    let key = said.key.clone().or(guessed.key).unwrap_or_else(|| defaults::KEY_FIELD.to_owned());
+    let time = said.time.clone().or(guessed.time).unwrap_or_else(|| defaults::TIME_FIELD.to_owned());
+    let guessed_format = guessed.time_format.filter(|_| said.time.is_none());
+    let format = said.time_format.clone().or(guessed_format).unwrap_or_else(|| defaults::TIME_FORMAT.to_owned());
+    let Some(value) = said.value.clone().or(guessed.value) else {
         return Ok(text + "no field is a number in most records: name one with --value\n");
     };
-    let numbers_in_text = args.numbers_in_text || [&value, &time].iter().any(|place| guessed.in_text.contains(*place));
+    let numbers_in_text = said.numbers_in_text || [&value, &time].iter().any(|place| guessed.in_text.contains(*place));
     text += &format!("key {key}, value {value}, time {time} ({format})");
     text += if numbers_in_text { ", numbers in quotes\n" } else { "\n" };
     let (names, places) = Places::parse(&key, &value, &time)?;
@@ -88,25 +90,24 @@ fn told(args: &StreamPreview, sample: &Sample, now_us: i64) -> Result<String> {
         names,
         places,
         numbers_in_text,
-        time_format: TimeFormat::new(&format, "UTC")?,
-        max_future_seconds: 60,
+        time_format: TimeFormat::new(&format, defaults::TIME_ZONE)?,
+        max_future_seconds: defaults::MAX_FUTURE_SECONDS.parse()?,
     };
     text += &rows(&schema, &sample.records, i64::from(args.window_seconds), now_us);
     text += "\nto average it:\n  ";
     let mut command = vec!["exagg stream add".to_owned(), name(&args.topic), "--topic".to_owned(), word(&args.topic)];
-    let defaults = [
-        ("--key", &key, "kafka:key"),
-        ("--value", &value, "value"),
-        ("--time", &time, "kafka:timestamp"),
-        ("--time-format", &format, "auto"),
+    let window = args.window_seconds.to_string();
+    let flags = [
+        ("--key", &key, defaults::KEY_FIELD),
+        ("--value", &value, defaults::VALUE_FIELD),
+        ("--time", &time, defaults::TIME_FIELD),
+        ("--time-format", &format, defaults::TIME_FORMAT),
+        ("--window-seconds", &window, defaults::WINDOW_SECONDS),
     ];
-    for (flag, said, _) in defaults.into_iter().filter(|(_, said, default)| said.as_str() != *default) {
-        command.extend([flag.to_owned(), word(said)]);
+    for (flag, meant, _) in flags.into_iter().filter(|(_, meant, default)| meant.as_str() != *default) {
+        command.extend([flag.to_owned(), word(meant)]);
     }
     command.extend(numbers_in_text.then(|| "--numbers-in-text".to_owned()));
-    if args.window_seconds != 60 {
-        command.extend(["--window-seconds".to_owned(), args.window_seconds.to_string()]);
-    }
     Ok(text + &command.join(" ") + "\n")
 }
 

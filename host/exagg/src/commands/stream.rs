@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use exagg_app::manifest;
 use toml::{Table, Value};
+use window::defaults;
 use window::fields::Places;
 use window::time::TimeFormat;
 use window::windows::Windows;
 
-use crate::cli::StreamAdd;
+use crate::cli::{FieldArgs, StreamAdd};
 
 /// Of a manifest that has no aggregator to follow.
 const SOURCE: &str = "target/wasm32-wasip2/function/aggregator.wasm";
@@ -44,13 +45,15 @@ pub fn add(args: &StreamAdd) -> Result<()> {
 /// What the function would refuse at its start is refused here.
 fn check(args: &StreamAdd) -> Result<()> {
     let of = |said: &Option<String>, default: &str| said.clone().unwrap_or_else(|| default.to_owned());
-    let said = [&args.key, &args.value, &args.time, &args.time_format];
+    let FieldArgs { key, value, time, time_format, .. } = &args.fields;
+    let said = [key, value, time, time_format];
     let is_template = said.iter().filter_map(|said| said.as_ref()).any(|said| said.contains("{{"));
     ensure!(!is_template, "a field or a format has {{{{, which a manifest takes for a variable's value");
-    Places::parse(&of(&args.key, "kafka:key"), &of(&args.value, "value"), &of(&args.time, "kafka:timestamp"))?;
-    TimeFormat::new(&of(&args.time_format, "auto"), "UTC")?;
-    let window = i64::from(args.window_seconds.unwrap_or(60));
-    Windows::new(window, window)?;
+    Places::parse(&of(key, defaults::KEY_FIELD), &of(value, defaults::VALUE_FIELD), &of(time, defaults::TIME_FIELD))?;
+    TimeFormat::new(&of(time_format, defaults::TIME_FORMAT), defaults::TIME_ZONE)?;
+    if let Some(window) = args.window_seconds.map(i64::from) {
+        Windows::new(window, window)?;
+    }
     Ok(())
 }
 
@@ -95,14 +98,14 @@ fn addition(manifest: &str, args: &StreamAdd) -> Result<String> {
     let mut variables = vec![("stream".to_owned(), args.name.clone())];
     let window = args.window_seconds.map(|seconds| seconds.to_string());
     let said = [
-        ("key_field", &args.key),
-        ("value_field", &args.value),
-        ("time_field", &args.time),
-        ("time_format", &args.time_format),
+        ("key_field", &args.fields.key),
+        ("value_field", &args.fields.value),
+        ("time_field", &args.fields.time),
+        ("time_format", &args.fields.time_format),
         ("window_seconds", &window),
     ];
     variables.extend(said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))));
-    if args.numbers_in_text {
+    if args.fields.numbers_in_text {
         variables.push(("numbers_in_text".to_owned(), "true".to_owned()));
     }
     variables.extend(addresses(like.map(|(_, component)| component)));

@@ -212,10 +212,6 @@ fn place(path: &[String]) -> String {
     }
 }
 
-fn is_number(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Number>(text).is_ok()
-}
-
 impl Leaf {
     fn add(&mut self, value: &Value, auto: &TimeFormat, patterns: &[TimeFormat], now_us: i64) {
         // From the year 2000 to tomorrow: a number outside is another one.
@@ -231,7 +227,7 @@ impl Leaf {
         match value {
             Value::String(text) => {
                 self.texts += 1;
-                let number: Option<serde_json::Number> = serde_json::from_str(text).ok().filter(|_| is_number(text));
+                let number: Option<serde_json::Number> = serde_json::from_str(text).ok();
                 self.numbers_in_text += usize::from(number.is_some());
                 self.fractions += usize::from(number.is_some() && text.contains('.'));
                 let time = number.as_ref().map_or_else(|| auto.parse_text(text.as_bytes()), as_number);

@@ -6,9 +6,9 @@ use serde_json::Value;
 /// How long the row of a host stays that has gone without deleting it.
 const KEPT: &str = "10 minutes";
 
-/// Nobody waits for these rows: not for a lock, and not for a disk or a standby. The client gives up after 3 seconds, and
-/// a server that goes on waiting would come to have a session for each try.
-const SETTINGS: &str = "SET LOCAL statement_timeout = '2s'; SET LOCAL synchronous_commit = off;";
+/// Nobody waits for these rows: not for a lock, and not for a disk or a standby. The client gives up a little later
+/// (`RUN_MAX` of the watch), and a server that went on waiting would come to have a session for each try.
+const SETTINGS: &str = "SET LOCAL statement_timeout = '1s'; SET LOCAL synchronous_commit = off;";
 
 /// Writes the row of the host of this name, and deletes those of others that have long gone.
 pub fn write(host: &str, state: &Value) -> String {

@@ -289,6 +289,16 @@ pub fn readiness_follows_a_database_that_is_cut_held_or_deaf(world: &World) {
         gate.open();
         becomes("ready again", 200);
     }
+    // While the host's row is written, which its next look waits for. Take out: `RUN_MAX` and the pause of zero.
+    let mut other = database.client();
+    other.batch_execute("BEGIN; LOCK TABLE public.exagg_hosts").unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'public.exagg_hosts'::regclass";
+    wait_for("the row to wait", NOTICED, || (database.number(waits) == 1).then_some(()));
+    gate.hold();
+    becomes("held while the row is written", 503);
+    other.batch_execute("COMMIT").unwrap();
+    gate.open();
+    becomes("ready again", 200);
     gate.hold();
     let (status, took) = host.stop();
     assert!(took < Duration::from_secs(12), "{status} after {took:?}");

@@ -26,8 +26,9 @@ impl Query {
     /// Refuses what the route does not know.
     fn only(self, known: &[&str]) -> Result<Self, Refusal> {
         let Some((name, _)) = self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) else { return Ok(self) };
-        let meant = known.iter().find(|known| distance(known, name) <= 2);
-        let meant = meant.map_or_else(String::new, |meant| format!("did you mean {meant}? "));
+        let alike = known.iter().map(|known| (strsim::levenshtein(known, name), known));
+        let nearest = alike.filter(|(letters, _)| *letters <= MISTYPED_MAX).min();
+        let meant = nearest.map_or_else(String::new, |(_, meant)| format!("did you mean {meant}? "));
         Err(bad(format!("{name} is not known: {meant}There are {}", known.join(", "))))
     }
 
@@ -56,26 +57,8 @@ impl Query {
     }
 }
 
-/// In how many letters two names differ, as far as it matters.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = i;
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-        for (j, y) in b.iter().enumerate() {
-            let (left, above) = (row.get(j).copied().unwrap_or(0), row.get(j + 1).copied().unwrap_or(0));
-            let least = (diagonal + usize::from(x != y)).min(left + 1).min(above + 1);
-            diagonal = above;
-            if let Some(cell) = row.get_mut(j + 1) {
-                *cell = least;
-            }
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
+/// In how many letters a name may differ from the one that was meant.
+const MISTYPED_MAX: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
